@@ -79,7 +79,7 @@ def running(command: list[Any], path: str) -> Iterator[Server]:
     """Run a server; the port is the last word of its command."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
-    environment = {**os.environ, "RECPOLICY_ADMIN_KEY": "benchmark-key-mQ7zR2vX9pL4tW8nB5dK"}
+    environment = {**os.environ, "RECPOLICY_ADMIN_KEY": "mQ7zR2vX9pL4tW8nB5dK-Yc6Hs1Fj3Tg"}
     start = time.perf_counter()
     process = subprocess.Popen(
         [*map(str, command), str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment

@@ -77,4 +77,4 @@ class ServerProcess:
         return code
 
 
-ADMIN_KEY = "a-key-of-the-tests-8fQ2zL7vX0pR4mW9"
+ADMIN_KEY = "8fQ2zL7vX0pR4mW9-cT5yH1nB6sK3dJu"

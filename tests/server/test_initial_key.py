@@ -58,7 +58,10 @@ def test_another_given_key_takes_the_place_of_the_one_before(store, monkeypatch)
     assert works(store, OTHER) == ("environment", "operator")
 
 
-@pytest.mark.parametrize("weak", ["secret", "a" * 64, "changeme-" + STRONG])
+PUBLISHED = "admin-dev-key-change-in-production"  # by an old document
+
+
+@pytest.mark.parametrize("weak", ["secret", "a" * 64, "changeme-" + STRONG, PUBLISHED])
 def test_a_weak_key_stops_the_start_also_without_a_store(monkeypatch, weak):
     monkeypatch.setenv("RECPOLICY_ADMIN_KEY", weak)
     with pytest.raises(ConfigError, match="RECPOLICY_ADMIN_KEY is too weak: it ") as caught:

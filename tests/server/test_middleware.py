@@ -16,15 +16,18 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import OperationalError
 from waiting import PATIENCE, wait_until
 
+from recpolicy.server.active_request import Deadline
+from recpolicy.server.allowed_hosts import LOOPBACK_HOSTS, default_hosts
 from recpolicy.server.auth.keys import Caller, KeyCache, key_digest
 from recpolicy.server.json_output import JsonFormatter, LoggedRequest
-from recpolicy.server.middleware import Deadline, RequestLog, RequestMiddleware, TokenBuckets
+from recpolicy.server.middleware import RequestLog, RequestMiddleware
+from recpolicy.server.rate_limit import TokenBuckets
 from recpolicy.server.settings import LimitsConfig
 
 KEYS = {key_digest("anna's"): Caller("anna", "client"), key_digest("ben's"): Caller("ben", "operator")}
 
 
-def guarded(load=lambda: KEYS, seen=None, **limits):
+def guarded(load=lambda: KEYS, seen=None, allowed_hosts=(), **limits):
     """A plain app behind a guard."""
     app, seen = FastAPI(), [] if seen is None else seen
 
@@ -70,7 +73,11 @@ def guarded(load=lambda: KEYS, seen=None, **limits):
         return StreamingResponse(lines(), media_type=kind)
 
     app.add_middleware(
-        RequestMiddleware, observe=lambda *one: seen.append(one), keys=KeyCache(load), limits=LimitsConfig(**limits)
+        RequestMiddleware,
+        observe=lambda *one: seen.append(one),
+        keys=KeyCache(load),
+        limits=LimitsConfig(**limits),
+        allowed_hosts=allowed_hosts,
     )
     return app
 
@@ -212,6 +219,127 @@ def test_bodies_on_their_way_are_bounded():
         for client in waiting:
             client.close()
     refusal(answer, 429, "overloaded")
+
+
+def stuck_bodies(address, count, headers=b""):
+    """Clients that send a head and one byte of a body."""
+    head = b"POST /v1/echo HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n%b\r\nx"
+    clients = [socket.create_connection(address, timeout=PATIENCE) for _ in range(count)]
+    for client in clients:
+        client.sendall(head % headers)
+    return clients
+
+
+def test_one_client_does_not_take_the_room_of_others_whose_bodies_arrive():
+    """With a key, a client is another one than the address."""
+    with listening(guarded(seconds=PATIENCE, receiving=100, receiving_per_client=3)) as (host, port):
+        url = f"http://{host}:{port}/v1/echo"
+        clients = stuck_bodies((host, port), 3)
+        wait_until(lambda: httpx.post(url, content=b"abc").status_code == 429, "the arrival of three heads")
+        assert httpx.post(url, content=b"abc", headers=bearing("anna's")).json() == 3
+        for client in clients:
+            client.close()
+        wait_until(lambda: httpx.post(url, content=b"abc").status_code == 200, "the end of three clients")
+
+
+@pytest.mark.parametrize("limit", ["receiving", "in_flight"])
+def test_callers_with_a_key_have_room_of_their_own_and_operators_more(limit):
+    app = guarded(**{limit: 8}, seconds=PATIENCE)  # 4 more with a key, 8 more for the admin routes
+    app.middleware_stack = guard = app.build_middleware_stack()
+    while not isinstance(guard, RequestMiddleware):
+        guard = guard.app
+
+    async def statuses_at(used):
+        setattr(guard, {"receiving": "_receiving_total", "in_flight": "_in_flight"}[limit], used)
+        async with client_of(app) as client:
+            asked = [("/v1/quick", None), ("/v1/quick", "anna's"), ("/v1/admin/things", "ben's")]
+            return [(await client.get(path, headers=bearing(key))).status_code for path, key in asked]
+
+    assert asyncio.run(statuses_at(7)) == [200, 200, 200]
+    assert asyncio.run(statuses_at(8)) == [429, 200, 200]
+    assert asyncio.run(statuses_at(12)) == [429, 429, 200]
+    assert asyncio.run(statuses_at(16)) == [429, 429, 429]
+
+
+def test_a_key_that_nobody_knows_costs_no_look_up_beyond_the_rate_limit():
+    looked = []
+
+    def load():
+        looked.append(1)
+        return KEYS
+
+    app = guarded(load, rate=0.01, burst=2)
+    assert [statuses(app, 1, headers=bearing(f"guess {n}"))[0] for n in range(30)] == [200, 200] + [429] * 28
+    assert len(looked) == 2
+
+
+def test_a_request_whose_body_does_not_arrive_whole_is_not_handled(caplog):
+    caplog.set_level(logging.INFO, "recpolicy")
+    seen = []
+    app = guarded(seen=seen)
+    with listening(app) as address:
+        (client,) = stuck_bodies(address, 1)
+        client.close()
+        wait_until(lambda: seen, "the end of the request")
+    assert [status for _, _, status, _ in seen] == [499]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "status"),
+    [
+        ((), "evil.example", 200),
+        (LOOPBACK_HOSTS, "localhost", 200),
+        (LOOPBACK_HOSTS, "LocalHost:8080", 200),
+        (LOOPBACK_HOSTS, "127.0.0.1:1", 200),
+        (LOOPBACK_HOSTS, "[::1]:8080", 200),
+        (LOOPBACK_HOSTS, "localhost.", 200),
+        (LOOPBACK_HOSTS, "evil.example", 400),
+        (LOOPBACK_HOSTS, "localhost.evil.example", 400),
+        (LOOPBACK_HOSTS, "evil.localhost", 400),
+        (LOOPBACK_HOSTS, "127.0.0.1.nip.io:80", 400),
+        (LOOPBACK_HOSTS, "[::1", 400),
+        (LOOPBACK_HOSTS, "", 400),
+        (LOOPBACK_HOSTS, "x" * 5000, 400),
+        (("shop.example", "*.shop.example"), "shop.example", 200),
+        (("*.shop.example",), "a.shop.example:443", 200),
+        (("*.shop.example",), "shop.example", 400),
+        (("*.shop.example",), "notshop.example", 400),
+        (("*",), "evil.example", 200),
+    ],
+)
+def test_only_allowed_names_are_answered(allowed, host, status):
+    app = guarded(allowed_hosts=allowed)
+    assert statuses(app, 1, headers={"host": host}) == [status]
+    assert statuses(app, 1, "/healthz", headers={"host": host}) == [200]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+     ("192.0.2.7", False), ("server.example", False)],
+)  # fmt: skip
+def test_a_server_on_loopback_answers_to_loopback_only(address, expected):
+    hosts = default_hosts(address)
+    assert bool(hosts) is expected
+    assert not expected or {"localhost", "127.0.0.1", address} <= set(hosts)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/page", "/v1/quick"])
+def test_head_is_answered_as_get_without_a_body(path):
+    app = guarded()
+    with listening(app) as (host, port):
+        head, whole = (httpx.request(method, f"http://{host}:{port}{path}") for method in ("HEAD", "GET"))
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"] == str(len(whole.content))
+    assert ask(app, "HEAD", "/v1/echo").status_code == 405
+    assert ask(app, "HEAD", "/v1/admin/things").status_code == 401
+
+
+def test_answers_are_not_kept_by_caches_and_their_types_not_guessed():
+    for path, headers in (("/v1/quick", {}), ("/v1/admin/things", {}), ("/v1/admin/things", bearing("ben's"))):
+        answer = ask(guarded(), "GET", path, headers=headers)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers.get_list("cache-control") == ["no-store"]
 
 
 def test_the_bound_of_a_body_is_a_setting():

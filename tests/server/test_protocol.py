@@ -12,9 +12,9 @@ import pytest
 import uvicorn
 from client_helpers import served
 from fastapi import FastAPI, Request
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from recpolicy.server.protocol import BoundedProtocol, JoinedWrites
+from recpolicy.server.protocol import BoundedProtocol, Connections, JoinedWrites
 from recpolicy.server.schemas.responses import ErrorResponse
 from recpolicy.server.settings import LimitsConfig, Settings
 
@@ -66,7 +66,10 @@ def test_uvicorn_still_has_no_limits_of_its_own_and_the_hooks_that_ours_override
     }  # fmt: skip
     ours = {name for name in vars(BoundedProtocol) if name.startswith(("on_", "data_", "connection_", "send_"))}
     assert ours <= set(dir(HttpToolsProtocol))
-    assert {"cycle", "timeout_keep_alive_task", "app_state"} <= set(HttpToolsProtocol.__init__.__code__.co_names)
+    assert {"response_started", "disconnected", "message_event"} <= set(RequestResponseCycle.__init__.__code__.co_names)
+    assert {"cycle", "pipeline", "parser", "timeout_keep_alive_task", "app_state"} <= set(
+        HttpToolsProtocol.__init__.__code__.co_names
+    )
 
 
 def all_said(connection):
@@ -210,6 +213,107 @@ def test_what_is_no_http_is_refused_in_the_one_shape(hasty):
         assert status_and_error(all_said(connection)) == (400, "invalid_request")
 
 
+CHUNKED = b"POST /length HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /said HTTP/1.1\r\n\r\n", 400),
+        (b"GET /said HTTP/1.1\r\nhost: here\r\nHost: here\r\n\r\n", 400),
+        (b"GET /said HTTP/1.0\r\nhost: here\r\nhost: there\r\n\r\n", 400),
+        (CHUNKED.replace(b"chunked", b"gzip, chunked") + b"0\r\n\r\n", 501),
+        (CHUNKED.replace(b"chunked", b"gzip\r\nTransfer-Encoding: chunked") + b"0\r\n\r\n", 501),
+        (CHUNKED.replace(b"chunked", b"xchunked") + b"0\r\n\r\n", 400),
+        (CHUNKED.replace(b"chunked", b"chunked, gzip") + b"0\r\n\r\n", 400),
+        (CHUNKED + b"zz\r\n", 400),
+        (CHUNKED + b"-1\r\nx\r\n", 400),
+        (CHUNKED + b"3\r\nabcdef\r\n", 400),
+        (CHUNKED + b"ffffffffffffffffffff\r\n", 400),
+    ],
+)
+def test_a_request_that_http_forbids_gets_an_answer(patient, sent, status):
+    with socket.create_connection(patient) as connection:
+        connection.sendall(sent)
+        code = {400: "invalid_request", 501: "not_implemented"}[status]
+        assert status_and_error(all_said(connection)) == (status, code)
+
+
+def test_a_body_that_turns_out_to_be_invalid_gets_an_answer(patient):
+    with socket.create_connection(patient) as connection:
+        connection.sendall(CHUNKED + b"3\r\nabc\r\n")
+        time.sleep(0.2)
+        connection.sendall(b"no size\r\n")
+        assert status_and_error(all_said(connection)) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "sent", [b"GET /said HTTP/1.0\r\n\r\n", CHUNKED.replace(b"chunked", b"Chunked") + b"0\r\n\r\n"]
+)
+def test_what_http_allows_is_answered(patient, sent):
+    with socket.create_connection(patient) as connection:
+        connection.sendall(sent)
+        assert answered(connection, end=b'"said"' if b"GET" in sent else b"0")
+
+
+def test_an_invalid_head_behind_a_request_is_not_its_answer(patient):
+    """The first request waits for its body's handler: nothing may be sent in its place."""
+    with socket.create_connection(patient) as connection:
+        connection.sendall(WHOLE + b"GET /said HTTP/1.1\r\n\r\n")
+        said = all_said(connection)
+    assert not said or said.startswith(b"HTTP/1.1 200")
+
+
+def test_one_address_does_not_take_all_connections(tmp_path):
+    limits = LimitsConfig(connections_per_client=5)
+    with served(tmp_path / "state", settings=Settings(limits=limits)) as app, listening(None, app) as address:
+        clients = [socket.create_connection(address) for _ in range(5)]
+        time.sleep(0.2)
+        with socket.create_connection(address) as connection:
+            assert status_and_error(all_said(connection)) == (429, "overloaded")
+        clients.pop().close()
+        time.sleep(0.2)
+        with socket.create_connection(address) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+            assert answered(connection, end=b"}")
+        for client in clients:
+            client.close()
+
+
+def test_connections_of_proxies_and_of_others_are_not_counted_together():
+    connections = Connections(LimitsConfig(connections_per_client=1, trusted_proxies=("10.0.0.0/8",)))
+    assert [connections.add("10.0.0.1") for _ in range(3)] == [None] * 3
+    first = connections.add("192.0.2.7")
+    assert connections.add("192.0.2.8") == "192.0.2.8"
+    with pytest.raises(ConnectionRefusedError):
+        connections.add("192.0.2.7")
+    connections.remove(first)
+    assert connections.add("192.0.2.7") == "192.0.2.7"
+    assert Connections(LimitsConfig(connections_per_client=0)).add("192.0.2.7") is None
+
+
+def test_a_closed_connection_drops_what_its_client_does_not_read():
+    class Slow(Sent):
+        aborted = False
+
+        def get_write_buffer_size(self):
+            return 10
+
+        def abort(self):
+            self.aborted = True
+
+    async def close(transport):
+        joined = JoinedWrites(transport, asyncio.get_running_loop(), 0.05)
+        joined.close()
+        joined.close()
+        assert not getattr(transport, "aborted", False)
+        await asyncio.sleep(0.2)
+        return getattr(transport, "aborted", False)
+
+    assert asyncio.run(close(Slow()))
+    assert not asyncio.run(close(Sent()))
+
+
 def test_others_are_answered_while_many_heads_hang(patient):
     hanging = [socket.create_connection(patient) for _ in range(50)]
     try:
@@ -248,6 +352,9 @@ class Sent:
 
     def is_closing(self):
         return self.closed
+
+    def get_write_buffer_size(self):
+        return 0
 
 
 def test_a_head_is_sent_with_its_body_and_waits_no_longer_than_a_turn():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.middleware import TokenBuckets, client_network
+from recpolicy.server.rate_limit import MAX_FORWARDED, ClientAddresses, TokenBuckets, client_network
 from recpolicy.server.settings import LimitsConfig, read_settings
 
 
@@ -76,6 +76,63 @@ def test_a_holder_of_many_ipv6_addresses_is_one_client():
     assert client_network("::ffff:192.0.2.7") != client_network("::ffff:192.0.2.8")
     assert client_network("fe80::1%eth0") == "fe80::/64"
     assert client_network("testclient") == "testclient"
+
+
+def forwarded(*values):
+    return [(b"host", b"here"), *((b"x-forwarded-for", value) for value in values)]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "peer", "headers", "client"),
+    [
+        ((), "127.0.0.1", forwarded(b"192.0.2.7"), "127.0.0.1"),
+        (("10.0.0.0/8",), "127.0.0.1", forwarded(b"192.0.2.7"), "127.0.0.1"),
+        (("127.0.0.1",), "127.0.0.1", forwarded(b"192.0.2.7"), "192.0.2.7"),
+        (("127.0.0.1",), "127.0.0.1", forwarded(b"198.51.100.1, 192.0.2.7"), "192.0.2.7"),
+        (("127.0.0.1",), "127.0.0.1", forwarded(b"198.51.100.1", b"192.0.2.7"), "192.0.2.7"),
+        (("127.0.0.1", "10.0.0.0/8"), "127.0.0.1", forwarded(b"6.6.6.6, 192.0.2.7, 10.1.2.3"), "192.0.2.7"),
+        (("127.0.0.1", "10.0.0.0/8"), "127.0.0.1", forwarded(b"10.1.2.4, 10.1.2.3"), "10.1.2.4"),
+        (("127.0.0.1",), "127.0.0.1", forwarded(b"192.0.2.7:5000"), "192.0.2.7"),
+        (("::1",), "::1", forwarded(b"[2001:db8::7]:5000"), "2001:db8::7"),
+        (("::1",), "::1", forwarded(b"2001:db8::7"), "2001:db8::7"),
+        (("127.0.0.0/8",), "::ffff:127.0.0.1", forwarded(b"192.0.2.7"), "192.0.2.7"),
+        (("127.0.0.1",), "127.0.0.1", forwarded(b"garbage"), "127.0.0.1"),
+        (("127.0.0.1",), "127.0.0.1", forwarded(b"192.0.2.7, unknown"), "127.0.0.1"),
+        (("127.0.0.1",), "127.0.0.1", forwarded(b"x" * 50_000), "127.0.0.1"),
+        (("127.0.0.1",), "127.0.0.1", forwarded(b""), "127.0.0.1"),
+        (("127.0.0.1",), "127.0.0.1", forwarded(), "127.0.0.1"),
+        (("127.0.0.1",), "nobody", forwarded(b"192.0.2.7"), "nobody"),
+    ],
+)
+def test_only_a_trusted_proxy_names_the_client_and_only_by_an_address(trusted, peer, headers, client):
+    assert ClientAddresses(trusted).client(peer, headers) == client
+
+
+def test_a_long_list_of_trusted_addresses_is_read_from_its_end_only():
+    headers = forwarded(b"192.0.2.7, " + b", ".join([b"10.0.0.1"] * 5_000))
+    assert ClientAddresses(["10.0.0.0/8"]).client("10.0.0.9", headers) == "10.0.0.1"
+    headers = forwarded(b"192.0.2.7, " + b", ".join([b"10.0.0.1"] * (MAX_FORWARDED - 1)))
+    assert ClientAddresses(["10.0.0.0/8"]).client("10.0.0.9", headers) == "192.0.2.7"
+
+
+@pytest.mark.parametrize("bad", ["10.0.0.1/8", "proxy", "", "10.0.0.0/99", "*"])
+def test_a_proxy_that_is_no_address_is_refused(bad):
+    with pytest.raises(ConfigError, match=r"trusted_proxies: .* expected addresses or networks"):
+        LimitsConfig(trusted_proxies=(bad,))
+
+
+@pytest.mark.parametrize("bad", ["shop.example:80", "http://shop.example", "", "*.", "a b", "*shop"])
+def test_a_host_that_is_no_name_is_refused(bad):
+    with pytest.raises(ConfigError, match=r"allowed_hosts: .* is not a host name"):
+        LimitsConfig(allowed_hosts=(bad,))
+
+
+def test_a_token_that_was_taken_for_another_is_given_back():
+    buckets = TokenBuckets(0.001, 2, Clock())
+    buckets.take("a")
+    buckets.give_back("a")
+    buckets.give_back("a")  # no more than a bucket holds
+    assert [buckets.take("a") > 0 for _ in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize("bad", [{"rate": -1}, {"burst": 0}, {"in_flight": 0}, {"seconds": 0}, {"body_bytes": 0}])

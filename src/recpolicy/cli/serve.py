@@ -50,7 +50,9 @@ def serve(
         ),
     ] = True,
 ) -> None:
-    """Serve recommendations over HTTP and collect feedback, until SIGTERM or Ctrl-C (docs/reference/serving.md)."""
+    """Serve recommendations over HTTP and collect feedback, until SIGTERM, SIGHUP or Ctrl-C
+    (docs/reference/serving.md).
+    """
     from recpolicy.core.optional_deps import require_extra
 
     require_extra("serve", "recpolicy serve")
@@ -58,6 +60,7 @@ def serve(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from recpolicy.server import freeze_startup_objects
 
+    os.umask(0o077)  # nobody else reads events, keys' digests or checkpoints; the workers inherit it
     if not source.is_dir():
         raise ConfigError(f"{source}: the folder does not exist; expected a run or a registry")
     with _listen(host, port) as listener:
@@ -68,7 +71,7 @@ def serve(
 
             what = ServeOptions(
                 source=str(source), state=None if state is None else str(state),
-                config=None if config is None else str(config), store=store,
+                config=None if config is None else str(config), store=store, host=host,
             )  # fmt: skip
             app = open_app(what)
             how = _config(app if workers == 1 else "recpolicy.server.asgi:app", workers)
@@ -103,7 +106,8 @@ def _config(app: object, workers: int) -> "uvicorn.Config":
 
     return uvicorn.Config(
         app, factory=isinstance(app, str), workers=workers, access_log=False, log_config=None, server_header=False,  # type: ignore[arg-type]
-        http=BoundedProtocol, timeout_graceful_shutdown=_SECONDS_TO_FINISH, timeout_keep_alive=30, backlog=2048,
+        http=BoundedProtocol, proxy_headers=False, timeout_graceful_shutdown=_SECONDS_TO_FINISH, timeout_keep_alive=30,
+        backlog=2048,
     )  # fmt: skip
 
 
@@ -129,18 +133,27 @@ def _run(config: "uvicorn.Config", listener: socket.socket) -> None:
     """Serve until a signal arrives. uvicorn raises the signal again at its end; a requested stop is not a failure."""
     import uvicorn
 
+    server = uvicorn.Server(config)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, server.handle_exit)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     except KeyboardInterrupt:
         sys.exit(0)
 
 
 def _run_many(config: "uvicorn.Config", listener: socket.socket) -> None:
-    """Serve with several processes; uvicorn restarts those that die."""
+    """Serve with several processes; uvicorn restarts those that die. SIGHUP ends them as SIGTERM does."""
     from uvicorn.supervisors import Multiprocess
 
-    Multiprocess(config, sockets=[listener]).run()
+    hang_up = signal.getsignal(signal.SIGHUP)
+    supervisor = Multiprocess(config, sockets=[listener])
+    ignored = hang_up is signal.SIG_IGN  # nohup
+    signal.signal(
+        signal.SIGHUP, signal.SIG_IGN if ignored else lambda *_: supervisor.signal_queue.append(signal.SIGTERM)
+    )
+    supervisor.run()
 
 
 COMMANDS = (Command(serve, "Example:  recpolicy serve runs/linucb --port 8080"),)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,16 +24,26 @@ Migration = Callable[[dict[str, Any]], dict[str, Any]]
 NO_MIGRATIONS: Mapping[int, Migration] = {}
 
 
+def mode_in(folder: Path, widest: int) -> int:
+    """Return the mode of a new file or folder in `folder`: everything for its owner, and for others no more than
+    `widest` and no more than they may do in the folder. It does not depend on the umask.
+    """
+    return (folder.stat().st_mode | stat.S_IRWXU) & widest
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `target`; it replaces `target` on success and is deleted on failure."""
+    """Yield a temporary path next to `target`; it replaces `target` on success and is deleted on failure.
+
+    Others may read the file if they may read its folder.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
     tmp = Path(name)
     try:
         yield tmp
-        tmp.chmod(0o644)
+        tmp.chmod(mode_in(target.parent, 0o644))
         tmp.replace(target)
     finally:
         tmp.unlink(missing_ok=True)
@@ -49,7 +60,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     old = tmp.with_suffix(".old")
     try:
         yield tmp
-        tmp.chmod(0o755)
+        tmp.chmod(mode_in(target.parent, 0o755))
         if target.exists():
             target.replace(old)
         try:

@@ -99,10 +99,12 @@ def sound_manifest(artifact: Path) -> dict[str, Any]:
 
 
 def copy_artifact(source: Path, target: Path, names: tuple[str, ...]) -> None:
-    """Copy the named files; the copies are read-only."""
+    """Copy the named files; the copies are read-only. Their modes do not depend on the umask."""
     for name in names:
         copy = target / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        for folder in reversed(copy.relative_to(target).parents):
+            (target / folder).mkdir(parents=True, exist_ok=True)
+            (target / folder).chmod(0o755)
         shutil.copyfile(source / name, copy)
         copy.chmod(0o444)
 

@@ -8,10 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 from functools import cached_property
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from recpolicy.server.allowed_hosts import default_hosts
 from recpolicy.server.auth.keys import load_keys
 from recpolicy.server.deps import AppState
 from recpolicy.server.errors import handle_errors
@@ -19,6 +21,7 @@ from recpolicy.server.jobs import JOBS
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.middleware import RequestMiddleware
 from recpolicy.server.online.learner import learning
+from recpolicy.server.protocol import Connections
 from recpolicy.server.recommend import fast_path as recommend_fast_path
 from recpolicy.server.recommend import router as recommend_router
 from recpolicy.server.rollout.background import run_background
@@ -33,7 +36,6 @@ from recpolicy.server.routes import (
     policy,
 )
 from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
-from recpolicy.server.settings import LimitsConfig
 
 VERSION = "1"
 BACKGROUND: tuple[Callable[[AppState], AbstractContextManager[None]], ...] = (learning,)
@@ -49,7 +51,12 @@ class App(FastAPI):
         state: AppState = self.state.server
         fast_paths = {**recommend_fast_path(state), **policy.fast_path(state)}
         return RequestMiddleware(
-            super().__call__, state.metrics.observe_request, self.state.keys, state.settings.limits, fast_paths
+            super().__call__,
+            state.metrics.observe_request,
+            self.state.keys,
+            state.settings.limits,
+            fast_paths,
+            self.state.allowed_hosts,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,13 +64,22 @@ class App(FastAPI):
         await self._request_middleware(scope, receive, send)
 
 
-def make_app(state: AppState, close: Callable[[], None] = lambda: None) -> FastAPI:
-    """Return the app of an open state; it calls `close` at shutdown."""
+def make_app(state: AppState, close: Callable[[], None] = lambda: None, listening_on: str | None = None) -> FastAPI:
+    """Return the app of an open state.
+
+    Args:
+        state: The state.
+        close: Called at shutdown.
+        listening_on: Address of the server. On loopback, only requests to loopback's names are answered, unless
+            the setting `allowed_hosts` has other names. None: requests to any name.
+    """
     app = App(
         title="recpolicy", version=VERSION, summary="Recommend items by a trained policy, and collect feedback.",
-        docs_url=None, redoc_url=None, lifespan=_life,
+        docs_url=None, redoc_url=None, lifespan=_life, redirect_slashes=False,
     )  # fmt: skip
     app.state.server, app.state.close = state, close
+    default = () if listening_on is None else default_hosts(listening_on)
+    app.state.allowed_hosts = state.settings.limits.allowed_hosts or default
     app.state.scheduler = Scheduler(state, JOBS)
     app.state.keys = load_keys(None if state.store is None else state.store.engine)
     for router in (
@@ -82,8 +98,9 @@ def make_app(state: AppState, close: Callable[[], None] = lambda: None) -> FastA
 
 
 @asynccontextmanager
-async def _life(app: FastAPI) -> AsyncIterator[dict[str, LimitsConfig]]:
-    """Run the background services while the app runs; yield the limits for the protocol (protocol.py)."""
+async def _life(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    """Run the background services while the app runs; yield what the protocol (protocol.py) needs: the
+    limits, and a count of connections."""
     state: AppState = app.state.server
     watching = asyncio.gather(state.models.watch(), run_background(state))
     with ExitStack() as stack:
@@ -92,7 +109,7 @@ async def _life(app: FastAPI) -> AsyncIterator[dict[str, LimitsConfig]]:
             stack.enter_context(begin(state))
         stack.enter_context(app.state.scheduler.running())
         try:
-            yield {"limits": state.settings.limits}
+            yield {"limits": state.settings.limits, "connections": Connections(state.settings.limits)}
         finally:
             watching.cancel()
             with suppress(asyncio.CancelledError):

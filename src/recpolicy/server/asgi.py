@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ class ServeOptions:
     state: str | None = None
     config: str | None = None
     store: bool = True
+    host: str | None = None
+    """Address that the server listens on."""
 
     def to_environment(self) -> None:
         """Write the options to the environment, where the workers read them."""
@@ -35,7 +38,10 @@ class ServeOptions:
 
 
 def app() -> FastAPI:
-    """Return the app of a worker; the state closes with the app."""
+    """Return the app of a worker; the state closes with the app. The parent process ends its workers by SIGTERM, so a
+    terminal that closes does not end them first.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     what = ServeOptions(**json.loads(os.environ[OPTIONS_VARIABLE]))
     log_as_json()
     with freeze_startup_objects():
@@ -47,12 +53,16 @@ def open_app(what: ServeOptions) -> FastAPI:
     # Event loop and writer hand over the interpreter at each commit; by default, each hand-over waits 5 ms.
     sys.setswitchinterval(0.0005)
     settings = read_settings(None if what.config is None else Path(what.config))
-    stack, source = ExitStack(), Path(what.source)
-    if what.store:
-        state = stack.enter_context(open_state(source, None if what.state is None else Path(what.state), settings))
-    else:
-        state = stateless_state(source, settings)
-    return make_app(state, close=stack.close)
+    source = Path(what.source)
+    with ExitStack() as stack:
+        if what.store:
+            state = stack.enter_context(open_state(source, None if what.state is None else Path(what.state), settings))
+        else:
+            state = stateless_state(source, settings)
+        app = make_app(state, listening_on=what.host)
+        app.state.scheduler.crons()  # a wrong schedule is reported before the server starts
+        app.state.close = stack.pop_all().close
+    return app
 
 
 def log_as_json() -> None:

@@ -10,9 +10,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ConfigError, DataError, RecpolicyError, StoreError, UnknownIdError
+from recpolicy.server.answer_limits import RejectedError
 from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.writer import QueueFullError
-from recpolicy.server.middleware import error_response, internal_error
+from recpolicy.server.json_output import error_response
+from recpolicy.server.middleware import internal_error
 from recpolicy.server.schemas.responses import ErrorResponse
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -21,13 +23,13 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     413: {"model": ErrorResponse, "description": "The body is too large (`too_large`)."},
     422: {
         "model": ErrorResponse,
-        "description": "The request does not match its schema (`invalid_request`), or the policy rejects a value"
-        " (`invalid_value`).",
+        "description": "The request does not match its schema (`invalid_request`), the policy rejects a value, or the"
+        " answer would be too large (`invalid_value`).",
     },
     429: {
         "model": ErrorResponse,
-        "description": "Too many requests in all (`overloaded`), or from this caller (`rate_limited`). The header"
-        " Retry-After says when to try again.",
+        "description": "Too many requests in all (`overloaded`), or from this caller (`rate_limited`); a batch or large"
+        " answer counts as several requests. The header Retry-After says when to try again.",
     },
     503: {
         "model": ErrorResponse,
@@ -43,6 +45,7 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     for input_error in (DataError, ConfigError):
         app.add_exception_handler(input_error, _invalid_value)
+    app.add_exception_handler(RejectedError, _rejected)
     app.add_exception_handler(ConflictError, _conflict)
     app.add_exception_handler(StoreError, _store_error)
     for database_error in (OperationalError, PoolTimeoutError):
@@ -94,6 +97,12 @@ def _invalid_value(_: Request | None, error: Exception) -> Response:
     """Answer 4xx to errors caused by the caller's input; all other library errors answer 500."""
     assert isinstance(error, RecpolicyError)
     return error_response(*status_and_code(error), str(error))
+
+
+def _rejected(_: Request, error: Exception) -> Response:
+    """Answer what the limits of the server have decided."""
+    assert isinstance(error, RejectedError)
+    return error.response
 
 
 def _conflict(_: Request, error: Exception) -> Response:

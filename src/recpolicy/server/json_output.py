@@ -15,11 +15,16 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from fastapi import Response
+from starlette.responses import JSONResponse
 
 _encode_line = json.JSONEncoder(default=str).encode  # created once: json.dumps creates an encoder per line
 encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 """Encodes the body of a response."""
-_ROWS_AT_ONCE = 1_000
+NO_SNIFF = (b"x-content-type-options", b"nosniff")
+SAFE_HEADERS = (NO_SNIFF, (b"cache-control", b"no-store"))
+"""Headers of all responses but pages, which have their own: no browser guesses the type, no cache keeps an answer."""
+_JSON_HEADERS = ((b"content-type", b"application/json"), *SAFE_HEADERS)
+_LONGEST_MESSAGE = 500
 
 
 class JsonFormatter(logging.Formatter):
@@ -96,7 +101,7 @@ class JsonText(Response):
 
     def __init__(self, body: bytes):
         self.status_code, self.background, self.body = 200, None, body
-        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), *_JSON_HEADERS]
 
 
 def json_response(body: Any, status: int = 200) -> Response:
@@ -104,7 +109,7 @@ def json_response(body: Any, status: int = 200) -> Response:
     return Response(encode(body), status, media_type="application/json")
 
 
-def rows_response(rows: list[dict[str, Any]]) -> Response:
-    """Return {"rows": [...]}, encoded in pieces, because the encoder blocks all other threads while it works."""
-    pieces = [encode(rows[start : start + _ROWS_AT_ONCE])[1:-1] for start in range(0, len(rows), _ROWS_AT_ONCE)]
-    return Response('{"rows":[' + ",".join(pieces) + "]}", media_type="application/json")
+def error_response(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return an error in the shape of all errors; the message may contain any text from the request."""
+    text = message[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
+    return JSONResponse({"error": {"code": code, "message": text}}, status, headers)

@@ -26,6 +26,7 @@ from recpolicy.server.metrics import Metrics
 from recpolicy.server.online.checkpoints import CURRENT, checkpoint_folder
 from recpolicy.server.online.learned_policy import LearnedPolicy
 from recpolicy.server.settings import Settings
+from recpolicy.server.state_files import DATABASE, make_private
 
 DATABASE_URL = "RECPOLICY_DATABASE_URL"
 
@@ -82,8 +83,12 @@ def open_state(source: Path, folder: Path | None, settings: Settings) -> Iterato
     Raises ArtifactError, ConfigError or StoreError if the policy cannot be served or the database cannot be opened.
     """
     folder = folder or state_folder(source)
+    if is_run(source):  # a folder that is neither is reported before anything is written
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     registry = open_registry(source, folder)
-    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / "server.db"))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder, source)
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / DATABASE))
     try:
         registered = registry.versions()
         admin.check_same_registry(engine, registered)

@@ -1,47 +1,39 @@
 """ASGI middleware: authentication, rate limits, timeouts, access log, and a last-resort 500.
 
-It can reject a request before it reads the body. It never rejects /healthz, /readyz and /metrics.
+It can reject a request before it reads the body. It never rejects /healthz, /readyz and /metrics. HEAD is answered as
+GET; the HTTP protocol leaves out the body.
 """
 
 import asyncio
 import logging
-import math
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_network
 from time import perf_counter
-from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.auth.keys import Caller, KeyCache, unauthorized
-from recpolicy.server.json_output import LoggedRequest, exception_location
+from recpolicy.server.active_request import SCOPE_KEY, ActiveRequest, ClientGoneError, Deadline, Message, Receive, Send
+from recpolicy.server.allowed_hosts import AllowedHosts
+from recpolicy.server.answer_limits import PIECE_BYTES, AnswerLimits, RejectedError, overloaded, rate_limited
+from recpolicy.server.auth.keys import KeyCache, unauthorized
+from recpolicy.server.json_output import LoggedRequest, error_response, exception_location
+from recpolicy.server.rate_limit import ClientAddresses, TokenBuckets, client_network
 from recpolicy.server.settings import LimitsConfig
 
 logger = logging.getLogger(__name__)
 
-ADMIN, IMPORT = "/v1/admin", "/v1/admin/versions/import"
-IMPORT_SECONDS = 600.0
+ADMIN = "/v1/admin"
+CLIENT_GONE = 499
+"""Status in log and metrics of a request whose client closed the connection before it got an answer."""
 _FREE = ("/healthz", "/readyz", "/metrics")
-_LONGEST_MESSAGE = 500
+_MIN_RESERVE = 4
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
-FastPath = Callable[[Message, bytes], Awaitable[Response]]
-"""Answers a frequent request (scope and body) without the cost of the app's layers."""
-
-
-def error_response(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """Return an error in the shape of all errors; the message may contain any text from the request."""
-    text = message[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
-    return JSONResponse({"error": {"code": code, "message": text}}, status, headers)
+FastPath = Callable[[ActiveRequest, bytes], Awaitable[Response]]
+"""Answers a frequent request (with its body) without the cost of the app's layers."""
 
 
 class RequestMiddleware:
@@ -50,14 +42,19 @@ class RequestMiddleware:
     def __init__(
         self, app: App, observe: Callable[[str, str, int, float], None], keys: KeyCache,
         limits: LimitsConfig | None = None, fast_paths: Mapping[tuple[str, str], FastPath] | None = None,
+        allowed_hosts: Sequence[str] = (),
     ):  # fmt: skip
         self._app, self._observe, self._keys = app, observe, keys
         self._fast_paths = fast_paths or {}
         self._limits = limits or LimitsConfig()
         self._buckets = TokenBuckets(self._limits.rate, self._limits.burst)
+        self._answers = AnswerLimits(self._limits, self._buckets)
+        self._addresses = ClientAddresses(self._limits.trusted_proxies)
+        self._hosts = AllowedHosts(allowed_hosts)
         self._free = {*_FREE, os.environ.get("AIP_HEALTH_ROUTE", "/healthz")}
         self._predict = os.environ.get("AIP_PREDICT_ROUTE", "/v1/")
-        self._receiving = self._in_flight = 0
+        self._receiving: dict[str, int] = {}
+        self._receiving_total = self._in_flight = 0
         self._log = RequestLog()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -65,56 +62,82 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, request = perf_counter(), _Request(scope, receive, send, self._limits.seconds)
+        begun, method = perf_counter(), scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}
+        request = ActiveRequest(scope, receive, send, self._limits.seconds, self._answers)
         await self._answer(request)
         seconds = perf_counter() - begun
         route = getattr(scope.get("route"), "path", "other")
-        self._observe(scope["method"], route, request.status, seconds)
-        logged = LoggedRequest(time.time(), scope["method"], route, request.status, round(1e3 * seconds, 1))
+        self._observe(method, route, request.status, seconds)
+        logged = LoggedRequest(time.time(), method, route, request.status, round(1e3 * seconds, 1))
         if request.failed:
             logger.error("request", extra={"fields": {**logged.fields(), **request.failed}})
         else:
             self._log.add(logged)
 
-    async def _answer(self, request: "_Request") -> None:
+    async def _answer(self, request: ActiveRequest) -> None:
         """Answer within the time limit."""
         deadline = request.deadline = Deadline(request.seconds)
         try:
-            refusal = await self._refusal(request) or await self._take(request)
+            response = await self._refusal(request) or await self._take(request)
             deadline.end()
         except asyncio.CancelledError:
             if not deadline.end():
                 raise
             if request.received:
                 request.failed = {"exception": "timeout"}
-                refusal = error_response(
+                response = error_response(
                     503, "timeout", "the request takes too long; send a smaller one", {"retry-after": "5"}
                 )
             else:
-                refusal = error_response(408, "timeout", "the request did not arrive in time", {"connection": "close"})
+                response = error_response(408, "timeout", "the request did not arrive in time", {"connection": "close"})
+        except RejectedError as error:
+            deadline.end()
+            response = error.response
+        except ClientGoneError:
+            deadline.end()
+            request.status = request.status or CLIENT_GONE
+            return
         except Exception as error:
             deadline.end()
-            request.failed, refusal = exception_location(error), internal_error()
+            request.failed, response = exception_location(error), internal_error()
         request.deadline = None
-        if refusal is not None and request.status == 0:
-            await refusal(request.scope, request.receive, request.send)
+        if response is not None and request.status == 0:
+            await response(request.scope, request.receive, request.send)
 
-    async def _refusal(self, request: "_Request") -> JSONResponse | None:
+    async def _refusal(self, request: ActiveRequest) -> JSONResponse | None:
         """Return the refusal for this caller, or None."""
         scope = request.scope
         if scope["path"] in self._free:
             return None
-        key, caller, down = request_key(scope["headers"]), None, None
+        headers, client = scope["headers"], scope.get("client")
+        if not self._hosts.allow(headers):
+            message = "this server does not answer to that Host header; the setting [limits] allowed_hosts lists names"
+            return error_response(400, "invalid_request", message)
+        address = "nobody" if client is None else client[0]
+        if self._limits.trusted_proxies:
+            address = self._addresses.client(address, headers)
+        request.address = request.client = client_network(address)
+        key, down, recent = request_key(headers), None, None
+        if key:
+            recent = self._keys.recent(key)
+            request.client = f"key {recent.name}" if recent else request.address
+        wait = self._buckets.take(request.client)  # before the database is asked for a key that nobody knows
+        if wait:
+            return rate_limited(self._limits, wait)
         if key:
             try:
-                caller = await self._keys.caller(key)
+                request.caller = await self._keys.caller(key)
             except StoreError as error:
                 down = error_response(503, "database_unavailable", str(error), {"retry-after": "5"})
-        wait = self._buckets.take(_name(caller, scope))
-        if wait:
-            headers = {"retry-after": str(math.ceil(wait))}
-            return error_response(429, "rate_limited", f"more than {self._limits.rate:g} requests per second", headers)
-        if caller is None and self._needs_key(scope["path"]):
+            if request.caller is not None and recent is None:  # the first request with this key pays for itself
+                self._buckets.give_back(request.address)
+                request.client = f"key {request.caller.name}"
+                wait = self._buckets.take(request.client)
+                if wait:
+                    return rate_limited(self._limits, wait)
+        if request.caller is None and self._needs_key(scope["path"]):
             return down or error_response(*unauthorized(key))
         return None
 
@@ -123,35 +146,61 @@ class RequestMiddleware:
             return True
         return self._limits.require_key and path.startswith(("/v1/", self._predict))
 
-    async def _take(self, request: "_Request") -> Response | None:
+    async def _take(self, request: ActiveRequest) -> Response | None:
         """Read the body and let the app answer; return a refusal, or a response that is still to be sent."""
         if request.streams:
             request.received = True
-            await self._app(request.scope, request.receive, request.send)
+            await self._route(request, request.receive)
             return None
-        if self._receiving >= self._limits.receiving:
-            return _busy()
-        self._receiving += 1
-        try:
-            body = await _read(request.receive, self._limits.body_bytes)
-        finally:
-            self._receiving -= 1
+        body = await self._body(request)
         if body is None:
             message = f"the body has more than {self._limits.body_bytes} bytes; send a smaller one"
             return error_response(413, "too_large", message, {"connection": "close"})
-        request.received = True
-        if self._in_flight >= self._limits.in_flight and request.scope["path"] not in self._free:
-            return _busy()
+        request.received, path = True, request.scope["path"]
+        if not _has_room(self._in_flight, self._limits.in_flight, request) and path not in self._free:
+            return overloaded()
         self._in_flight += 1
         try:
-            fast_path = self._fast_paths.get((request.scope["method"], request.scope["path"]))
-            if fast_path is not None:
-                request.scope["route"] = _Route(request.scope["path"])
-                return await fast_path(request.scope, body)
-            await self._app(request.scope, _replay(body, request.receive), request.send)
+            fast_path = self._fast_paths.get((request.scope["method"], path))
+            if fast_path is None:
+                await self._route(request, _replay(body, request.receive))
+                return None
+            request.scope["route"] = _Route(path)
+            response = await fast_path(request, body)
         finally:
             self._in_flight -= 1
-        return None
+        if len(response.body) > PIECE_BYTES:  # within the time limit
+            if not self._answers.has_room(request.client, len(response.body)):
+                return overloaded("too many large answers wait for their clients; try again")
+            await response(request.scope, request.receive, request.send)
+            return None
+        return response
+
+    async def _route(self, request: ActiveRequest, receive: Receive) -> None:
+        """Let the app answer; its handlers find the request in the scope."""
+        request.scope[SCOPE_KEY] = request
+        try:
+            await self._app(request.scope, receive, request.send)
+        finally:
+            del request.scope[SCOPE_KEY]  # a cycle would keep both until the next garbage collection
+
+    async def _body(self, request: ActiveRequest) -> bytes | None:
+        """Return the body; None if it is too large. Raises RejectedError if too many bodies are arriving."""
+        limits, client = self._limits, request.client
+        of_client = self._receiving.get(client, 0)
+        if not _has_room(self._receiving_total, limits.receiving, request) or (
+            of_client >= limits.receiving_per_client and request.scope["path"] not in self._free
+        ):
+            raise RejectedError(overloaded())
+        self._receiving_total += 1
+        self._receiving[client] = of_client + 1
+        try:
+            return await _read(request.receive, limits.body_bytes)
+        finally:
+            self._receiving_total -= 1
+            left = self._receiving.pop(client) - 1
+            if left:
+                self._receiving[client] = left
 
 
 class RequestLog:
@@ -174,35 +223,6 @@ class RequestLog:
         logger.info("request", extra={"requests": waiting})
 
 
-class Deadline:
-    """A time limit that cancels the current task, as `asyncio.timeout` does; that one takes five times as long."""
-
-    __slots__ = ("_before", "_expired", "_loop", "_task", "_timer")
-
-    def __init__(self, seconds: float):
-        task = asyncio.current_task()
-        assert task is not None, "requests are answered in tasks"
-        self._loop, self._task, self._before = asyncio.get_running_loop(), task, task.cancelling()
-        self._expired = False
-        self._timer = self._loop.call_later(seconds, self._expire)
-
-    def move(self, seconds: float | None) -> None:
-        """Set the time that is left from now on, unless it is over; None: there is no limit any more."""
-        if not self._expired:
-            self._timer.cancel()
-            if seconds is not None:
-                self._timer = self._loop.call_later(seconds, self._expire)
-
-    def end(self) -> bool:
-        """End the limit; return True if it has cancelled the task, and nobody else has."""
-        self._timer.cancel()
-        return self._expired and self._task.uncancel() <= self._before
-
-    def _expire(self) -> None:
-        self._expired = True
-        self._task.cancel()
-
-
 @dataclass(frozen=True)
 class _Route:
     """A route name for the log, for a request that was answered here."""
@@ -210,43 +230,14 @@ class _Route:
     path: str
 
 
-class _Request:
-    """A request and its progress."""
-
-    __slots__ = ("_send", "deadline", "failed", "receive", "received", "scope", "seconds", "status", "streams")
-
-    def __init__(self, scope: Message, receive: Receive, send: Send, seconds: float):
-        self.scope, self.receive, self._send = scope, receive, send
-        self.status, self.received = 0, False
-        self.failed: dict[str, str] = {}
-        self.deadline: Deadline | None = None
-        self.streams = scope["path"] == IMPORT and scope["method"] == "POST"  # the handler reads and limits the body
-        self.seconds = IMPORT_SECONDS if self.streams else seconds
-
-    async def send(self, message: Message) -> None:
-        """Send, and store the status. The first byte starts a separate time limit for the client; a stream has none."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            if self.deadline is not None:
-                self.deadline.move(None if _is_stream(message) else 2 * self.seconds)
-        await self._send(message)
-
-
-def _is_stream(message: Message) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in message["headers"])
-
-
-def _name(caller: Caller | None, scope: Message) -> str:
-    """Return the name of the bucket of a request. Unknown keys are limited by client address."""
-    if caller is not None:
-        return f"key {caller.name}"
-    return client_network(scope["client"][0]) if scope.get("client") else "nobody"
-
-
-def _busy() -> JSONResponse:
-    return error_response(
-        429, "overloaded", "the server handles too many requests at the moment; try again", {"retry-after": "1"}
-    )
+def _has_room(used: int, limit: int, request: ActiveRequest) -> bool:
+    """Return True if there is room for one more; callers with a key have a reserve, and the admin routes twice that."""
+    if used < limit:
+        return True
+    if request.caller is None:
+        return False
+    reserve = max(_MIN_RESERVE, limit // 4)
+    return used < limit + (2 * reserve if request.scope["path"].startswith(ADMIN) else reserve)
 
 
 def internal_error() -> JSONResponse:
@@ -255,12 +246,12 @@ def internal_error() -> JSONResponse:
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:
-    """Return the body, or None as soon as it is larger than `limit`."""
+    """Return the body, or None as soon as it is larger than `limit`; raises ClientGoneError if it does not end."""
     pieces, size = [], 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return b""
+            raise ClientGoneError
         piece = message.get("body", b"")
         size += len(piece)
         if size > limit:
@@ -293,43 +284,3 @@ def request_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         if name == b"x-api-key":
             key = value.strip().decode("latin-1")
     return key
-
-
-class TokenBuckets:
-    """Token buckets, one per caller, full at first; a request takes one token.
-
-    There are at most `most` buckets: the least recently used one is dropped. By then it would most likely be full
-    again.
-    """
-
-    def __init__(
-        self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic, most: int = 10_000
-    ) -> None:
-        self._rate, self._burst, self._clock, self._most = rate, float(burst), clock, most
-        self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and the time of that count
-
-    def take(self, name: str) -> float:
-        """Take a token of the bucket `name`; return 0, or the seconds until it has one."""
-        if not self._rate:
-            return 0.0
-        now = self._clock()
-        tokens, since = self._held.pop(name, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - since) * self._rate)
-        taken = tokens >= 1
-        self._held[name] = (tokens - taken, now)
-        if len(self._held) > self._most:
-            self._held.popitem(last=False)
-        return 0.0 if taken else (1 - tokens) / self._rate
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-
-@lru_cache(4096)
-def client_network(address: str) -> str:
-    """Return the network that counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
-    try:
-        bits = 128 if IPv6Address(address).ipv4_mapped else 64
-    except ValueError:
-        return address
-    return str(ip_network(f"{address.partition('%')[0]}/{bits}", strict=False))

@@ -5,11 +5,11 @@ with the version that computed it; only the event is new. We first decide at ran
 lists are cached; logged propensities account for both branches.
 """
 
-import asyncio
 import json
 import logging
 import random
 import re
+import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -33,6 +33,7 @@ from recpolicy.inference.slate_selection import (
     explain,
     untied_slates,
 )
+from recpolicy.server.active_request import ActiveDep, ActiveRequest, Message
 from recpolicy.server.db.events import Event, id_key, new_event_id, now_ms
 from recpolicy.server.db.session_history import pack_history
 from recpolicy.server.db.writer import QueueFullError
@@ -40,7 +41,7 @@ from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error, response_to_error
 from recpolicy.server.json_output import JsonText, exception_location
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState, LoadedVersion
-from recpolicy.server.middleware import FastPath, Message
+from recpolicy.server.middleware import FastPath
 from recpolicy.server.rollout.stage_metrics import VariantHealth
 from recpolicy.server.schemas.requests import Instance, RecommendBatch, RecommendRequest
 from recpolicy.server.schemas.responses import Recommendation, Recommendations
@@ -52,6 +53,8 @@ NO_EXPLORATION = ExplorationConfig(share=0.0)
 ENCODE = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _JSON_TYPE = re.compile(rb"\s*application/(?:[^;/]*\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 """Content types that FastAPI takes for JSON."""
+NEVER = threading.Event()
+"""Is never set: work that runs to its end."""
 _LIST_OVERHEAD = 1_000
 """Bytes of a cached list beyond its texts."""
 
@@ -129,17 +132,25 @@ async def recommend(request: RecommendRequest, state: StateDep) -> Response:
 
 def fast_path(state: AppState) -> Mapping[tuple[str, str], FastPath]:
     """Return the requests that RequestMiddleware answers itself, by method and path."""
-    return {("POST", "/v1/recommend"): without_routing(RecommendRequest, recommend, state)}
+
+    async def one(request: RecommendRequest, _: ActiveRequest) -> Response:
+        return await recommend(request, state)
+
+    async def several(batch: RecommendBatch, active: ActiveRequest) -> Response:
+        return await recommend_batch(batch, state, active)
+
+    return {
+        ("POST", "/v1/recommend"): without_routing(RecommendRequest, one),
+        ("POST", "/v1/recommend/batch"): without_routing(RecommendBatch, several),
+    }
 
 
-def without_routing(
-    model: type[Body], handler: Callable[[Body, AppState], Awaitable[Response]], state: AppState
-) -> FastPath:
+def without_routing(model: type[Body], handler: Callable[[Body, ActiveRequest], Awaitable[Response]]) -> FastPath:
     """Return a handler that takes the bytes of a body, and answers what FastAPI would."""
 
-    async def answer(scope: Message, body: bytes) -> Response:
+    async def answer(active: ActiveRequest, body: bytes) -> Response:
         try:
-            return await handler(parse(model, scope, body), state)
+            return await handler(parse(model, active.scope, body), active)
         except (RequestValidationError, DataError, ConfigError, StoreError) as error:
             return response_to_error(error)
 
@@ -147,9 +158,14 @@ def without_routing(
 
 
 @router.post("/recommend/batch", response_model=Recommendations)
-async def recommend_batch(batch: RecommendBatch, state: StateDep) -> Response:
-    """Answer several requests. A rejected request does not stop the others."""
-    answers = await recommend_all(state, batch.requests)
+async def recommend_batch(batch: RecommendBatch, state: StateDep, active: ActiveDep) -> Response:
+    """Answer several requests. A rejected request does not stop the others.
+
+    A batch costs as many requests of the rate limit as its lists have hundreds of positions, each list at least a tenth
+    of a request.
+    """
+    rows = active.admit([request.k for request in batch.requests])
+    answers = await recommend_all(state, batch.requests, active, rows)
     stored = await persist(state, [answer for answer in answers if isinstance(answer, ServedList)])
     return list_response("answers", answers, stored)
 
@@ -192,25 +208,39 @@ def recommend_with_fallback(state: AppState, request: ListRequest, live: LiveSta
     return served
 
 
-async def recommend_all(state: AppState, requests: Sequence[ListRequest]) -> list[ServedList | dict[str, Any]]:
-    """Answer several requests, in a thread unless their lists are cached; an error takes the place of a list."""
+async def recommend_all(
+    state: AppState, requests: Sequence[ListRequest], active: ActiveRequest, rows: int
+) -> list[ServedList | dict[str, Any]]:
+    """Answer several requests, in a thread unless their lists are cached; an error takes the place of a list.
+
+    Args:
+        state: The state of the server.
+        requests: The requests.
+        active: The HTTP request that contains them.
+        rows: Rows of the whole answer.
+
+    Raises:
+        RejectedError: Too many large answers wait.
+    """
     live = state.models.live
     exploration = state.settings.exploration if live.exploring else NO_EXPLORATION
     lists, together = live.champion.lists, live.challenger is None  # in a rollout, each request is timed by itself
     cached = together and all(request.plain and _list_key(request, exploration) in lists for request in requests)
 
-    def answer_all() -> list[ServedList | dict[str, Any]]:
+    def answer_all(stop: threading.Event) -> list[ServedList | dict[str, Any]]:
         if together and not cached:
-            compute_lists(live.champion, requests, exploration)
+            compute_lists(live.champion, requests, exploration, stop)
         answers: list[ServedList | dict[str, Any]] = []
         for request in requests:
+            if stop.is_set():
+                break
             try:
                 answers.append(recommend_with_fallback(state, request, live))
             except (DataError, ConfigError) as error:
                 answers.append(item_error(error))
         return answers
 
-    return answer_all() if cached else await asyncio.to_thread(answer_all)
+    return answer_all(NEVER) if cached else await active.compute(rows, answer_all)
 
 
 def choose(live: LiveState, request: ListRequest, exploration: ExplorationConfig) -> ServedList:
@@ -273,10 +303,16 @@ async def persist(state: AppState, served: list[ServedList]) -> bool:
     return stored
 
 
-def list_response(name: str, answers: list[ServedList | dict[str, Any]], stored: bool) -> Response:
-    """Return the answers and errors in order, under a name."""
-    bodies = [each.to_json(stored) if isinstance(each, ServedList) else ENCODE(each).encode() for each in answers]
+def list_response(name: str, answers: Sequence[ServedList | bytes | dict[str, Any]], stored: bool) -> Response:
+    """Return the answers in order, under a name: lists, ready JSON and errors."""
+    bodies = [_answer_json(each, stored) for each in answers]
     return JsonText(b'{"%b":[%b]}' % (name.encode(), b",".join(bodies)))
+
+
+def _answer_json(answer: ServedList | bytes | dict[str, Any], stored: bool) -> bytes:
+    if isinstance(answer, ServedList):
+        return answer.to_json(stored)
+    return answer if isinstance(answer, bytes) else ENCODE(answer).encode()
 
 
 def finite(values: Any) -> list[float | None]:
@@ -293,11 +329,15 @@ def _list_key(request: ListRequest, exploration: ExplorationConfig) -> tuple[Any
 
 
 def compute_lists(
-    version: LoadedVersion, requests: Sequence[ListRequest], exploration: ExplorationConfig
+    version: LoadedVersion,
+    requests: Sequence[ListRequest],
+    exploration: ExplorationConfig,
+    stop: threading.Event = NEVER,
 ) -> dict[tuple[Any, ...], ComputedList]:
     """Compute the lists of plain requests that are not cached, together, and cache them; return them by their keys.
 
-    Leaves out unknown users, and lists with ties: lots decide them, so another request may get another list.
+    Leaves out unknown users, and lists with ties: lots decide them, so another request may get another list. Ends early
+    once `stop` is set.
     """
     missing: dict[int, dict[tuple[Any, ...], ListRequest]] = {}  # by length
     for request in requests:
@@ -310,6 +350,8 @@ def compute_lists(
             key = _list_key(request, exploration)
             computed[key] = result
             version.lists.put(key, result, result.size)
+            if stop.is_set():
+                return computed
     return computed
 
 

@@ -4,8 +4,10 @@ The annotations hold the constraints; core/config.py turns a violation into a Co
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import field, fields
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -30,6 +32,7 @@ from recpolicy.inference.slate_selection import ExplorationConfig
 
 MIB = 1 << 20
 ALERT_URL = "RECPOLICY_ALERT_URL"
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
 
 
 @config_dataclass
@@ -60,18 +63,49 @@ class LimitsConfig:
     import_bytes: Bytes = 256 * MIB
     """Largest archive of an imported version."""
     rate: NonNegativeNumber = 200.0
-    """Requests per second of one key, or of one address without a key; 0: no limit."""
+    """Requests per second of one key, or of one address without a key; 0: no limit. A request costs as much as 100 rows
+    of answer; each part of a batch counts as at least 10 rows."""
     burst: Count = 400
     """Requests that may arrive at once after a pause."""
     in_flight: Count = 256
-    """Requests that are processed at once."""
+    """Requests that are processed at once. Callers with a key may use a quarter more, and the admin routes half."""
     receiving: Count = 1024
-    """Requests whose bodies are still arriving."""
+    """Requests whose bodies are still arriving; the same holds for callers with a key and the admin routes."""
+    receiving_per_client: Count = 256
+    """Requests of one key, or of one address without a key, whose bodies are still arriving."""
+    connections_per_client: CountOrZero = 1024
+    """Open connections of one address that is no trusted proxy; 0: no limit."""
+    answer_rows: Count = 20_000
+    """Largest answer: users times items, or all positions of the lists of a batch."""
+    large_answers: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Answers of more than 1,000 rows that are computed at once; others wait."""
+    unsent_bytes: Bytes = 64 * MIB
+    """Bytes of large answers that wait for their clients; a quarter of them for one client."""
     seconds: PositiveNumber = 10.0
     """Time for the headers; then for the body and the start of the response; then twice as long for the client to
     receive the response."""
     require_key: bool = False
     """Predictions, recommendations and feedback need a key of any role, as administration always does."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies whose X-Forwarded-For names the client; empty: the header is ignored."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names in the Host header that are answered: "shop.example", "*.shop.example" or "*" (any). Empty: the names of
+    loopback if the server listens on loopback, otherwise any."""
+
+    def __post_init__(self) -> None:
+        for network in self.trusted_proxies:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ConfigError(
+                    f"trusted_proxies: {error}; expected addresses or networks, such as 10.0.0.7 or 10.0.0.0/8"
+                ) from None
+        for host in self.allowed_hosts:
+            if not _HOST.fullmatch(host):
+                raise ConfigError(
+                    f"allowed_hosts: {host!r} is not a host name; expected names without a port, such as shop.example,"
+                    ' "*.shop.example" or "*"'
+                )
 
 
 @config_dataclass
@@ -84,6 +118,9 @@ class OnlineConfig:
     """Interval between two updates."""
     grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
     """Age at which a reward is used; on PostgreSQL an earlier one may still be uncommitted before."""
+    keyless_per_hour: CountOrZero = 0
+    """Rewards an hour of one address, and of one item, that are learned although their feedback came without a key; 0:
+    the champion learns only from feedback with a key."""
 
 
 @config_dataclass
@@ -233,6 +270,8 @@ class ConsoleConfig:
 
     item_label: Annotated[str, Field(min_length=1, max_length=30, pattern=r"^[\w -]+$")] = "item"
     """The noun for one item on the pages, such as "movie"; the plural adds an s."""
+    list_users: bool = False
+    """Suggest user ids to callers without a key, unless the ids are texts, which may be names."""
 
 
 @config_dataclass

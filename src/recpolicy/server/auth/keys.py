@@ -46,7 +46,18 @@ KEPT_SECONDS = 60.0
 _SHORTEST, _DIFFERENT, _RUN = 32, 12, 6
 _FIRST = 16
 _WAIT_SECONDS, _REST_SECONDS = 5.0, 1.0
-_COMMON = re.compile("password|passw0rd|changeme|change-me|change_me|secret|letmein|qwerty|recpolicy|default|example")
+_COMMON = re.compile(
+    "password|passw0rd|passwd|change|secret|letmein|qwert|recpolicy|default|example|sample|admin|operator|dummy|token"
+    "|apikey|production|staging|develop|local|public|private|insecure|unsafe|placeholder|replace|insert|welcome|master"
+)
+_WORDS = re.compile(
+    "[a-z]+([^A-Za-z0-9]+[a-z]+)*|[A-Z]+([^A-Za-z0-9]+[A-Z]+)*|([A-Z]?[a-z]+[^A-Za-z0-9]+)+[A-Z]?[a-z]+"
+)
+"""A key of words: nobody who draws characters at random gets one."""
+_SHORT_WORDS = frozenset(
+    {"key", "api", "dev", "prod", "test", "tests", "demo", "root", "your", "my", "the", "foo", "bar", "temp", "todo"}
+)
+"""Words of which a key may have one between separators: random characters contain short words."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,9 @@ def key_problem(key: str) -> str | None:
         return f"it has {len(key)} characters; expected {_SHORTEST} to {LONGEST}"
     if len(set(key)) < _DIFFERENT:
         return f"it has {len(set(key))} different characters; expected at least {_DIFFERENT}"
-    if _COMMON.search(key.lower()):
+    if _WORDS.fullmatch(key):
+        return "it is made of words"
+    if _COMMON.search(key.lower()) or len(_SHORT_WORDS & set(re.split("[^a-z0-9]+", key.lower()))) > 1:
         return "it contains a word that attackers try first"
     if any(key[:-period] == key[period:] for period in range(1, len(key) // 2 + 1)):
         return "it repeats itself"
@@ -138,6 +151,10 @@ class KeyCache:
         if self._failing and (known is None or self._clock() - self._as_of > KEPT_SECONDS):
             raise StoreError("the server cannot check API keys now: the database does not answer")
         return known
+
+    def recent(self, key: str) -> Caller | None:
+        """Return the caller that this key had at the last look-up, without one now; None for an unknown key."""
+        return self._find(key_digest(key))
 
     def forget(self) -> None:
         """Reload the keys at the next request, because this process changed a key."""

@@ -20,10 +20,10 @@ from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.registry.import_version import import_version
 from recpolicy.registry.version_files import Version
 from recpolicy.server import registry_actions
+from recpolicy.server.active_request import IMPORT
 from recpolicy.server.auth.roles import Caller, Operator, Reader
 from recpolicy.server.deps import AppState, StateDep
-from recpolicy.server.json_output import json_response
-from recpolicy.server.middleware import IMPORT, error_response
+from recpolicy.server.json_output import error_response, json_response
 from recpolicy.server.schemas.admin import (
     RoutingChangeResponse,
     TrafficRequest,

@@ -3,12 +3,12 @@
 from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException
 
+from recpolicy.server.active_request import ActiveDep
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.feedback import FeedbackItem, Outcome
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
-from recpolicy.server.json_output import json_response
-from recpolicy.server.middleware import error_response
+from recpolicy.server.json_output import error_response, json_response
 from recpolicy.server.schemas.requests import FeedbackBatch, FeedbackRequest
 from recpolicy.server.schemas.responses import ErrorResponse, FeedbackResponse, FeedbackResults
 
@@ -33,8 +33,12 @@ async def send_feedback(request: FeedbackRequest, state: StateDep) -> Response:
 
 
 @router.post("/feedback/batch", response_model=FeedbackResults)
-async def send_feedback_batch(batch: FeedbackBatch, state: StateDep) -> Response:
-    """Store several pieces of feedback in order. A rejected piece does not stop the others."""
+async def send_feedback_batch(batch: FeedbackBatch, state: StateDep, active: ActiveDep) -> Response:
+    """Store several pieces of feedback in order. A rejected piece does not stop the others.
+
+    Ten pieces cost one request of the rate limit.
+    """
+    active.admit([0] * len(batch.items))
     outcomes = await _store(state, batch.items)
     results = [{"status": outcome.status, "reward": outcome.reward, "message": outcome.message} for outcome in outcomes]
     return json_response({"results": results})

@@ -6,32 +6,53 @@ KServe and Vertex AI send `instances` and expect `predictions`. Vertex AI names 
 AIP_HEALTH_ROUTE; without them KServe's routes are used.
 """
 
-import asyncio
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Response
+from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.inference.scorer import Scorer
+from recpolicy.inference.block_prediction import USERS_AT_ONCE
+from recpolicy.inference.scorer import Prediction, Scorer
+from recpolicy.server.active_request import ActiveDep, ActiveRequest
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error
-from recpolicy.server.json_output import json_response, rows_response
+from recpolicy.server.json_output import JsonText, json_response
 from recpolicy.server.middleware import FastPath
-from recpolicy.server.recommend import ServedList, finite, list_response, persist, recommend_all, without_routing
+from recpolicy.server.recommend import (
+    ENCODE,
+    NEVER,
+    ServedList,
+    finite,
+    list_response,
+    persist,
+    recommend_all,
+    without_routing,
+)
 from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest
 from recpolicy.server.schemas.responses import Estimates, LivenessResponse, ModelState, Predictions
 
 MODEL = "recpolicy"
+_CELLS_AT_ONCE = 1 << 20
+"""Users times items that are predicted at once, about 28 bytes each."""
 router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 
 
 @router.post("/predict", response_model=Estimates)
-def predict(request: PredictRequest, state: StateDep) -> Response:
-    """Estimate the ratings that users would give to items."""
-    return rows_response(estimates(state.models.live.champion.scorer, request.users, request.items))
+async def predict(request: PredictRequest, state: StateDep, active: ActiveDep) -> Response:
+    """Estimate the ratings that users would give to items.
+
+    An answer has at most 20,000 rows, users times items (setting `answer_rows`). It costs as many requests of the rate
+    limit as it has hundreds of rows.
+    """
+    scorer = state.models.live.champion.scorer
+    per_user = len(scorer.item_ids if request.items is None else request.items)
+    rows = active.admit([per_user] * len(request.users))
+    return JsonText(await active.compute(rows, lambda stop: estimates(scorer, request.users, request.items, stop)))
 
 
 def prediction_routes() -> APIRouter:
@@ -49,19 +70,37 @@ def prediction_routes() -> APIRouter:
 
 def fast_path(state: AppState) -> Mapping[tuple[str, str], FastPath]:
     """Return the requests that RequestMiddleware answers itself, by method and path."""
-    return {("POST", _predict_path()): without_routing(Instances, predict_instances, state)}
+
+    async def estimate(request: PredictRequest, active: ActiveRequest) -> Response:
+        return await predict(request, state, active)
+
+    async def instances(request: Instances, active: ActiveRequest) -> Response:
+        return await predict_instances(request, state, active)
+
+    return {
+        ("POST", "/v1/predict"): without_routing(PredictRequest, estimate),
+        ("POST", _predict_path()): without_routing(Instances, instances),
+    }
 
 
 def _predict_path() -> str:
     return os.environ.get("AIP_PREDICT_ROUTE", f"/v1/models/{MODEL}:predict")
 
 
-async def predict_instances(request: Instances, state: StateDep) -> Response:
-    """Answer each instance with rating estimates, or with a recommendation if it names no items."""
+async def predict_instances(request: Instances, state: StateDep, active: ActiveDep) -> Response:
+    """Answer each instance with rating estimates, or with a recommendation if it names no items.
+
+    An answer has at most 20,000 rows (setting `answer_rows`), and costs as many requests of the rate limit as it has
+    hundreds of rows, each instance at least a tenth of a request.
+    """
     scorer = state.models.live.champion.scorer
     with_items = [each for each in request.instances if each.items is not None]
-    served = iter(await recommend_all(state, [each for each in request.instances if each.items is None]))
-    estimated = iter(await asyncio.to_thread(_estimate_all, scorer, with_items) if with_items else ())
+    lists = [each for each in request.instances if each.items is None]
+    rows = active.admit([each.k if each.items is None else len(each.items) for each in request.instances])
+    served = iter(await recommend_all(state, lists, active, rows))
+    estimated: Iterator[bytes | dict[str, Any]] = iter(())
+    if with_items:
+        estimated = iter(await active.compute(rows, lambda stop: _estimate_all(scorer, with_items, stop)))
     predictions = [next(served if each.items is None else estimated) for each in request.instances]
     stored = await persist(state, [each for each in predictions if isinstance(each, ServedList)])
     return list_response("predictions", predictions, stored)
@@ -77,32 +116,51 @@ async def health() -> Response:
     return json_response({"status": "alive"})
 
 
-def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None) -> list[dict[str, Any]]:
-    """Return the rows of the users one after the other, items in the order of the request."""
+def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None, stop: threading.Event = NEVER) -> bytes:
+    """Return {"rows": [...]} as JSON: the rows of the users one after the other, items in the order of the request.
+
+    The encoder blocks all other threads while it works, so it works user by user. No more than one block of users is
+    held as arrays, and one user as objects. Ends early once `stop` is set.
+    """
     rows = np.arange(len(scorer.item_ids)) if items is None else np.array([scorer.item_row(item) for item in items])
     rows = rows.astype(np.intp)
-    answer = scorer.predict(users)
-    ids, titles = [scorer.item_ids[row] for row in rows], [scorer.titles[row] for row in rows]
+    names = [(scorer.item_ids[row], scorer.titles[row]) for row in rows]
+    at_once = max(1, min(USERS_AT_ONCE, _CELLS_AT_ONCE // max(len(scorer.item_ids), 1)))
+    pieces = []
+    for start in range(0, len(users), at_once):
+        block = users[start : start + at_once]
+        answer = scorer.predict(block)
+        for place, user in enumerate(block):
+            if stop.is_set():
+                return b""
+            piece = ENCODE(_user_rows(answer, place, user, rows, names))[1:-1]
+            if piece:
+                pieces.append(piece.encode())
+    return b'{"rows":[%b]}' % b",".join(pieces)
+
+
+def _user_rows(
+    answer: Prediction, place: int, user: Any, rows: NDArray[np.intp], names: list[tuple[Any, Any]]
+) -> list[dict[str, Any]]:
+    """Return the rows of one user, the one at `place` in the answer."""
     every = {"rating": answer.rating, "std": answer.std, "value": answer.value, "probability": answer.probability}
-    parts, session = {name: part for name, part in every.items() if part is not None}, answer.session_value
-    table = []
-    for place, user in enumerate(users):
-        columns = [(name, finite(part[place, rows])) for name, part in parts.items()]
-        names, numbers = [name for name, _ in columns], zip(*(column for _, column in columns), strict=True)
-        whole = {} if session is None else {"session_value": finite(session[place : place + 1])[0]}
-        table += [
-            {"user_id": user, "item_id": item, "title": title, **dict(zip(names, row, strict=True)), **whole}
-            for item, title, row in zip(ids, titles, numbers, strict=True)
-        ]
-    return table
+    columns = {name: finite(part[place, rows]) for name, part in every.items() if part is not None}
+    session = answer.session_value
+    whole = {} if session is None else {"session_value": finite(session[place : place + 1])[0]}
+    return [
+        {"user_id": user, "item_id": item, "title": title, **dict(zip(columns, numbers, strict=True)), **whole}
+        for (item, title), numbers in zip(names, zip(*columns.values(), strict=True), strict=True)
+    ]
 
 
-def _estimate_all(scorer: Scorer, instances: list[Instance]) -> list[dict[str, Any]]:
-    """Return the estimates for each instance, or an error in their place."""
-    answers: list[dict[str, Any]] = []
+def _estimate_all(scorer: Scorer, instances: list[Instance], stop: threading.Event) -> list[bytes | dict[str, Any]]:
+    """Return the estimates for each instance as JSON, or an error in their place."""
+    answers: list[bytes | dict[str, Any]] = []
     for instance in instances:
+        if stop.is_set():
+            break
         try:
-            answers.append({"rows": estimates(scorer, [instance.user], instance.items)})
+            answers.append(estimates(scorer, [instance.user], instance.items))
         except (DataError, ConfigError) as error:
             answers.append(item_error(error))
     return answers
