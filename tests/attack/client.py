@@ -48,7 +48,7 @@ def address_of(url: str) -> Address:
 
 def request_bytes(method: str, target: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
     """Return a request; a body that is not bytes becomes JSON, whose NaN and lone surrogates stay."""
-    lines = [f"{method} {target} HTTP/1.1", "host: server"]
+    lines = [f"{method} {target} HTTP/1.1", "host: localhost"]
     content = b""
     if body is not None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

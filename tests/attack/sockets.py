@@ -17,8 +17,8 @@ FINE = frozenset({200})
 EITHER = REFUSED | FINE | {404, 405}
 HASTY = NO_RATE.replace("[limits]", "[limits]\nseconds = 1.0")
 BODY = b'{"user":1,"k":1}'
-GET = b"GET /healthz HTTP/1.1\r\nhost: server\r\n\r\n"
-SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: server\r\n\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n"
 """It has status 404; an answer to it behind the first one shows that the body of one request became another."""
 
 
@@ -44,7 +44,7 @@ def attack_sockets(session: Session) -> None:
 
 def post(*lines: bytes, body: bytes = b"", path: bytes = b"/v1/recommend", version: bytes = b"HTTP/1.1") -> bytes:
     """Return a POST request with a host, a content type and these lines."""
-    first = (b"POST " + path + b" " + version, b"host: server", b"content-type: application/json")
+    first = (b"POST " + path + b" " + version, b"host: localhost", b"content-type: application/json")
     return b"\r\n".join((*first, *lines)) + b"\r\n\r\n" + body
 
 
@@ -92,7 +92,7 @@ def smuggling() -> Iterator[Case]:
     yield Case("TE behind a bare LF", post(size, b"x: a\ntransfer-encoding: chunked", body=behind))
     yield Case("TE behind a bare CR", post(size, b"x: a\rtransfer-encoding: chunked", body=behind))
     yield Case("TE in HTTP/1.0", post(size, chunked, body=behind, version=b"HTTP/1.0"))
-    yield Case("GET with a body", get(b"host: server", b"content-length: 5") + b"hello" + SMUGGLED, FINE, answers=2)
+    yield Case("GET with a body", get(b"host: localhost", b"content-length: 5") + b"hello" + SMUGGLED, FINE, answers=2)
     yield Case("chunked", post(chunked, body=_chunked(BODY)), FINE)
     yield Case("CHUNKED", post(b"Transfer-Encoding: CHUNKED", body=_chunked(BODY)), FINE)
 
@@ -123,7 +123,7 @@ def chunking() -> Iterator[Case]:
 
 def headers() -> Iterator[Case]:
     """Yield wrong hosts, names, values, lines, methods and targets."""
-    host = b"host: server"
+    host = b"host: localhost"
     yield Case("no host", get())
     yield Case("two hosts", get(host, b"host: other"))
     yield Case("two equal hosts", get(host, host))
@@ -135,7 +135,7 @@ def headers() -> Iterator[Case]:
         yield Case(f"header {line!r}", get(host, line), EITHER if line == b" x: 1" else REFUSED)
     yield Case("bytes above 127", get(host, b"x: \xe4\xff"), EITHER)
     yield Case("folded", get(host, b"x: a\r\n b"), EITHER)
-    yield Case("bare LF", b"GET /healthz HTTP/1.1\nhost: server\n\n", EITHER)
+    yield Case("bare LF", b"GET /healthz HTTP/1.1\nhost: localhost\n\n", EITHER)
     yield Case("long name", get(host, b"a" * 300_000 + b": 1"))
     yield Case("long value", get(host, b"x: " + b"a" * 300_000))
     yield Case("30,000 headers", get(host, *[b"x: y"] * 30_000))
@@ -190,13 +190,13 @@ def protocols() -> Iterator[Case]:
     }.items():  # fmt: skip
         yield Case(name, data)
     websocket = (
-        b"host: server", b"connection: upgrade", b"upgrade: websocket", b"sec-websocket-version: 13",
+        b"host: localhost", b"connection: upgrade", b"upgrade: websocket", b"sec-websocket-version: 13",
         b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
     )  # fmt: skip
     yield Case("websocket", get(*websocket, target=b"/v1/recommend"), EITHER | {403})
     yield Case("websocket to admin", get(*websocket, target=b"/v1/admin/keys"), REFUSED | {401, 403, 404})
     h2c = (
-        b"host: server",
+        b"host: localhost",
         b"connection: upgrade, http2-settings",
         b"upgrade: h2c",
         b"http2-settings: AAMAAABkAAQAAP__",
@@ -234,8 +234,8 @@ def bodies() -> Iterator[Case]:
         frozenset({413, CLOSED}),
     )
     yield Case("gzip", post(b"content-encoding: gzip", b"content-length: 20", body=b"\x1f\x8b" + b"\x00" * 18))
-    yield Case("HEAD", get(b"host: server", method=b"HEAD"), EITHER)
-    yield Case("OPTIONS *", get(b"host: server", method=b"OPTIONS", target=b"*"), EITHER)
+    yield Case("HEAD", get(b"host: localhost", method=b"HEAD"), EITHER)
+    yield Case("OPTIONS *", get(b"host: localhost", method=b"OPTIONS", target=b"*"), EITHER)
 
 
 def cases() -> list[Case]:

@@ -42,12 +42,17 @@ def test_text_is_written_in_utf8_and_folders_are_made(tmp_path):
     assert names(tmp_path / "a") == ["b.txt"]
 
 
-def test_others_may_read_what_was_written(tmp_path):
-    write_text(tmp_path / "a.txt", "")
-    with atomic_directory(tmp_path / "run"):
+@pytest.mark.parametrize(
+    ("folder", "file", "inner"), [(0o700, 0o600, 0o700), (0o755, 0o644, 0o755), (0o777, 0o644, 0o755)]
+)
+def test_a_new_file_is_as_readable_as_its_folder(tmp_path, folder, file, inner):
+    tmp_path.chmod(folder)
+    with atomic_path(tmp_path / "file") as path:
+        path.write_text("text")
+    with atomic_directory(tmp_path / "inner") as path:
         pass
-    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
-    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o755
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"file": file, "inner": inner}
 
 
 def test_json_is_sorted_and_refuses_what_json_has_not(tmp_path):

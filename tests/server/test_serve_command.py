@@ -11,7 +11,6 @@ from processes import ServerProcess
 from trained_policies import trained
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.core.files import atomic_directory, atomic_path
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.asgi import ServeOptions, open_app
 from recpolicy.server.state_files import make_private
@@ -89,30 +88,18 @@ def test_a_registry_or_a_folder_of_others_keeps_its_modes(tmp_path, foreign):
     assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) == 0o644
 
 
-@pytest.mark.parametrize(
-    ("folder", "file", "inner"), [(0o700, 0o600, 0o700), (0o755, 0o644, 0o755), (0o777, 0o644, 0o755)]
-)
-def test_a_new_file_is_as_readable_as_its_folder(tmp_path, folder, file, inner):
-    tmp_path.chmod(folder)
-    with atomic_path(tmp_path / "file") as path:
-        path.write_text("text")
-    with atomic_directory(tmp_path / "inner") as path:
-        pass
-    assert modes(tmp_path) == {"file": file, "inner": inner}
-
-
 def test_a_registry_is_as_readable_as_its_folder_whatever_the_umask(tmp_path):
-    before = os.umask(0o077)
+    """A server with a private umask adds versions to a registry that others read."""
+    before = os.umask(0o022)
     try:
-        tmp_path.chmod(0o755)
-        Registry(tmp_path / "private").register(trained("linucb"))
-        (tmp_path / "shared").mkdir()
-        (tmp_path / "shared").chmod(0o755)
-        (tmp_path / "shared" / "versions").mkdir()
-        (tmp_path / "shared" / "versions").chmod(0o755)
-        Registry(tmp_path / "shared").register(trained("linucb"))
+        registry = Registry(tmp_path / "shared")
+        registry.register(trained("linucb"))
+        os.umask(0o077)
+        registry.register(trained("ucb1"))
+        Registry(tmp_path / "private").register(trained("ucb1"))
     finally:
         os.umask(before)
     assert modes(tmp_path)["private"] == 0o700
-    versions = modes(tmp_path / "shared" / "versions" / "1")
-    assert all(mode & 0o044 == 0o044 for mode in versions.values())
+    added = modes(tmp_path / "shared" / "versions" / "2")
+    assert len(added) > 4
+    assert {path: mode for path, mode in added.items() if mode & 0o044 != 0o044} == {}
