@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 pytest.register_assert_rewrite("recpolicy.testing")
 
 import recpolicy  # noqa: F401, E402  sets TF_USE_LEGACY_KERAS, which must happen before any test imports TensorFlow
+from recpolicy.core import progress  # noqa: E402
 from recpolicy.data.loaders import load_ratings  # noqa: E402
 from recpolicy.data.ratings import Ratings  # noqa: E402
 from recpolicy.data.splits import Split, split  # noqa: E402
@@ -34,6 +35,14 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
         patch.setenv("RECPOLICY_CACHE", str(folder))
         patch.delenv("RECPOLICY_DATA", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_lines_of_progress() -> Iterator[None]:
+    """A slow machine prints no lines of progress where a test expects an empty stderr."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "LINE_SECONDS", float("inf"))
+        yield
 
 
 @pytest.fixture(scope="session")

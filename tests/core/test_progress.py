@@ -1,8 +1,9 @@
-"""Progress: silent when nobody watches, a bar with counts when somebody does."""
+"""Progress: a bar with counts on a terminal, a line now and then elsewhere."""
 
 import io
 import sys
 
+from recpolicy.core import progress as progress_module
 from recpolicy.core.progress import progress
 
 
@@ -11,10 +12,23 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_nothing_is_drawn_without_a_terminal(capsys):
+def test_short_work_prints_nothing_without_a_terminal(capsys):
     with progress("training", 10) as bar:
         bar.advance(10, "regret 0.1")
     assert capsys.readouterr() == ("", "")
+
+
+def test_long_work_prints_a_line_now_and_then_without_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(progress_module, "LINE_SECONDS", 10)
+    clock = iter([0.0, 4.0, 11.0, 12.0, 21.0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
+    with progress("training", 4_000, unit="rounds", done=1_000) as bar:
+        for _ in range(4):
+            bar.advance(500, "regret 0.1")
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 2,000 of 4,000 rounds, eta 22 s  regret 0.1",
+        "training: 3,000 of 4,000 rounds, eta 10 s  regret 0.1",
+    ]
 
 
 def test_nothing_is_drawn_when_it_is_not_wanted(monkeypatch):

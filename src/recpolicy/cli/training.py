@@ -58,8 +58,11 @@ def train(
 ) -> None:
     """Train an agent and write the policy to a folder; the same command continues an interrupted training."""
     from recpolicy.data.read_options import reading_for
+    from recpolicy.workflows.artifacts import check_absent
     from recpolicy.workflows.policy_training import train as train_policy
     from recpolicy.workflows.training_data import training_data
+
+    check_absent(out)  # before TensorFlow is imported
 
     tables, options = read_config_with_data(config, ("train", "agent", "rating_model"))
     settings: dict[str, Any] = dict(tables.get("train", {}))

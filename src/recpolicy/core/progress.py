@@ -1,6 +1,7 @@
-"""Show progress with an ETA on stderr; without a terminal it is silent unless requested."""
+"""Show progress with an ETA on stderr: a bar on a terminal, elsewhere a line every ten seconds."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -8,6 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+
+LINE_SECONDS = 10.0
+"""Seconds between two lines without a terminal; shorter work prints nothing."""
 
 
 class Progress(Protocol):
@@ -31,14 +36,41 @@ class _Bar:
         self._bar.update(self._task, advance=amount, note=note)
 
 
+class _Lines:
+    def __init__(self, title: str, total: float, unit: str, done: float):
+        self._title, self._total, self._unit = title, total, unit
+        self._began = self._printed = time.monotonic()
+        self._first = self._done = done
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Print a line if the last one is old enough."""
+        self._done += amount
+        now = time.monotonic()
+        if now - self._printed < LINE_SECONDS or self._done <= self._first:
+            return
+        self._printed = now
+        left = (self._total - self._done) * (now - self._began) / (self._done - self._first)
+        counts = f"{self._done:,.0f} of {self._total:,.0f} {self._unit}".rstrip()
+        print(f"{self._title}: {counts}, eta {max(left, 0):.0f} s  {note}".rstrip(), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(
     title: str, total: float, *, unit: str = "", done: float = 0, show: bool | None = None
 ) -> Iterator[Progress]:
-    """Yield a Progress over `total` units; `show=None` draws it only on a terminal. `unit` may be "bytes"."""
-    if show is None:
-        show = sys.stderr.isatty()
-    if not show:
+    """Yield a Progress over `total` units.
+
+    Args:
+        title: Name of the work.
+        total: Number of units.
+        unit: Name of the unit; "bytes" are shown as sizes.
+        done: Units that an earlier run has done.
+        show: True draws a bar, False shows nothing; None draws a bar on a terminal and prints lines elsewhere.
+    """
+    if show is None and not sys.stderr.isatty():
+        yield _Lines(title, total, unit, done)
+        return
+    if show is False:
         yield _Silent()
         return
     from rich.console import Console

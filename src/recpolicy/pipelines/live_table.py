@@ -1,4 +1,4 @@
-"""A live table of a run's steps on a terminal."""
+"""The steps of a run on stderr: a live table on a terminal, elsewhere a line when a step ends."""
 
 import sys
 import time
@@ -14,11 +14,16 @@ _MARKS = {
 
 
 class LiveTable:
-    """A context manager that draws the steps of a run on stderr, if that is a terminal (or if `show` is true)."""
+    """A context manager that shows the steps of a run on stderr.
+
+    `show` is True for a table and False for nothing; None draws a table on a terminal and prints lines elsewhere.
+    """
 
     def __init__(self, title: str, show: bool | None):
         self._title = title
         self._show = sys.stderr.isatty() if show is None else show
+        self._lines = show is None and not self._show
+        self._ended: set[str] = set()
         self._live: Any = None
         self._drawn = 0.0
 
@@ -39,7 +44,13 @@ class LiveTable:
             self._live.__exit__(kind, error, trace)
 
     def update(self, steps: list[Step]) -> None:
-        """Draw the steps, at most five times a second."""
+        """Draw the steps, at most five times a second, or print a line for each that has ended."""
+        if self._lines:
+            for step in steps:
+                if step.state not in ("running", "retrying") and step.name not in self._ended:
+                    self._ended.add(step.name)
+                    print(f"{step.name}: {step.state} in {step.seconds:.1f} s", file=sys.stderr, flush=True)
+            return
         if self._live is None or time.monotonic() - self._drawn < 0.2:
             return
         self._drawn = time.monotonic()

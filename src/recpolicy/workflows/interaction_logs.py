@@ -103,7 +103,7 @@ def simulate_log(
         model: A rating model that was fitted on the ratings; without it, one is fitted.
         model_config: Settings of the rating model, if it is fitted here.
         seed: Seed of every random draw.
-        show_progress: Show a progress bar; None shows it on a terminal.
+        show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
     Returns:
         The number of events.

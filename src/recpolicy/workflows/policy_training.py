@@ -95,7 +95,7 @@ def train(
         model_config: Settings of the rating model, if it is fitted here.
         log: Logged rounds to learn from, for the mode "log"; logged sessions for topk_reinforce and dqn.
         seed: Seed of every random draw.
-        show_progress: Show a progress bar; None shows it on a terminal.
+        show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
     Returns:
         The trained policy, as read from `out`.
@@ -107,6 +107,7 @@ def train(
         DivergedError: A number of the training is not finite or absurdly large; the last good checkpoint stays.
     """
     require_extra("train", "training")
+    check_absent(Path(out))
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
     from recpolicy.agents import SESSION_AGENTS, agent_entry
 
@@ -122,7 +123,6 @@ def train(
     )
     out = Path(out)
     _check_mode(agent, settings, log)
-    check_absent(out)
 
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
     world = training_world(split.train, settings, seed)

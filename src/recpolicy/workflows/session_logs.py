@@ -79,7 +79,7 @@ def simulate_session_log(
         train: Settings of the sessions (SessionTrainConfig).
         worlds: The simulated worlds; without them, they are fitted with `seed`, or with the seed of the policy.
         seed: Seed of every random draw.
-        show_progress: Show a progress bar; None shows it on a terminal.
+        show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
     Returns:
         The log, as it was written.

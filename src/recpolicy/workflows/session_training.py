@@ -97,7 +97,7 @@ def train_sessions(
         worlds: The simulated worlds; without them, they are fitted.
         log: Logged sessions to learn from, for topk_reinforce and dqn.
         seed: Seed of every random draw.
-        show_progress: Show a progress bar; None shows it on a terminal.
+        show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
     Returns:
         The trained policy, as read from `out`.

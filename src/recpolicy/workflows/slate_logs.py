@@ -94,7 +94,7 @@ def simulate_slate_log(
         model_config: Settings of the rating model, if it is fitted here.
         worlds: The simulated worlds; without them, they are fitted.
         seed: Seed of every random draw.
-        show_progress: Show a progress bar; None shows it on a terminal.
+        show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
     Returns:
         The log, as it was written.
