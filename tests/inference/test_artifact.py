@@ -151,6 +151,9 @@ def test_a_diverged_policy_is_not_written(tmp_path):
 def test_what_is_not_there_or_not_ours_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match=r"nowhere: no such folder"):
         load_policy(tmp_path / "nowhere")
+    (tmp_path / "half.incomplete").mkdir()
+    with pytest.raises(ArtifactError, match=r"half: its training is unfinished"):
+        load_policy(tmp_path / "half")
     (tmp_path / "foreign").mkdir()
     with pytest.raises(ArtifactError, match=r"foreign: not a policy artifact: it has no recpolicy\.json"):
         load_policy(tmp_path / "foreign")

@@ -188,6 +188,17 @@ def test_settings_out_of_range_are_named(setting):
         SessionWorldConfig(**setting)
 
 
+def test_timestamps_that_show_no_sessions_are_told(caplog):
+    ratings = planted().ratings
+    day = np.arange(len(ratings)) * 86_400
+    few = np.arange(0, 240, 2)
+    fit_user_model(replace(ratings, timestamp=day), few, PLAIN, seed=0)
+    assert "a session has 1.0 ratings on average (gaps of up to 30 minutes)" in caplog.text
+    caplog.clear()
+    fit_user_model(ratings, few, PLAIN, seed=0)
+    assert caplog.text == ""
+
+
 def test_users_without_ratings_teach_nothing():
     with pytest.raises(DataError, match="none of the 1 users"):
         fit_session_world(planted().ratings.take(planted().ratings.user != 5), np.array([5]), np.array([6]), PLAIN)

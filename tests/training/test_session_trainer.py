@@ -163,7 +163,7 @@ class Pretended(SessionLoop):
 
 def test_steps_are_rounded_up_to_whole_blocks_and_the_last_row_may_be_short(tmp_path, monkeypatch):
     monkeypatch.setattr(session_trainer, "SessionLoop", Pretended)
-    settings = SessionRunConfig(total_timesteps=65, log_rows=2, checkpoint_every_steps=1)
+    settings = SessionRunConfig(total_timesteps=65, log_rows=2, checkpoint_every_steps=64)
     assert train_in_sessions(environment(), make("q_learning"), settings, tmp_path) == 96
     assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [64, 96]
 

@@ -36,13 +36,13 @@ def world(seed=0):
     return environment, ItemFeatures(item, offset, np.ones(ARMS, np.float32), offset, (1.0, 5.0))
 
 
-def played(agent_name, folder, total_timesteps, log_rows, checkpoint_every_steps=1):
-    """Train in `folder`; the agent as arrays, and the pulls."""
+def played(agent_name, folder, total_timesteps, log_rows):
+    """Train in `folder`, with a checkpoint after each row of metrics; the agent as arrays, and the pulls."""
     environment, tables = world()
     entry = agent_entry(agent_name)
     agent = entry.make(environment.time_step_spec(), environment.action_spec(), entry.config(), tables, seed=1)
     config = OnlineConfig(
-        total_timesteps=total_timesteps, log_rows=log_rows, checkpoint_every_steps=checkpoint_every_steps
+        total_timesteps=total_timesteps, log_rows=log_rows, checkpoint_every_steps=total_timesteps // log_rows
     )
     pulls = train_online(environment, agent, config, folder)
     return agent.learner.export().arrays, pulls
@@ -122,8 +122,19 @@ def test_settings_below_one_are_refused(setting):
         OnlineConfig(**{setting: 0})
 
 
+def test_frequent_checkpoints_make_more_rows_of_metrics(tmp_path):
+    environment, tables = world()
+    entry = agent_entry("random")
+    agent = entry.make(environment.time_step_spec(), environment.action_spec(), entry.config(), tables, seed=1)
+    every = 3 * environment.batch_size
+    config = OnlineConfig(total_timesteps=12 * environment.batch_size, log_rows=1, checkpoint_every_steps=every)
+    train_online(environment, agent, config, tmp_path)
+    steps = [every, 2 * every, 3 * every, 4 * every]
+    assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == steps
+
+
 SETTINGS = {
-    "total_timesteps": 16 * 400, "batch_size": 16, "log_rows": 25, "checkpoint_every_steps": 1, "rating_model": "svd",
+    "total_timesteps": 16 * 400, "batch_size": 16, "log_rows": 25, "checkpoint_every_steps": 256, "rating_model": "svd",
     "world": "item_knn", "rank": 5,
 }  # fmt: skip
 AGENT = "neural_linucb", {"encoder_batches": 150}  # a network and its optimizer, then a posterior

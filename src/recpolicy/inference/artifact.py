@@ -292,9 +292,18 @@ def _refuse_implausible_words(words: Mapping[str, Any], folder: Path) -> None:
         raise ArtifactError(f"{folder}: {MANIFEST}: scale is {low!r} to {high!r}; expected two rising numbers")
 
 
+def unfinished(folder: Path) -> Path:
+    """Return the folder of an unfinished training whose policy goes to `folder`."""
+    return folder.with_name(f"{folder.name}.incomplete")
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read recpolicy.json; raises ArtifactError for a folder that is not an artifact of a version we read."""
     path = folder / MANIFEST
+    if not folder.is_dir() and unfinished(folder).is_dir():
+        raise ArtifactError(
+            f"{folder}: its training is unfinished ({unfinished(folder)}); the same `recpolicy train` finishes it"
+        )
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; expected a policy that `recpolicy train --out` wrote")
     if not path.is_file():

@@ -3,6 +3,7 @@
 U users, I items, W simulated users. user_model_fits.py fits the parts and documents their data.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -30,6 +31,11 @@ from recpolicy.models.user_model_fits import (
     fit_stay,
     watch_levels,
 )
+
+logger = logging.getLogger(__name__)
+
+_FEW_ITEMS = 1.5
+"""Ratings in a session, on average, below which there are hardly any sessions."""
 
 
 @config_dataclass
@@ -101,6 +107,12 @@ def fit_user_model(
     part = train.take(rows)
     visits = np.bincount(split_into_sessions(train, config.gap_minutes).user, minlength=train.shape[0])  # [U]
     sessions = split_into_sessions(part, config.gap_minutes)
+    if len(part) < _FEW_ITEMS * len(sessions):
+        logger.warning(
+            "%s: a session has %.1f ratings on average (gaps of up to %g minutes): the timestamps show hardly any"
+            " sessions, so session agents learn little beyond a single choice",
+            train.name, len(part) / len(sessions), config.gap_minutes,
+        )  # fmt: skip
     model_seed = integer_seed(seed, "session world")
     model = fit_rating_model(train, config.rating_model, config.rating_model_config, model_seed)
     tastes = compute_preferences(model, train, config)

@@ -39,9 +39,9 @@ class SessionRunConfig:
     total_timesteps: Count = 300_000
     """Total number of shown items, rounded up to whole blocks."""
     log_rows: Count = 50
-    """Number of rows of metrics; each is one call of the compiled loop."""
+    """Number of rows of metrics; each is one call of the compiled loop. Frequent checkpoints make more rows."""
     checkpoint_every_steps: Count = 50_000
-    """Number of shown items between checkpoints, rounded up to whole rows."""
+    """Number of shown items between checkpoints, rounded to whole blocks and up to whole rows."""
 
 
 def train_in_sessions(
@@ -59,7 +59,7 @@ def train_in_sessions(
     """
     loop = SessionLoop(environment, agent)
     blocks = -(-config.total_timesteps // loop.block_size)
-    chunk = -(-blocks // config.log_rows)
+    chunk = min(-(-blocks // config.log_rows), max(config.checkpoint_every_steps // loop.block_size, 1))
     manager = _manager(folder, loop, agent)
     restore(manager, folder)
     done = int(loop.block.numpy())

@@ -32,9 +32,9 @@ class OnlineConfig:
     total_timesteps: Count = 200_000
     """Total number of interactions (rounds times batch size, rounded up to whole rounds)."""
     log_rows: Count = 100
-    """Number of rows of metrics; each is one call of the compiled loop."""
+    """Number of rows of metrics; each is one call of the compiled loop. Frequent checkpoints make more rows."""
     checkpoint_every_steps: Count = 20_000
-    """Number of interactions between checkpoints, rounded up to whole rows of metrics."""
+    """Number of interactions between checkpoints, rounded to whole rounds and up to whole rows of metrics."""
 
 
 class Totals(tf.Module):
@@ -65,7 +65,7 @@ def train_online(
     """
     batch = environment.batch_size
     rounds = -(-config.total_timesteps // batch)
-    chunk = -(-rounds // config.log_rows)
+    chunk = min(-(-rounds // config.log_rows), max(config.checkpoint_every_steps // batch, 1))
     totals = Totals(environment.actions)
     manager = make_checkpoint_manager(
         folder, learner=agent.learner, train_step=agent.train_step_counter, round=environment.round, totals=totals

@@ -20,7 +20,7 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.splits import Split
-from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
+from recpolicy.inference.artifact import Artifact, unfinished, write_arrays, write_manifest
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.models.rating_model import RatingModel
@@ -142,7 +142,7 @@ def open_work_folder(out: Path, metadata: dict[str, Any]) -> Path:
     Raises:
         ArtifactError: The folder holds an unfinished training with other settings or data.
     """
-    work = out.with_name(f"{out.name}.incomplete")
+    work = unfinished(out)
     path = work / "metadata.json"
     if path.exists():
         if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(metadata)):
