@@ -163,15 +163,21 @@ export function jobs({ jobs: all, runs: found }) {
     ...all.map((job) => el("article", { class: "item", data: { key: `job-${job.name}` } },
       el("div", { class: "row" },
         el("h3", {}, job.name, latest.has(job.name) && status(latest.get(job.name))), button("job", "Run now", { name: job.name })),
-      el("p", { class: "hint", text: `${job.description} Next: ${job.next_at ? when(job.next_at) : "only on request"} · ${job.cron}` }))),
+      el("p", { class: "hint", text: `${job.description} Next: ${job.next_at ? when(job.next_at) : "only on request"} · ${job.cron} (UTC)` }),
+      reason(latest.get(job.name)))),
     runs.length
       ? table("Last runs", ["Run", "Status", "Began", "Took", "Users", "Records"], runs.map((run) => [
         `${run.id} · ${run.name}`, status(run), when(run.executed_at),
         run.finished_at ? `${number((run.finished_at - run.executed_at) / 1000, 1)} s` : "–", run.users ?? "–", run.records ?? "–",
       ]))
-      : empty("No job has run yet."),
-    ...runs.slice(0, 1).filter((run) => run.metadata.error).map((run) => el("p", { class: "bad", text: `Run ${run.id}: ${run.metadata.error}` })),
+      : empty(found.length ? "So far, every run had nothing to do. The reasons stand above." : "No job has run yet."),
   ];
+}
+
+/** Return why the last run of a job did nothing or failed; null for any other run. */
+function reason(run) {
+  const text = run && (run.metadata.reason ?? run.metadata.error);
+  return text ? el("p", { class: run.status === "skipped" ? "hint" : "bad", text: `Run ${run.id} ${run.status}: ${text}` }) : null;
 }
 
 /** Return a filter that passes the first three runs of each job. */

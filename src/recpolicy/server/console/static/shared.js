@@ -70,7 +70,8 @@ export function show(container, ...nodes) {
 
 export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 export const signed = (value, digits = 2) => (value > 0 ? "+" : value < 0 ? "−" : "±") + Math.abs(value).toFixed(digits);
-export const when = (ms) => (ms ? new Date(ms).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : "–");
+const MINUTE = { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
+export const when = (ms) => (ms ? new Date(ms).toLocaleString([], MINUTE) : "–");
 // The noun for one item, a setting of the server: [console] item_label.
 export const itemLabel = document.body.dataset.itemLabel, itemsLabel = `${itemLabel}s`;
 export const anItem = () => `${/^[aeiou]/i.test(itemLabel) ? "an" : "a"} ${itemLabel}`;
