@@ -36,13 +36,15 @@ def world(seed=0):
     return environment, ItemFeatures(item, offset, np.ones(ARMS, np.float32), offset, (1.0, 5.0))
 
 
-def played(agent_name, folder, total_timesteps, log_rows):
+def played(agent_name, folder, total_timesteps, log_rows, checkpoint_every_steps=None):
     """Train in `folder`, with a checkpoint after each row of metrics; the agent as arrays, and the pulls."""
     environment, tables = world()
     entry = agent_entry(agent_name)
     agent = entry.make(environment.time_step_spec(), environment.action_spec(), entry.config(), tables, seed=1)
     config = OnlineConfig(
-        total_timesteps=total_timesteps, log_rows=log_rows, checkpoint_every_steps=total_timesteps // log_rows
+        total_timesteps=total_timesteps,
+        log_rows=log_rows,
+        checkpoint_every_steps=checkpoint_every_steps or total_timesteps // log_rows,
     )
     pulls = train_online(environment, agent, config, folder)
     return agent.learner.export().arrays, pulls
@@ -87,7 +89,7 @@ def test_a_finished_run_is_not_played_again(finished, tmp_path):
 
 
 def test_interactions_are_rounded_up_to_whole_rounds_and_the_last_row_may_be_short(tmp_path):
-    _, pulls = played("random", tmp_path, total_timesteps=81, log_rows=3)
+    _, pulls = played("random", tmp_path, total_timesteps=81, log_rows=3, checkpoint_every_steps=32)
     assert pulls.sum() == 88
     assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [32, 64, 88]
 
