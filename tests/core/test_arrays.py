@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from recpolicy.core import arrays
 from recpolicy.core.arrays import read_arrays
 
 
@@ -23,8 +24,34 @@ def test_gives_every_array_back_to_the_bit(tmp_path):
 
 def test_a_pickled_object_is_refused(tmp_path):
     np.savez(tmp_path / "object.npz", a=np.array([{"some": "thing"}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match=r"a\.npy: holds object; expected numbers or text"):
         read_arrays(tmp_path / "object.npz")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.array("text"), np.array(["a", "bc"]), np.float32(2),
+     np.zeros((3, 0)), np.array(True)],
+)  # fmt: skip
+def test_every_layout_comes_back(tmp_path, array):
+    np.savez(tmp_path / "some.npz", a=array)
+    read = read_arrays(tmp_path / "some.npz")["a"]
+    np.testing.assert_array_equal(read, array)
+    assert (read.dtype, read.shape) == (array.dtype, array.shape)
+    assert read.flags.writeable
+
+
+def test_compressed_arrays_are_refused(tmp_path):
+    np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros(10_000))
+    with pytest.raises(ValueError, match="a is compressed"):
+        read_arrays(tmp_path / "zeros.npz")
+
+
+def test_arrays_that_need_more_memory_than_there_is_are_refused(tmp_path, monkeypatch):
+    np.savez(tmp_path / "large.npz", a=np.zeros(1 << 20))
+    monkeypatch.setattr(arrays, "available_bytes", lambda: 15 << 20)
+    with pytest.raises(ValueError, match="need 16 MiB of memory, but 15 MiB are free"):
+        read_arrays(tmp_path / "large.npz")
 
 
 def test_a_file_cut_short_is_a_bad_zip_file_and_an_absent_one_is_not_found(tmp_path):

@@ -117,7 +117,7 @@ def test_numbers_that_are_not_finite_or_absurd_are_refused(folder, name, value, 
 
     spoil(folder, **{name: one_number})
     for read in (read_artifact, read_inference_artifact):
-        with pytest.raises(ArtifactError, match=rf"policy: arrays.npz: {name} holds .*{fault}.*; train it again"):
+        with pytest.raises(ArtifactError, match=rf"policy/arrays.npz: {name} holds .*{fault}.*; train it again"):
             read(folder)
 
 

@@ -30,6 +30,20 @@ def parquet(tmp_path):
     return tmp_path / "out" / "estimates.parquet"
 
 
+FORMULA = '=HYPERLINK("http://x")'
+
+
+def test_a_csv_holds_no_formula(parquet, tmp_path):
+    artifact = tiny_artifact(text=True)
+    items = artifact.items.assign(title=pd.Series([FORMULA, "-x", "plain"] + ["y"] * (ITEMS - 3), dtype="str"))
+    policy, csv = Policy(replace(artifact, items=items)), tmp_path / "estimates.csv"
+    predict_to_files(policy, parquet, csv)
+    titles = pyarrow.csv.read_csv(csv)["title"].to_pylist()[:4]
+    assert titles == [f"'{FORMULA}", "'-x", "plain", "y"]
+    assert pd.read_parquet(parquet)["title"].tolist()[:2] == [FORMULA, "-x"]
+    assert pyarrow.csv.read_csv(csv)["rating"].to_pylist() == pytest.approx(pd.read_parquet(parquet)["rating"])
+
+
 @pytest.mark.parametrize("arms", [None, 4], ids=["whole catalog", "part of it"])
 def test_all_users_and_items_are_those_of_predict(parquet, arms):
     policy = Policy(tiny_artifact(arms=arms))

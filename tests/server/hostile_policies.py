@@ -10,6 +10,7 @@ U users, I items, A arms, C context columns of which the first D are the embeddi
 import io
 import json
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ Mutation = Callable[[Path], None]
 Body = dict[str, Any]
 
 MANIFEST, ARRAYS, TABLES = "recpolicy.json", "arrays.npz", "tables.json"
-ZEROS = 64 << 20
+ZEROS = 32 << 20
 """Bytes of zeros in the member that unpacks to far more than its file holds."""
 _LONE_SURROGATE = "\ud800"
 _DEEP = 100_000
@@ -110,15 +111,19 @@ def _raw_manifest(content: bytes) -> Mutation:
     return _raw(MANIFEST, content)
 
 
-def _about(change: Callable[[Body], Any]) -> Mutation:
-    """Change the metadata after the digests were corrected: it may hold a digest that is none."""
+def _unsealed(change: Callable[[Body], Any]) -> Mutation:
+    """Change the manifest, and correct no digest: it may hold one that is none."""
 
     def mutate(folder: Path) -> None:
         body = _read(folder / MANIFEST)
-        change(body["metadata"])
+        change(body)
         _write(folder / MANIFEST, body)
 
     return mutate
+
+
+def _about(change: Callable[[Body], Any]) -> Mutation:
+    return _unsealed(lambda body: change(body["metadata"]))
 
 
 def _set_about(name: str, value: Any) -> Mutation:
@@ -211,10 +216,13 @@ def _files() -> Iterator[tuple[str, Mutation]]:
     def named(name: str) -> Mutation:
         return _manifest(lambda body: body["files"].update({name: "0" * 64}))
 
+    for key in ("paths", "columns", "arrays"):
+        yield f"{key} is a list", _word(key, ["items.parquet"])
+        yield f"{key} has a list", _word(key, {"items.parquet": [1]})
     yield "files is a list", _word("files", [ARRAYS, TABLES])
     yield "files is null", _word("files", None)
     yield "files is empty", _word("files", {})
-    yield "files has a digest that is a list", _manifest(lambda body: body["files"].update({ARRAYS: [1]}))
+    yield "files has a digest that is a list", _unsealed(lambda body: body["files"].update({ARRAYS: [1]}))
     yield "files has a name of 5,000 letters", named("a" * 5_000)
     yield "files has the name ..", named("../evil")
     yield "files has an absolute name", named("/tmp/evil")
@@ -284,7 +292,7 @@ def _metadata() -> Iterator[tuple[str, Mutation]]:
     yield "metadata is deep", _set_about("data", deep)
     yield "metadata has a surrogate", _set_about("data", _LONE_SURROGATE)
     yield "metadata has a surrogate as a key", _set_about(_LONE_SURROGATE, 1)
-    yield "metadata has 20 megabytes", _set_about("data", "a" * (20 << 20))
+    yield "metadata has 5 megabytes", _set_about("data", "a" * (5 << 20))
     yield "metadata has NaN", _set_about("seed", float("nan"))
     for name, value in (("training", "real"), ("config", [1]), ("parents", "one"), ("parents", [1]), ("split", 5)):
         yield f"metadata says {name} is {value!r}", _set_about(name, value)
@@ -324,7 +332,7 @@ def _shapes() -> Iterator[tuple[str, Mutation]]:
             yield f"{name} {label}", _array(name, change)
         flat = name in ("offset", "rated_user", "rated_item")
         for label, change in () if flat else two.items():
-            if (label, name) != ("lacks a column", "item"):  # a policy of fewer directions: odd, but sound
+            if name != "item" or "column" not in label:  # a policy of fewer directions is odd, but sound
                 yield f"{name} {label}", _array(name, change)
     yield "rating_mean lacks a row", _arrays(lambda stored: stored.update(rating_mean=stored["rating_std"][1:]))
     yield "rating_mean is flat", _arrays(lambda stored: stored.update(rating_mean=stored["offset"]))
@@ -437,7 +445,8 @@ def _members(added: dict[str, bytes], keep: bool = False, method: int = zipfile.
         with zipfile.ZipFile(folder / ARRAYS) as old:
             members = [(info.filename, old.read(info)) for info in old.infolist()]
         members = [(name, content) for name, content in members if keep or name not in added]
-        with zipfile.ZipFile(folder / ARRAYS, "w") as new:
+        with warnings.catch_warnings(), zipfile.ZipFile(folder / ARRAYS, "w") as new:
+            warnings.simplefilter("ignore")  # of a name that is there twice
             for name, content in members:
                 new.writestr(name, content)
             for name, content in added.items():
@@ -476,7 +485,7 @@ def _tables() -> Iterator[tuple[str, Mutation]]:
     yield "tables.json is not JSON", _raw(TABLES, b"{")
     yield "tables.json is a list", _raw(TABLES, b"[]")
     yield "tables.json is deep", _raw(TABLES, b"[" * _DEEP + b"]" * _DEEP)
-    yield "tables.json has 40 megabytes", _column("padding", "a" * (40 << 20))
+    yield "tables.json has 8 megabytes", _column("padding", "a" * (8 << 20))
     for name in ("user_id", "item_id", "title", "year", "genres", "genre_names"):
         yield f"tables.json lacks {name}", _table(lambda body, name=name: body.pop(name))
         for label, value in (("null", None), ("a text", "abc"), ("a number", 3), ("a mapping", {"a": 1})):
@@ -510,7 +519,7 @@ def _tables() -> Iterator[tuple[str, Mutation]]:
         yield f"genres has a row that is {label}", _cell("genres", value)
     names: dict[str, Any] = {
         "numbers": [1, 2], "null": [None], "lists": [["a"]], "a surrogate": [_LONE_SURROGATE], "one twice": ["a", "a"],
-        "20,000": [f"g{n}" for n in range(20_000)], "10,000 letters": ["a" * 10_000], "control characters": ["a\x1b"],
+        "20,000": [f"g{n}" for n in range(20_000)], "10,000 letters": ["a" * 10_000],
     }  # fmt: skip
     for label, value in names.items():
         yield f"genre_names has {label}", _column("genre_names", value)

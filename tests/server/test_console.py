@@ -308,7 +308,8 @@ def test_no_more_versions_are_held_than_fit_the_shelf(tmp_path):
         return load_scorer(folder, cache_bytes)
 
     champion = load_scorer(registry.resolve(1))
-    live, scorer_cache = LiveState(LoadedVersion(champion, 1)), ScorerCache(2, load)
+    size = queries._size(champion)
+    live, scorer_cache = LiveState(LoadedVersion(champion, 1)), ScorerCache(2 * size, load)
     assert scorer_cache.version(registry, live, 1) is champion
     for number in (2, 3, 2, 4, 2, 3):
         assert (

@@ -192,6 +192,22 @@ def test_a_checkpoint_comes_back_and_continues_the_one_before(base, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.arms", CURRENT]
 
 
+@pytest.mark.parametrize("digest", ["../registry/versions/1/policy", "/tmp/evil", "..", "", "a" * 63, "A" * 64, None])
+def test_only_a_digest_becomes_a_folder(tmp_path, digest):
+    with pytest.raises(ArtifactError, match="expected a SHA-256"):
+        checkpoint_folder(tmp_path, digest)
+    assert checkpoint_folder(tmp_path, "a" * 64) == tmp_path / "online" / ("a" * 64)
+
+
+def test_files_of_others_in_the_folder_are_left_alone(base, tmp_path):
+    for name in ("arrays.npz", "1x.npz", "backup.arms", "0.npz"):
+        (tmp_path / name).write_bytes(b"")
+    journal(base, tmp_path).write(rewarded(base, first(base), 1, 10))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "1.arms", CURRENT, "arrays.npz", "1x.npz", "backup.arms",
+    }  # fmt: skip
+
+
 def test_a_step_writes_and_reads_the_arms_that_changed_and_no_others(base, tmp_path, monkeypatch):
     """80 arms of 6 features: one arm has 8 (1 + 6 + 36) bytes, and a block 40 more."""
     writer, reader, one_arm = journal(base, tmp_path), journal(base, tmp_path), 8 * (1 + 6 + 36) + 40

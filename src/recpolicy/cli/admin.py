@@ -9,6 +9,7 @@ import typer
 
 from recpolicy.cli.admin_client import URL
 from recpolicy.cli.admin_tables import say, say_drift, say_routing, say_rows, say_runs
+from recpolicy.cli.output import print_text
 from recpolicy.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def status(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> N
         say(answer, True)
         return
     say_routing(listed["routing"])
-    print(f"serving: {ready['policy']['agent']}, version {ready['policy']['version']}; store: {ready['store']}")
+    print_text(f"serving: {ready['policy']['agent']}, version {ready['policy']['version']}; store: {ready['store']}")
+    if ready.get("fault"):
+        print_text(f"fault: {ready['fault']}")
 
 
 @app.command(epilog="Example:  recpolicy admin versions")
@@ -144,7 +147,7 @@ def import_archive(
     if as_json:
         say(answer, True)
         return
-    print(f"version {answer['number']}: {answer['agent']}, {answer['digest'][:12]}")
+    print_text(f"version {answer['number']}: {answer['agent']}, {answer['digest'][:12]}")
 
 
 @keys_app.command("list", epilog="Example:  recpolicy admin keys list")
@@ -164,7 +167,7 @@ def create(
     if as_json:
         say(answer, True)
         return
-    print(answer["key"])
+    print_text(answer["key"])
 
 
 @keys_app.command(epilog="Example:  recpolicy admin keys revoke shop")
@@ -177,7 +180,7 @@ def revoke(
     if as_json:
         say(answer, True)
         return
-    print(f"revoked: {answer['name']} ({answer['role']})")
+    print_text(f"revoked: {answer['name']} ({answer['role']})")
 
 
 @app.command(epilog="Example:  recpolicy admin audit --count 20")
@@ -209,7 +212,7 @@ def run(
     if as_json:
         say(answer, True)
         return
-    print(f"run {answer['run']} of {job} has begun; see how it goes: recpolicy admin runs {answer['run']}")
+    print_text(f"run {answer['run']} of {job} has begun; see how it goes: recpolicy admin runs {answer['run']}")
 
 
 @app.command(epilog="Example:  recpolicy admin runs 4")
@@ -255,7 +258,7 @@ def rollout_status(url: Url = URL, key_file: KeyFile = None, as_json: Json = Fal
         say({"current": now, **listed}, True)
         return
     if now["rollout"] is not None:
-        print(f"next: {now['next']} ({now['reason']})")
+        print_text(f"next: {now['next']} ({now['reason']})")
         say({"metrics": now["metrics"]}, False)
     say(listed, False, "rollouts", _ROLLOUT)
 
@@ -281,7 +284,7 @@ def _say_change(answer: Any, as_json: bool) -> None:
         say(answer, True)
         return
     say_routing(answer["routing"])
-    print(f"in effect after {answer['ms']:.1f} ms")
+    print_text(f"in effect after {answer['ms']:.1f} ms")
 
 
 def _part(name: str) -> str:

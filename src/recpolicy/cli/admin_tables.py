@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from recpolicy.cli.output import print_text
+
 _RUN = ("id", "name", "status", "executed_at", "finished_at", "users", "records")
 
 
@@ -35,7 +37,7 @@ def say_rows(rows: Sequence[Mapping[str, Any]], none: str) -> None:
     from recpolicy.cli.output import print_frame
 
     if not rows:
-        print(none)
+        print_text(none)
         return
     names = list(dict.fromkeys(name for row in rows for name in row))
     print_frame(pd.DataFrame({name: [_cell(name, row.get(name)) for row in rows] for name in names}, dtype=object))
@@ -43,16 +45,16 @@ def say_rows(rows: Sequence[Mapping[str, Any]], none: str) -> None:
 
 def say_routing(routing: Mapping[str, Any]) -> None:
     """Print who serves whom, one fact a line."""
-    print(f"champion: {_version(routing['champion'])}")
+    print_text(f"champion: {_version(routing['champion'])}")
     if routing["challenger"] is None:
-        print("challenger: none")
+        print_text("challenger: none")
     else:
         what = "shadows" if routing["shadow"] else "answers"
-        print(
+        print_text(
             f"challenger: version {routing['challenger']}, {what} {100 * routing['traffic_fraction']:g} % of the users"
         )
-    print(f"previous: {_version(routing['previous'])}")
-    print(f"exploration: {'on' if routing['exploration'] else 'paused'}")
+    print_text(f"previous: {_version(routing['previous'])}")
+    print_text(f"exploration: {'on' if routing['exploration'] else 'paused'}")
 
 
 def _version(number: int | None) -> str:
@@ -63,13 +65,13 @@ def _say_facts(answer: Mapping[str, Any], indent: str = "") -> None:
     """Print one fact a line; a part with facts of its own is indented under its name."""
     for name, value in answer.items():
         if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-            print(f"{indent}{name}:")
+            print_text(f"{indent}{name}:")
             say_rows(value, "")
         elif isinstance(value, Mapping) and value:
-            print(f"{indent}{name}:")
+            print_text(f"{indent}{name}:")
             _say_facts(value, f"{indent}  ")
         else:
-            print(f"{indent}{name}: {_cell(name, value)}".rstrip())
+            print_text(f"{indent}{name}: {_cell(name, value)}".rstrip())
 
 
 def say_runs(runs: Sequence[Mapping[str, Any]]) -> None:
@@ -80,19 +82,19 @@ def say_runs(runs: Sequence[Mapping[str, Any]]) -> None:
 def say_drift(run: Mapping[str, Any] | None) -> None:
     """Print a drift check: time, version, one row of figures a metric, and the alarms."""
     if run is None:
-        print("drift was not checked yet; check it now: recpolicy admin run drift")
+        print_text("drift was not checked yet; check it now: recpolicy admin run drift")
         return
     checked, found = _cell("time", run["executed_at"]), run["metadata"]
     if run["status"] != "done":
-        print(f"drift: run {run['id']}, {checked}: {run['status']}; {_reason(run)}")
+        print_text(f"drift: run {run['id']}, {checked}: {run['status']}; {_reason(run)}")
         return
-    print(f"drift: run {run['id']}, {checked}, version {found['version']}")
+    print_text(f"drift: run {run['id']}, {checked}, version {found['version']}")
     metrics = found["metrics"].items()
     say_rows([{"metric": name, "figures": _figures(figures)} for name, figures in metrics], "no metrics")
     for kind, message in found["alarms"].items():
-        print(f"ALARM ({kind}): {message}")
+        print_text(f"ALARM ({kind}): {message}")
     if not found["alarms"]:
-        print("no alarm")
+        print_text("no alarm")
 
 
 def _figures(figures: Mapping[str, Any] | None) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from recpolicy.cli.command import Command
+from recpolicy.cli.output import print_text
 
 _FAILED = 1
 
@@ -61,8 +62,8 @@ def gate(
     else:
         for caption, table in gate_tables(result):
             print_frame(table, caption)
-            print()
-        print(f"{VERDICTS[result.verdict]}: {candidate}" + (f", written to {out}" if out else ""))
+            print_text()
+        print_text(f"{VERDICTS[result.verdict]}: {candidate}" + (f", written to {out}" if out else ""))
     return 0 if result.verdict == "pass" else _FAILED
 
 

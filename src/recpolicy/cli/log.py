@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recpolicy.cli.config_tables import read_config_with_data
-from recpolicy.cli.output import print_json
+from recpolicy.cli.output import print_json, print_text
 
 if TYPE_CHECKING:
     from recpolicy.data.bandit_log_files import IdVocabulary
@@ -105,11 +105,11 @@ def simulate(
             }
         )
         return
-    print(f"logged {written:,} events of {logging_policy} on {parts.train.name} (seed {seed}): {out}")
+    print_text(f"logged {written:,} events of {logging_policy} on {parts.train.name} (seed {seed}): {out}")
     tables_option = (
         f" --policy {logging_policy}" if not isinstance(policy, str) else "" if data == "ml-100k" else f" --data {data}"
     )
-    print(f"next: recpolicy log ingest {out}{tables_option} --out {out}-rounds")
+    print_text(f"next: recpolicy log ingest {out}{tables_option} --out {out}-rounds")
 
 
 def _simulate_sessions(
@@ -130,9 +130,11 @@ def _simulate_sessions(
         }
         print_json({"out": str(out), **metadata})
         return
-    print(f"logged {count:,} sessions ({len(log):,} steps) of {name} on {parts.train.name} (seed {seed}): {out}")
+    print_text(f"logged {count:,} sessions ({len(log):,} steps) of {name} on {parts.train.name} (seed {seed}): {out}")
     world = seed if isinstance(policy, str) else policy.metadata["seed"]
-    print(f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy")
+    print_text(
+        f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy"
+    )
 
 
 def _simulate_slates(
@@ -161,9 +163,9 @@ def _simulate_slates(
         }
         print_json({"out": str(out), **metadata, "mean_reward": float(log.reward.mean())})
         return
-    print(f"logged {len(log):,} slates of {log.slots} items of {name} on {parts.train.name} (seed {seed}): {out}")
-    print(f"likes per slate: {log.reward.mean():.3f} on average")
-    print(f"next: recpolicy ope estimate POLICY --log {out}")
+    print_text(f"logged {len(log):,} slates of {log.slots} items of {name} on {parts.train.name} (seed {seed}): {out}")
+    print_text(f"likes per slate: {log.reward.mean():.3f} on average")
+    print_text(f"next: recpolicy ope estimate POLICY --log {out}")
 
 
 @app.command(
@@ -228,9 +230,9 @@ def ingest(
         print_json(report.as_dict())
         return
     _print_report(report)
-    print(f"\nwritten: {out}" + (f", and the log as a table of ratings: {out / RATINGS}" if own else ""))
+    print_text(f"\nwritten: {out}" + (f", and the log as a table of ratings: {out / RATINGS}" if own else ""))
     if own:
-        print(f"next: recpolicy train linucb --log {out} --out {out}-policy")
+        print_text(f"next: recpolicy train linucb --log {out} --out {out}-policy")
 
 
 @app.command("import", epilog="Example:  recpolicy log import clicks.csv --format obd --out logs/clicks")
@@ -266,13 +268,13 @@ def import_(
     if as_json:
         print_json(report.as_dict())
         return
-    print(f"imported {report.rounds:,} rounds of {report.users:,} users and {report.items:,} items: {out}")
+    print_text(f"imported {report.rounds:,} rounds of {report.users:,} users and {report.items:,} items: {out}")
     if report.skipped:
-        print(f"skipped {report.skipped:,} lines that are marked as excluded from learning")
-    print(f"dropped: {', '.join(report.lost) or 'nothing'}")
+        print_text(f"skipped {report.skipped:,} lines that are marked as excluded from learning")
+    print_text(f"dropped: {', '.join(report.lost) or 'nothing'}")
     if report.derived:
-        print("users and items are those of the log")
-        print(f"next: recpolicy log ingest {out} --out {out}-rounds")
+        print_text("users and items are those of the log")
+        print_text(f"next: recpolicy log ingest {out} --out {out}-rounds")
 
 
 def _check_one_source(policy: Path | None, data: str | None) -> None:
@@ -315,4 +317,4 @@ def _print_report(report: "IngestReport") -> None:
     )
     width = max(len(f"{count:,}") for count, _ in lines)
     for count, label in lines:
-        print(f"{count:>{width},}  {label}")
+        print_text(f"{count:>{width},}  {label}")

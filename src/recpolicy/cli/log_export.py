@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from recpolicy.cli.output import print_json
+from recpolicy.cli.output import print_json, print_text
 
 EPILOG = "Example:  recpolicy log export runs/linucb.server-state --out logs/server"
 
@@ -46,11 +46,11 @@ def export(
     if as_json:
         print_json(done.as_dict())
         return
-    print(f"added {done.new_rounds:,} rounds and {done.new_rewards:,} rewards: {out}")
-    print(f"the log now has {done.rounds:,} rounds and {done.rewards:,} rewards")
+    print_text(f"added {done.new_rounds:,} rounds and {done.new_rewards:,} rewards: {out}")
+    print_text(f"the log now has {done.rounds:,} rounds and {done.rewards:,} rewards")
     for reason, count in sorted(done.left_out.items()):
-        print(f"dropped: {count:,} events ({_REASONS[reason]})")
-    print(f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds")
+        print_text(f"dropped: {count:,} events ({_REASONS[reason]})")
+    print_text(f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds")
 
 
 _REASONS = {

@@ -21,8 +21,10 @@ from recpolicy.cli import (
     simulator,
     training,
 )
+from recpolicy.cli.output import print_text
 from recpolicy.core.errors import RecpolicyError
 from recpolicy.core.memory import out_of_memory
+from recpolicy.core.text import escape_controls
 
 _INTERRUPTED = 130
 
@@ -48,8 +50,16 @@ log.app.command(epilog=log_export.EPILOG)(log_export.export)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"recpolicy {recpolicy.__version__}")
+        print_text(f"recpolicy {recpolicy.__version__}")
         raise typer.Exit
+
+
+class _EscapingFormatter(logging.Formatter):
+    """A formatter of messages, which may quote files, without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message."""
+        return escape_controls(super().format(record), keep="\n\t")
 
 
 @app.callback()
@@ -60,7 +70,9 @@ def common(
     ] = False,
 ) -> None:
     """From a table of ratings to a recommendation policy that can be trusted."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_EscapingFormatter("%(message)s"))
     logging.getLogger("recpolicy").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
@@ -94,5 +106,5 @@ def _refuse(error: Any) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"recpolicy: {' '.join(message.split())}", file=sys.stderr)
+    print_text(f"recpolicy: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from recpolicy.cli.config_tables import read_config_with_data
+from recpolicy.cli.output import print_text
 
 app = typer.Typer(help="Off-policy evaluation: evaluate a policy on the log of another.", no_args_is_help=True)
 
@@ -48,16 +49,18 @@ def benchmark(
     if as_json:
         print_json(result.as_dict())
         return
-    print(f"{result.world}: {result.users:,} users, {result.actions:,} items; target's value {result.true_value:.4f}")
+    print_text(
+        f"{result.world}: {result.users:,} users, {result.actions:,} items; target's value {result.true_value:.4f}"
+    )
     for name in result.logging_policies:
-        print(f"\n{name} logging policy: {result.describe(name)}")
+        print_text(f"\n{name} logging policy: {result.describe(name)}")
         print_frame(result.error_table(name), "\nRelative error (%) by log size")
         for cell in result.get_cells(name):
             title = f"\nCoverage (%) ± mean half-width, {cell.repetitions} logs of {cell.rounds:,} rounds"
             print_frame(result.coverage_table(name, cell.rounds), title)
     print_frame(result.recommendations(), "\nRecommended estimator by kind of log")
     if out is not None:
-        print(f"written: {out / RESULT_FILE}, {out / PAGE_FILE}")
+        print_text(f"written: {out / RESULT_FILE}, {out / PAGE_FILE}")
 
 
 @app.command(epilog="Example:  recpolicy ope estimate runs/linucb --log rounds/week1 --baseline runs/incumbent")
@@ -103,4 +106,4 @@ def estimate(
     if result.differences:
         print_frame(result.difference_table(), f"\nDifference to {baseline}")
     for note in result.notes:
-        print(f"\nnote: {note}")
+        print_text(f"\nnote: {note}")

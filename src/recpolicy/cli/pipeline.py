@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recpolicy.cli.output import print_frame, print_json
+from recpolicy.cli.output import print_frame, print_json, print_text
 
 app = typer.Typer(help="Kubeflow pipelines: train, predict, retrain, sweep.", no_args_is_help=True)
 
@@ -69,7 +69,7 @@ def compile_(
     from recpolicy.pipelines.volumes import read_volumes
 
     compile_pipeline(name, out, image, read_volumes(volume or []))
-    print(f"written: {out}")
+    print_text(f"written: {out}")
 
 
 @app.command(epilog="Example:  recpolicy pipeline run train --param agent=lints --param log_rounds=50000")
@@ -118,21 +118,21 @@ def _print_run(result: Any) -> None:
 
     title = f"{result.pipeline}: {result.state} in {result.seconds:.1f} s, {result.folder}"
     if sys.stdout.isatty() and sys.stderr.isatty():  # the live table has shown the steps
-        print(title)
+        print_text(title)
     else:
         rows = [(step.state, f"{step.seconds:.1f}", ", ".join(step.artifacts)) for step in result.steps]
         names = pd.Index([step.name for step in result.steps], name="step")
         print_frame(pd.DataFrame(rows, columns=["state", "seconds", "artifacts"], index=names), title)
     if result.note:
-        print(f"no step was reused: {result.note}")
+        print_text(f"no step was reused: {result.note}")
     for step in result.steps:
         for artifact, path in step.artifacts.items():
             if artifact in _MAIN_ARTIFACTS:
-                print(f"{step.name}/{artifact}: {path}")
+                print_text(f"{step.name}/{artifact}: {path}")
     for page in result.pages:
-        print(f"page: {page}")
+        print_text(f"page: {page}")
     for line in result.outcome.lines():
-        print(line)
+        print_text(line)
 
 
 @app.command(epilog="Example:  recpolicy pipeline submit train --host https://kubeflow.example.com/pipeline")
@@ -215,6 +215,6 @@ def submit(
     if as_json:
         print_json(asdict(submitted))
         return
-    print(f"{'scheduled' if submitted.recurring else 'submitted'} {submitted.name}: {submitted.url}")
+    print_text(f"{'scheduled' if submitted.recurring else 'submitted'} {submitted.name}: {submitted.url}")
     for id in submitted.replaced:
-        print(f"replaced: {id}")
+        print_text(f"replaced: {id}")

@@ -9,7 +9,7 @@ import typer
 
 from recpolicy.cli.command import Command
 from recpolicy.cli.ids import parse_history, parse_ids, parse_ratings
-from recpolicy.cli.output import print_frame, print_json
+from recpolicy.cli.output import print_frame, print_json, print_text
 
 if TYPE_CHECKING:
     from recpolicy.data.splits import Split
@@ -51,7 +51,7 @@ def evaluate(
     print_frame(result.table(), f"{folder}, {_title(result)}")
     _print_more(result, policy.artifact.agent)
     if sessions is not None:
-        print()
+        print_text()
         print_frame(sessions.table(), _SESSIONS)
 
 
@@ -91,7 +91,7 @@ def compare(
     print_frame(result.table(), _title(result))
     _print_more(result, against)
     if sessions is not None:
-        print()
+        print_text()
         print_frame(sessions.table(), _SESSIONS)
 
 
@@ -145,7 +145,7 @@ def recommend(
         suggestions = policy.recommend(users, k, not include_rated, known, seed=seed, history=past, sample=sample)
     if out is None and not as_json:
         print_frame(_marked(suggestions))
-        print(f"\n{_RANDOM_ORDER if sample else _RANK} {_session_note(suggestions)}{_NUMBERS}")
+        print_text(f"\n{_RANDOM_ORDER if sample else _RANK} {_session_note(suggestions)}{_NUMBERS}")
         return
     _print_or_write(suggestions, out, as_json)
 
@@ -191,7 +191,7 @@ def report(
         incumbent=None if baseline is None else load_policy(baseline),
         limits=read_gate_config(config),
     )
-    print(f"report: {page}")
+    print_text(f"report: {page}")
 
 
 _RANK = "Ranked by the policy's score without exploration (`value`, if it has one)."
@@ -220,13 +220,13 @@ def _title(result: "HeldOutEvaluation") -> str:
 
 def _print_more(result: "HeldOutEvaluation", against: str) -> None:
     evaluation = result.evaluation
-    print()
+    print_text()
     print_frame(
         evaluation.difference_table(against), f"Held-out choice of {against} minus that of the policy, paired by user"
     )
-    print()
+    print_text()
     print_frame(evaluation.lists_table(), f"The {evaluation.k} best items not yet rated, all users")
-    print()
+    print_text()
     print_frame(evaluation.group_table(), "Held-out choice by group of users")
 
 
@@ -243,15 +243,21 @@ def _evaluate_sessions(
 
 def load_training_split(policy: "Policy", data: str | None) -> "Split":
     """Return the split that the policy was trained on, from the ratings."""
+    from inspect import signature
+
     from recpolicy.core.errors import DataError
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.read_options import reading_for
     from recpolicy.data.splits import split
 
-    source = policy.metadata["source"] if data is None else {**(policy.metadata["source"] or {}), "source": data}
+    source, recorded = policy.metadata.get("source"), policy.metadata.get("split") or {}
+    if data is not None:
+        source = {**(source or {}), "source": data}
     if source is None:
         raise DataError("the policy does not name its ratings; give them with --data")
-    recorded = policy.metadata["split"]
+    unknown = set(source) - set(signature(load_ratings).parameters)
+    if unknown or not {"name", "seed"} <= recorded.keys():
+        raise DataError("the policy does not say how to read its ratings, or how they were split; train it again")
     with reading_for("file"):
         return split(load_ratings(**source), recorded["name"], recorded["seed"])
 
@@ -299,13 +305,13 @@ def _predict_all(folder: Path, items: list[str] | None, out: Path, csv: Path | N
     policy = load_policy(folder)
     chosen = None if items is None else parse_ids(items, policy.scorer.item_ids)
     rows = predict_to_files(policy, out, csv, items=chosen)
-    print(f"{rows:,} rows: {', '.join(str(path) for path in (out, csv) if path)}")
+    print_text(f"{rows:,} rows: {', '.join(str(path) for path in (out, csv) if path)}")
 
 
 def _print_or_write(frame: Any, out: Path | None, as_json: bool) -> None:
     if out is not None:
         _write(frame, out)
-        print(f"{len(frame):,} rows: {out}")
+        print_text(f"{len(frame):,} rows: {out}")
     elif as_json:
         print_json(frame.to_dict(orient="records"))
     else:
@@ -316,11 +322,22 @@ def _write(frame: Any, out: Path) -> None:
     from recpolicy.core.errors import DataError
     from recpolicy.core.files import atomic_path
 
-    writers = {".csv": lambda path: frame.to_csv(path, index=False), ".parquet": lambda path: frame.to_parquet(path)}
+    writers = {
+        ".csv": lambda path: _without_formulas(frame).to_csv(path, index=False),
+        ".parquet": lambda path: frame.to_parquet(path),
+    }
     if out.suffix not in writers:
         raise DataError(f"{out}: expected a name that ends in .csv or .parquet")
     with atomic_path(out) as tmp:
         writers[out.suffix](tmp)
+
+
+def _without_formulas(frame: Any) -> Any:
+    """Return the table with text that no spreadsheet runs as a formula."""
+    from recpolicy.core.text import escape_formula
+
+    texts = [name for name in frame.columns if frame[name].dtype.kind not in "biuf"]
+    return frame.assign(**{name: frame[name].map(escape_formula) for name in texts})
 
 
 COMMANDS = (

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recpolicy.cli.output import print_text
+
 if TYPE_CHECKING:
     from recpolicy.registry.model_registry import Note, Registry
 
@@ -36,7 +38,7 @@ def list_versions(folder: Folder, as_json: Json = False) -> None:
         print_json({"aliases": aliases, "routing": routing, "versions": [asdict(version) for version in versions]})
         return
     if not versions:
-        print(f"{folder}: no versions yet")
+        print_text(f"{folder}: no versions yet")
         return
     columns = {
         "version": [str(version.number) for version in versions],
@@ -65,15 +67,17 @@ def show(
         print_json({**asdict(version), "folder": str(registry.resolve(name))})
         return
     lineage = version.lineage
+    split = lineage.get("split", "unknown")
+    split = split.get("name", "unknown") if isinstance(split, dict) else split
     rows = {
         "version": version.number, "alias": _names(registry, version.number) or "none", "agent": version.agent,
         "gate": version.verdict or "none", "data": lineage.get("data", "unknown"),
-        "split": (lineage.get("split") or {}).get("name", "unknown"), "seed": lineage.get("seed", "unknown"),
+        "split": split, "seed": lineage.get("seed", "unknown"),
         "registered": version.registered_at, "note": _plain(version.note), "digest": version.digest,
         "policy": version.policy_digest, "folder": registry.resolve(name),
     }  # fmt: skip
     for label, value in rows.items():
-        print(f"{label:<12}{value}")
+        print_text(f"{label:<12}{value}")
 
 
 @app.command(epilog="Example:  recpolicy registry audit runs/registry")
@@ -92,7 +96,7 @@ def audit(folder: Folder, as_json: Json = False) -> None:
         number = line.get("number")
         rest = {key: value for key, value in line.items() if key not in ("time", "change", "number", "digest")}
         change = f"{line['change']:<19}{'' if number is None else number:<4}"
-        print(f"{line['time'][:19]}Z  {change}{_plain(rest) if rest else ''}".rstrip())
+        print_text(f"{line['time'][:19]}Z  {change}{_plain(rest) if rest else ''}".rstrip())
 
 
 @app.command("import", epilog="Example:  recpolicy registry import runs/registry policy.tar.gz")
@@ -112,7 +116,7 @@ def import_archive(
     if as_json:
         print_json({"number": version.number, "digest": version.digest})
         return
-    print(f"registered: version {version.number}, {registry.resolve(version.number)}")
+    print_text(f"registered: version {version.number}, {registry.resolve(version.number)}")
 
 
 @app.command(epilog="Example:  recpolicy registry promote runs/registry 3")
@@ -185,8 +189,8 @@ def _say(registry: "Registry", as_json: bool) -> None:
     if as_json:
         print_json({**asdict(routing), **aliases})
         return
-    print(f"champion: version {aliases['champion']}, {registry.resolve('champion')}")
-    print(f"previous: {'none' if aliases['previous'] is None else 'version ' + str(aliases['previous'])}")
+    print_text(f"champion: version {aliases['champion']}, {registry.resolve('champion')}")
+    print_text(f"previous: {'none' if aliases['previous'] is None else 'version ' + str(aliases['previous'])}")
     if routing.challenger is not None:
         mode = "shadows" if routing.shadow else "answers"
-        print(f"challenger: version {routing.challenger}, {mode} {routing.traffic_fraction:.1%} of the users")
+        print_text(f"challenger: version {routing.challenger}, {mode} {routing.traffic_fraction:.1%} of the users")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recpolicy.cli.command import Command
+from recpolicy.cli.output import print_text
 from recpolicy.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,10 +94,11 @@ def _greet(app: "FastAPI", source: Path, host: str, port: int) -> None:
     state = app.state.server
     new_key = ensure_operator_key(state.store)
     at = f"[{host}]" if ":" in host else host
-    print(f"serving {state.models.live.champion.agent}: http://{at}:{port}", flush=True)
-    for line in (new_key and f"operator key, shown only now: {new_key}", champion_mismatch_notice(state, source)):
+    print_text(f"serving {state.models.live.champion.agent}: http://{at}:{port}", flush=True)
+    notices = champion_mismatch_notice(state, source), state.models.fault
+    for line in (new_key and f"operator key, shown only now: {new_key}", *notices):
         if line:
-            print(line, flush=True)
+            print_text(line, flush=True)
 
 
 def _config(app: object, workers: int) -> "uvicorn.Config":

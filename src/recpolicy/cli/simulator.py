@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from recpolicy.cli.config_tables import read_config_with_data
+from recpolicy.cli.output import print_text
 
 app = typer.Typer(help="Validate the session simulator against real sessions.", no_args_is_help=True)
 
@@ -40,13 +41,13 @@ def validate(
         print_json(card.as_dict())
         return 0 if card.passed else _FAILED
     print_frame(card.table(), f"{card.world}, {card.counts['held-out users']} held-out users")
-    print()
+    print_text()
     print_frame(card.policy_table(), "Policies in the simulator and on held-out choice")
-    print()
+    print_text()
     for name, figure in card.figures.items():
-        print(f"{name}: {figure:.3f}")
+        print_text(f"{name}: {figure:.3f}")
     assumed = ", ".join(f"{name} {value:g}" for name, value in card.assumptions.items())
-    print(f"assumed, not tested by any gate: {assumed}")
+    print_text(f"assumed, not tested by any gate: {assumed}")
     if out is not None:
-        print(f"written: {out / CARD_FILE}, {out / PAGE_FILE}")
+        print_text(f"written: {out / CARD_FILE}, {out / PAGE_FILE}")
     return 0 if card.passed else _FAILED

@@ -7,7 +7,7 @@ import typer
 
 from recpolicy.cli.command import Command
 from recpolicy.cli.config_tables import read_config_with_data
-from recpolicy.cli.output import print_frame, print_json
+from recpolicy.cli.output import print_frame, print_json, print_text
 
 Data = Annotated[str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
@@ -88,8 +88,8 @@ def train(
     if as_json:
         print_json(trained.metadata)
         return
-    print(f"trained {agent} on {trained.metadata['data']} (seed {seed}): {out}")
-    print(f"next: recpolicy evaluate {out}")
+    print_text(f"trained {agent} on {trained.metadata['data']} (seed {seed}): {out}")
+    print_text(f"next: recpolicy evaluate {out}")
 
 
 def demo(
@@ -121,11 +121,11 @@ def demo(
 
 def _say(title: str, value: Any) -> None:
     if hasattr(value, "columns"):
-        print()
+        print_text()
         print_frame(value, title)
-        print()
+        print_text()
     else:
-        print(f"{title}: {value}", flush=True)
+        print_text(f"{title}: {value}", flush=True)
 
 
 COMMANDS = (

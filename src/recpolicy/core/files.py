@@ -89,6 +89,7 @@ def write_json(target: Path, value: Any) -> None:
 def read_versioned_json(
     path: Path, file_format: str, version: int, migrations: Mapping[int, Migration] = NO_MIGRATIONS, *,
     digest_key: str | None = None, advice: str = "write it again", former_format: str | None = None,
+    max_bytes: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return a JSON file that says `"format": file_format, "version": ...`, migrated to the current version.
 
@@ -100,15 +101,22 @@ def read_versioned_json(
         digest_key: The key of a digest of all other keys. It is checked before the migrations, and removed.
         advice: What the user can do about a file that changed since it was written.
         former_format: The name of the format in files of older versions.
+        max_bytes: The largest size of the file; a larger one is not read.
 
     Raises:
-        ArtifactError: The file is missing, has another format or an unknown version, or its digest differs.
+        ArtifactError: The file is missing or too large, has another format or an unknown version, or its digest
+            differs.
     """
     try:
+        size = path.stat().st_size
+        if max_bytes is not None and size > max_bytes:
+            raise ArtifactError(f"{path}: {size:,} bytes; expected a {file_format} of at most {max_bytes:,}")
         body = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; expected a {file_format}") from None
-    except (OSError, ValueError) as error:
+    except ArtifactError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(body, dict) or body.get("format") not in (file_format, former_format or file_format):
         raise ArtifactError(f"{path}: not a {file_format}: its format is not {file_format!r}")
@@ -128,7 +136,7 @@ def migrate(body: dict[str, Any], version: int, migrations: Mapping[int, Migrati
     for older in range(body["version"], version):
         try:
             body = migrations[older](body)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ArtifactError(f"{path}: not a complete file of format version {older}: {error!r}") from None
     return {**body, "version": version}
 

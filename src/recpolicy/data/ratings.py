@@ -121,7 +121,7 @@ def rating_steps(scale: tuple[float, float]) -> int:
 
 def genre_matrix(items: pd.DataFrame) -> tuple[list[str], NDArray[np.float32]]:
     """Return the genre names, sorted, and a 0/1 matrix [I, G]."""
-    sets = [set(filter(None, genres.split(GENRE_SEPARATOR))) for genres in items["genres"]]
+    sets = [set(filter(None, genres.split(GENRE_SEPARATOR))) for genres in items["genres"].tolist()]
     names = sorted(set().union(*sets))
     column = {name: index for index, name in enumerate(names)}
     matrix = np.zeros((len(sets), len(names)), np.float32)

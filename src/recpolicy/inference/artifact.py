@@ -15,8 +15,8 @@ gives all of it; `read_inference_artifact` only what predictions need, without i
 """
 
 import json
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +25,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.arrays import LARGEST, find_implausible, read_arrays
-from recpolicy.core.errors import ArtifactError, DataError, unknown_name_error
+from recpolicy.core.arrays import read_arrays
+from recpolicy.core.errors import ArtifactError, MissingExtraError
 from recpolicy.core.files import content_digest, file_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.core.hashes import Hashes, read_hashes, write_hashes
+from recpolicy.inference import artifact_checks as checks
 from recpolicy.inference.action_distributions import HEADS
-from recpolicy.inference.lookup_tables import TABLES, LookupTables, lookup_tables, read_tables, write_tables
+from recpolicy.inference.lookup_tables import (
+    TABLES,
+    LookupTables,
+    check_lookup_tables,
+    lookup_tables,
+    read_tables,
+    write_tables,
+)
 from recpolicy.inference.old_settings import migrate_agent, migrate_train
 from recpolicy.inference.reward_estimators import ESTIMATORS
 from recpolicy.models.rating_levels import RatingLevels
@@ -182,13 +190,23 @@ def _from_version_2(manifest: dict[str, Any]) -> dict[str, Any]:
 _MIGRATIONS = {1: _from_version_1, 2: _from_version_2}
 
 
+def policy_digest(parts: PolicyParts) -> str:
+    """Return the SHA-256 of everything that determines the policy's actions; equal policies have equal digests."""
+    policy = {name: np.asarray(value) for name, value in parts.policy.items()}  # as they are after reading
+    return checks.policy_digest(vars(parts), policy, vars(parts))
+
+
 def write_arrays(artifact: Artifact, folder: Path) -> None:
-    """Write the parts that the predictor reads to `folder` (see `finish` for the manifest)."""
+    """Write the parts that the predictor reads to `folder` (see `write_manifest`).
+
+    Raises ArtifactError for a policy that could not be read again, such as one that diverged.
+    """
     arrays: dict[str, Any] = {name: getattr(artifact, name) for name in _ARRAYS}
     if artifact.rating_mean is not None:
         arrays[_RATING_MEAN] = artifact.rating_mean
+    with artifact_errors(folder / ARRAYS):
+        checks.check_arrays(arrays, {name: np.asarray(value) for name, value in artifact.policy.items()})
     arrays |= {_POLICY_PREFIX + name: value for name, value in artifact.policy.items()}
-    _refuse_implausible(arrays, folder)
     np.savez(folder / ARRAYS, **arrays)
     artifact.users.to_parquet(folder / USERS, index=False)
     artifact.items.to_parquet(folder / ITEMS, index=False)
@@ -198,28 +216,44 @@ def write_arrays(artifact: Artifact, folder: Path) -> None:
 
 
 def write_manifest(artifact: Artifact, folder: Path) -> None:
-    """Write the manifest, with a digest of every file in `folder`: the last step, after which the artifact is whole."""
+    """Write the manifest, with a digest of every file in `folder`: the last step, after which the artifact is whole.
+
+    The policy's digest is that of the arrays, whatever the metadata say. Raises ArtifactError for words that could not
+    be read again.
+    """
     files = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     words = {name: getattr(artifact, name) for name in _WORDS}
+    words["metadata"] = {**artifact.metadata, "policy_digest": policy_digest(artifact)}
     words[_LEVELS] = None if artifact.levels is None else artifact.levels.as_dict()
+    with artifact_errors(folder / MANIFEST):
+        plain = json.loads(json.dumps(words))
+        checks.check_words(plain, ESTIMATORS, HEADS)
+        checks.check_metadata(plain["metadata"])
     write_json(folder / MANIFEST, {"format": FORMAT, "version": FORMAT_VERSION, "files": files, **words})
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """Read an artifact back; raises ArtifactError when the folder is not one, or a file it reads has changed."""
+    """Read an artifact back; raises ArtifactError when the folder is not one, or holds what no training writes."""
     import pandas as pd
 
-    manifest = read_manifest(folder)
-    items = manifest.get("paths", {}).get(ITEMS, ITEMS)
-    learned = (LEARNED,) if LEARNED in manifest["files"] else ()
-    parts = _read_parts(folder, manifest, (ARRAYS, USERS, items, *learned))
-    if learned:
-        parts["learned_events"] = read_hashes(folder / LEARNED)
-    return Artifact(
-        users=pd.read_parquet(folder / USERS),
-        items=pd.read_parquet(folder / items).rename(columns=manifest.get("columns", {})),
-        **parts,
-    )
+    with artifact_errors(folder):
+        manifest = read_manifest(folder)
+        items = manifest.get("paths", {}).get(ITEMS, ITEMS)
+        learned = (LEARNED,) if LEARNED in manifest["files"] else ()
+        parts = _read_parts(folder, manifest, (ARRAYS, USERS, items, *learned))
+        if learned:
+            parts["learned_events"] = read_hashes(folder / LEARNED)
+        users_and_items = parts["rating_std"].shape
+        for name, rows in zip((USERS, items), users_and_items, strict=True):
+            _check_parquet(folder / name, rows)
+        artifact = Artifact(
+            users=pd.read_parquet(folder / USERS),
+            items=pd.read_parquet(folder / items).rename(columns=manifest.get("columns", {})),
+            **parts,
+        )
+        check_lookup_tables(artifact.tables)
+        _check_rows(artifact, f"{USERS} and {items}")
+        return artifact
 
 
 def read_inference_artifact(folder: Path) -> InferenceArtifact:
@@ -227,69 +261,97 @@ def read_inference_artifact(folder: Path) -> InferenceArtifact:
 
     pandas is imported only for an artifact that was written before there was a tables.json.
     """
-    manifest = read_manifest(folder)
-    if TABLES in manifest["files"]:
-        parts = _read_parts(folder, manifest, (ARRAYS, TABLES))
-        lean = InferenceArtifact(tables=read_tables(folder), **parts)
-    else:
+    with artifact_errors(folder):
+        manifest = read_manifest(folder)
+        if TABLES in manifest["files"]:
+            parts = _read_parts(folder, manifest, (ARRAYS, TABLES))
+            lean = InferenceArtifact(tables=read_tables(folder, *parts["rating_std"].shape), **parts)
+            _check_rows(lean, TABLES)
+            return lean
         whole = read_artifact(folder)
-        lean = InferenceArtifact(
-            tables=whole.tables,
-            **{name: getattr(whole, name) for name in (*_ARRAYS, *_WORDS, "policy", _RATING_MEAN, _LEVELS)},
-        )
-    rows, shape = (len(lean.tables.user_ids), len(lean.tables.item_ids)), lean.rating_std.shape
+        names = (*_ARRAYS, *_WORDS, "policy", _RATING_MEAN, _LEVELS)
+        return InferenceArtifact(tables=whole.tables, **{name: getattr(whole, name) for name in names})
+
+
+_MAX_MESSAGE = 1_000
+"""Characters of a message; a hostile name must not fill the log."""
+
+
+@contextmanager
+def artifact_errors(place: Path) -> Iterator[None]:
+    """Raise ArtifactError, with the place, for every error within: an artifact may hold anything."""
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        text = str(error)[:_MAX_MESSAGE] or type(error).__name__
+        if isinstance(error, ArtifactError) and text.startswith(str(place)):
+            raise
+        raise ArtifactError(text if text.startswith(str(place)) else f"{place}: {text}") from error
+
+
+def _check_rows(artifact: Artifact | InferenceArtifact, place: str) -> None:
+    """Raise ArtifactError unless the tables have the users and items of the arrays."""
+    rows, shape = (len(artifact.tables.user_ids), len(artifact.tables.item_ids)), artifact.rating_std.shape
     if rows != shape:
-        raise ArtifactError(f"{folder}: {TABLES} has {rows} users and items, {ARRAYS} {shape}: train it again")
-    return lean
+        raise ArtifactError(f"{place} has {rows} users and items, {ARRAYS} {shape}: train it again")
+
+
+def _check_parquet(path: Path, rows: int) -> None:
+    """Raise ArtifactError for a table of other rows, or one that unpacks to more than a table of these rows has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    limit = checks.max_tables_bytes(rows, 0)
+    with pq.ParquetFile(path) as file:
+        described, schema = file.metadata, file.schema_arrow
+        groups = [described.row_group(group) for group in range(described.num_row_groups)]
+        codecs = {group.column(column).compression for group in groups for column in range(group.num_columns)}
+    if described.num_rows != rows or path.stat().st_size > limit or codecs - _CODECS:
+        raise ArtifactError(
+            f"{path}: {described.num_rows} rows, {path.stat().st_size:,} bytes, {', '.join(sorted(codecs))}; expected"
+            f" {rows} rows, at most {limit:,} bytes, {' or '.join(_CODECS)}"
+        )
+    # Rows may share one long text, so the texts are looked at as dictionaries, before each row gets its own.
+    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        for column in file.read(columns=texts).columns:
+            for chunk in column.chunks:
+                longest = pa.compute.max(pa.compute.utf8_length(chunk.dictionary)).as_py() or 0
+                if longest > checks.MAX_TITLE:
+                    raise ArtifactError(f"{path}: a text of {longest:,} characters; at most {checks.MAX_TITLE:,}")
+
+
+_CODECS = {"SNAPPY", "UNCOMPRESSED"}
+"""Compressions that pandas writes; they cannot shrink a table a thousandfold."""
 
 
 def _read_parts(folder: Path, manifest: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the fields of PolicyParts, after a check of the digests of the named files."""
+    """Return the fields of PolicyParts, after a check of the digests of the named files and of the content."""
     for name in names:
         path = folder / name
         if not path.is_file():
             raise ArtifactError(f"{path}: missing; the artifact is incomplete: copy all of it or train it again")
         if file_digest(path) != manifest["files"].get(name):
             raise ArtifactError(f"{path}: changed since it was written (its digest differs): copy or train it again")
-    try:
+    words: dict[str, Any] = {name: manifest.get(name) for name in (*_WORDS, _LEVELS)}
+    with artifact_errors(folder / MANIFEST):
+        checks.check_words(words, ESTIMATORS, HEADS)
+        words[_LEVELS] = None if words[_LEVELS] is None else RatingLevels.from_dict(words[_LEVELS])
+        words["scale"] = tuple(words["scale"])
+    with artifact_errors(folder / ARRAYS):
         stored = rename_keys(read_arrays(folder / ARRAYS), manifest.get("arrays", {}))
-        arrays = {name: stored[name] for name in _ARRAYS}
+        lacking = [name for name in _ARRAYS if name not in stored]
+        if lacking:
+            raise ArtifactError(f"lacks {', '.join(lacking)}, which this version of recpolicy needs")
+        arrays = {name: stored[name] for name in _ARRAYS} | {_RATING_MEAN: stored.get(_RATING_MEAN)}
         policy = {name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)}
-        words = {name: manifest[name] for name in _WORDS}
-        levels = manifest.get(_LEVELS)
-        words[_LEVELS] = None if levels is None else RatingLevels.from_dict(levels)
-        arrays[_RATING_MEAN] = stored.get(_RATING_MEAN)
-    except (KeyError, TypeError, ValueError, DataError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{folder}: lacks a part that this version of recpolicy needs: {error}") from None
-    _refuse_implausible(stored, folder)
-    words["scale"] = tuple(words["scale"])
-    _refuse_implausible_words(words, folder)
-    for kind, known in (("estimator", ESTIMATORS), ("head", HEADS)):
-        if words[kind] not in known:
-            raise ArtifactError(
-                f"{folder}: {unknown_name_error(kind, words[kind], known)} Read it with a newer recpolicy"
-            )
+        checks.check_arrays(arrays, policy)
+        digest = words["metadata"].get("policy_digest")
+        if digest != checks.policy_digest(words, policy, arrays):
+            raise ArtifactError(f"the policy's digest in {MANIFEST} is not that of the arrays: copy or train it again")
     return {"policy": policy, **arrays, **words}
-
-
-def _refuse_implausible(arrays: Mapping[str, Any], folder: Path) -> None:
-    """Raise ArtifactError that names an array with numbers that are not finite or absurdly large."""
-    fault = find_implausible({name: np.asarray(array) for name, array in arrays.items()})
-    if fault:
-        raise ArtifactError(f"{folder}: {ARRAYS}: {fault}: the training diverged; train it again")
-
-
-def _refuse_implausible_words(words: Mapping[str, Any], folder: Path) -> None:
-    """Raise ArtifactError for a setting of the policy that is not a finite number, or a scale that does not rise."""
-    numbers = {**words["settings"], "noise_std": words["noise_std"]}
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) or not abs(value) <= LARGEST:
-            raise ArtifactError(f"{folder}: {MANIFEST}: {name} is {value!r}; expected a finite number: train it again")
-    if not 0 <= words["uniform_mix"] <= 1:
-        raise ArtifactError(f"{folder}: {MANIFEST}: uniform_mix is {words['uniform_mix']!r}; expected 0 to 1")
-    low, high = words["scale"]
-    if not -LARGEST <= low < high <= LARGEST:
-        raise ArtifactError(f"{folder}: {MANIFEST}: scale is {low!r} to {high!r}; expected two rising numbers")
 
 
 def unfinished(folder: Path) -> Path:
@@ -308,10 +370,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder}: no such folder; expected a policy that `recpolicy train --out` wrote")
     if not path.is_file():
         raise ArtifactError(f"{folder}: not a policy artifact: it has no {MANIFEST}")
-    manifest = read_versioned_json(path, FORMAT, FORMAT_VERSION, _MIGRATIONS)
+    manifest = read_versioned_json(path, FORMAT, FORMAT_VERSION, _MIGRATIONS, max_bytes=checks.MAX_MANIFEST_BYTES)
     lacking = [name for name in ("files", *_WORDS) if name not in manifest]
     if lacking:
         raise ArtifactError(f"{path}: lacks {', '.join(lacking)}: copy the whole artifact or train it again")
+    with artifact_errors(path):
+        checks.check_files(manifest["files"])
+        checks.check_names(manifest.get(key, {}) for key in ("paths", "columns", "arrays"))
+        checks.check_metadata(manifest["metadata"])
     return manifest
 
 

@@ -2,7 +2,7 @@
 
 A block is `batch` users times M items: one row group of the Parquet file, one piece of the CSV. Memory grows with the
 block, not with the number of users. Columns are those of `predict`. Ids keep their type; Parquet stores ids and titles
-as dictionaries.
+as dictionaries. In the CSV, an apostrophe precedes text that a spreadsheet would run as a formula.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.core.progress import progress
+from recpolicy.core.text import FORMULA
 from recpolicy.inference.predictions import as_list
 from recpolicy.inference.predictor import Policy
 
@@ -70,8 +72,23 @@ def _open(files: ExitStack, schema: Any, parquet: Path, csv: Path | None) -> lis
     writers = [files.enter_context(pq.ParquetWriter(temporary, schema, use_dictionary=_FEW_VALUES))]
     if csv is not None:
         temporary = files.enter_context(atomic_path(csv))
-        writers.append(files.enter_context(CSVWriter(temporary, schema)))
+        writers.append(_PlainCSV(files.enter_context(CSVWriter(temporary, schema))))
     return writers
+
+
+class _PlainCSV:
+    """A writer of CSV whose text is no formula (core/text.py)."""
+
+    def __init__(self, writer: Any):
+        self._writer = writer
+
+    def write_batch(self, block: Any) -> None:
+        """Write a record batch."""
+        columns = [
+            pc.replace_substring_regex(column, FORMULA, r"'\0") if pa.types.is_string(column.type) else column
+            for column in block.columns
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=block.schema))
 
 
 def _blocks(policy: Policy, ids: list[Hashable], items: list[Hashable], batch: int) -> Iterator[Any]:

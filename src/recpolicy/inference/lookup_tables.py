@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import Migration, read_versioned_json, rename_keys
+from recpolicy.core.memory import available_bytes
+from recpolicy.inference.artifact_checks import check_tables, max_tables_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = "tables.json"
+_SHOWN_LETTERS = 300
+"""Longer titles are cut for answers; items.parquet has them in full."""
 _FORMAT, _FORMAT_VERSION = "recpolicy tables", 2
 _MIGRATIONS: Mapping[int, Migration] = {1: lambda body: rename_keys(body, {"movie_id": "item_id"})}
 
@@ -46,7 +50,7 @@ def lookup_tables(users: "pd.DataFrame", items: "pd.DataFrame") -> LookupTables:
     return LookupTables(
         user_ids=users["user_id"].tolist(),
         item_ids=items["item_id"].tolist(),
-        titles=[title if isinstance(title, str) else None for title in items["title"]],
+        titles=[_cut(title) if isinstance(title, str) else None for title in items["title"].tolist()],
         years=items["year"].to_numpy(np.float64, na_value=np.nan),
         genre_names=names,
         genres=matrix.astype(bool),
@@ -68,21 +72,41 @@ def write_tables(tables: LookupTables, folder: Path) -> None:
     (folder / TABLES).write_text(json.dumps(body, allow_nan=False, separators=(",", ":")), encoding="utf-8")
 
 
-def read_tables(folder: Path) -> LookupTables:
-    """Read tables.json; raises ArtifactError where it is not what `write_tables` wrote."""
+def read_tables(folder: Path, users: int, items: int) -> LookupTables:
+    """Read tables.json of U `users` and I `items`; raises ArtifactError where it is not what `write_tables` wrote."""
     path = folder / TABLES
-    body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION, _MIGRATIONS)
-    try:
-        return LookupTables(
-            user_ids=body["user_id"],
-            item_ids=body["item_id"],
-            titles=body["title"],
-            years=np.array(body["year"], np.float64),  # null becomes NaN
-            genre_names=body["genre_names"],
-            genres=_matrix(body["genres"], len(body["genre_names"])),
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ArtifactError(f"{path}: not a table that this version of recpolicy reads: {error!r}") from None
+    body = read_versioned_json(
+        path, _FORMAT, _FORMAT_VERSION, _MIGRATIONS, advice="copy or train it again",
+        max_bytes=max_tables_bytes(users, items),
+    )  # fmt: skip
+    columns = ("user_id", "item_id", "title", "year", "genre_names", "genres")
+    lacking = [name for name in columns if name not in body]
+    if lacking:
+        raise ArtifactError(f"{path}: lacks {', '.join(lacking)}: copy the whole artifact or train it again")
+    check_tables(*(body[name] for name in columns))
+    free, genres = available_bytes(), len(body["genre_names"])
+    if free is not None and len(body["genres"]) * genres > free:
+        raise ArtifactError(f"{path}: {genres} genres of {len(body['genres']):,} items need more memory than is free")
+    return LookupTables(
+        user_ids=body["user_id"],
+        item_ids=body["item_id"],
+        titles=body["title"],
+        years=np.array(body["year"], np.float64),  # null becomes NaN
+        genre_names=body["genre_names"],
+        genres=_matrix(body["genres"], genres),
+    )
+
+
+def check_lookup_tables(tables: LookupTables) -> None:
+    """Check tables that come from other files (artifact_checks.py); raises ArtifactError."""
+    genres: list[list[int]] = [[] for _ in tables.item_ids]  # places in a matrix are in range
+    check_tables(
+        tables.user_ids, tables.item_ids, tables.titles, tables.years.tolist(), tables.genre_names, genres
+    )  # fmt: skip
+
+
+def _cut(title: str) -> str:
+    return title if len(title) <= _SHOWN_LETTERS else f"{title[: _SHOWN_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def row_index(ids: Sequence[Hashable]) -> Mapping[Hashable, int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
-from recpolicy.inference.artifact import Artifact, read_artifact
+from recpolicy.inference.artifact import Artifact, artifact_errors, read_artifact
 from recpolicy.inference.block_prediction import (
     USERS_AT_ONCE,
     estimate_rewards,
@@ -31,6 +31,7 @@ from recpolicy.inference.predictions import (
 )
 from recpolicy.inference.reward_estimators import ESTIMATORS
 from recpolicy.inference.scorer import FoldIn, History, Scorer
+from recpolicy.inference.self_test import self_test
 from recpolicy.inference.slate_selection import greedy_slate
 
 Array = NDArray[np.floating]
@@ -275,6 +276,9 @@ def load_policy(path: str | Path) -> Policy:
         The policy, ready to predict.
 
     Raises:
-        ArtifactError: The folder is missing, damaged or not an artifact.
+        ArtifactError: The folder is missing, damaged or not an artifact, or the policy cannot answer.
     """
-    return Policy(read_artifact(Path(path)))
+    with artifact_errors(Path(path)):
+        policy = Policy(read_artifact(Path(path)))
+        self_test(policy.scorer)
+        return policy

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, DataError, UnknownIdError, UnknownUserError
 from recpolicy.core.ids import type_hint
 from recpolicy.core.lru import LRUCache
-from recpolicy.inference.artifact import Artifact, InferenceArtifact, read_inference_artifact
+from recpolicy.inference.artifact import Artifact, InferenceArtifact, artifact_errors, read_inference_artifact
 from recpolicy.inference.block_prediction import (
     NOTHING_SHOWN,
     USERS_AT_ONCE,
@@ -32,6 +32,7 @@ from recpolicy.inference.block_prediction import (
 )
 from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.predictions import as_list
+from recpolicy.inference.self_test import self_test
 from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.fold_in import fold_in_user
 
@@ -312,20 +313,24 @@ class Scorer:
     @cached_property
     def _rated_by_user(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
         """The items rated [N], user after user, and where each user's begin [U + 1]."""
-        order = np.argsort(self.artifact.rated_user, kind="stable")
-        count = np.bincount(self.artifact.rated_user, minlength=len(self.user_ids))
+        rows = self.artifact.rated_user
+        # NumPy sorts numbers of 16 bits by radix, several times as fast.
+        order = np.argsort(rows.astype(np.uint16) if len(self.user_ids) <= 1 << 16 else rows, kind="stable")
+        count = np.bincount(rows, minlength=len(self.user_ids))
         return self.artifact.rated_item[order], np.concatenate([[0], np.cumsum(count)])
 
 
 def load_scorer(folder: str | Path, cache_bytes: int = CACHE_BYTES) -> Scorer:
-    """Load a policy artifact for answering; raises ArtifactError for a damaged or foreign folder.
+    """Load a policy artifact for answering; raises ArtifactError for one that is damaged, foreign or cannot answer.
 
     Imports neither pandas nor TensorFlow, unless the artifact has no tables.json: then pandas. `cache_bytes` bounds the
     answers that are kept.
     """
-    scorer = Scorer(read_inference_artifact(Path(folder)), cache_bytes)
-    scorer.prepare()
-    return scorer
+    with artifact_errors(Path(folder)):
+        scorer = Scorer(read_inference_artifact(Path(folder)), cache_bytes)
+        scorer.prepare()
+        self_test(scorer)
+        return scorer
 
 
 def _first_ids(ids: Sequence[Hashable]) -> str:

@@ -6,7 +6,8 @@
     audit.jsonl        one line a change, in order (audit_log.py)
 
 A version appears complete or not at all, and one rename moves the aliases, so readers see the state before or after a
-change. A lock serializes writers. A change may carry a note (author, reason), which its audit line contains.
+change. A lock serializes writers. A change may carry a note (author, reason), which its audit line contains. A version
+gets a role only after it was loaded and has answered (inference/self_test.py).
 
 Only a version whose gate record says pass may serve. Another one serves only if an operator says so (`ungated`).
 """
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 from recpolicy.core.errors import ArtifactError, ConfigError, unknown_name_error
 from recpolicy.core.files import atomic_directory
 from recpolicy.inference.artifact import MANIFEST, manifest_digest
+from recpolicy.inference.scorer import load_scorer
 from recpolicy.registry.aliases import (
     ALIASES,
     CHALLENGER,
@@ -42,6 +44,7 @@ from recpolicy.registry.version_files import (
     append_lines,
     copy_artifact,
     find_damage,
+    find_fault,
     now,
     plain,
     read_record,
@@ -68,29 +71,30 @@ class Registry:
     ) -> Version:  # fmt: skip
         """Copy an artifact in as the next version; the same artifact again is the version it has already.
 
-        Raises ArtifactError for a damaged or foreign artifact, or where the folder is something else than a registry,
-        DataError where gate, lineage or note is not JSON.
+        A new artifact is loaded and asked for answers first. Raises ArtifactError for a damaged or foreign artifact, or
+        one that cannot answer, or where the folder is something else than a registry; DataError where gate, lineage or
+        note is not JSON. Nothing is left behind then.
         """
         source = Path(artifact)
         manifest = sound_manifest(source)
         notes = {"gate": gate, "lineage": lineage or manifest["metadata"], "note": note}
         described = {name: plain(record, name) for name, record in notes.items()}
         digest = manifest_digest(source)
+        known = self._find(digest)
+        if known is not None:
+            return known
+        load_scorer(source)
         self._make()
         with self._writing():
-            for known in self._records():
-                if (
-                    isinstance(known, Version)
-                    and known.digest == digest
-                    and find_damage(self._home(known.number)) is None
-                ):
-                    return known
+            known = self._find(digest)  # another process may have registered it meanwhile
+            if known is not None:
+                return known
             number = max(self._numbers(), default=0) + 1
             version = Version(
                 number=number,
                 digest=digest,
                 agent=manifest["agent"],
-                policy_digest=manifest["metadata"].get("policy_digest", ""),
+                policy_digest=manifest["metadata"]["policy_digest"],
                 registered_at=now(),
                 **described,
             )
@@ -112,10 +116,10 @@ class Registry:
 
         Raises:
             ConfigError: An unknown number, or a version that passed no gate: nothing moves then.
-            ArtifactError: A damaged version: nothing moves then.
+            ArtifactError: A damaged version, or one that cannot answer: nothing moves then.
         """
         with self._changing() as state:
-            chosen = self._sound(number)
+            chosen = self._fit(number)
             if state.champion != chosen:
                 detail = self._check_gate(chosen, ungated)
                 self._move(state, chosen, "promote", state.champion, note, detail)
@@ -134,10 +138,10 @@ class Registry:
 
         Raises:
             ConfigError: An unknown number.
-            ArtifactError: A damaged version.
+            ArtifactError: A damaged version, or one that cannot answer.
         """
         with self._changing() as state:
-            chosen = self._sound(number)
+            chosen = self._fit(number)
             if state.champion == chosen:
                 return ""
             if state.challenger is not None:
@@ -164,7 +168,7 @@ class Registry:
                 return self.version(champion)
             if state.previous is None:
                 raise ConfigError(f"{self.folder}: no previous champion to roll back to; promote a version by number")
-            self._move(state, self._sound(state.previous), "roll_back", None, note)
+            self._move(state, self._fit(state.previous), "roll_back", None, note)
             return self.version(state.previous)
 
     def set_challenger(
@@ -188,11 +192,11 @@ class Registry:
         Raises:
             ConfigError: A fraction outside 0..1, an unknown number, the champion, a version that passed no gate, or a
                 registry without a champion.
-            ArtifactError: A damaged version.
+            ArtifactError: A damaged version, or one that cannot answer.
         """
         fraction = checked_fraction(traffic_fraction)
         with self._changing() as state:
-            chosen = self._sound(number)
+            chosen = self._fit(number)
             if state.champion in (None, chosen):
                 why = "there is no champion to challenge" if state.champion is None else "it is the champion"
                 raise ConfigError(f"{self.folder}: version {chosen} cannot challenge: {why}")
@@ -303,12 +307,18 @@ class Registry:
         line = {"time": now(), "change": change, **detail, **({} if note is None else {"note": plain(note, "note")})}
         write_state(self.folder, replace(state, change=line))
 
-    def _sound(self, name: int | str) -> int:
-        """Return the number of a version after a check of all its files."""
+    def _find(self, digest: str) -> Version | None:
+        """Return the sound version with a digest; None without one, or before there is a registry."""
+        records = self._records() if (self.folder / STATE).is_file() else []
+        same = (record for record in records if isinstance(record, Version) and record.digest == digest)
+        return next((version for version in same if find_damage(self._home(version.number)) is None), None)
+
+    def _fit(self, name: int | str) -> int:
+        """Return the number of a version after a check of all its files, and of its answers."""
         number = self._number(name)
-        damage = find_damage(self._home(number))
-        if damage is not None:
-            raise ArtifactError(f"version {number} is damaged and keeps its role: {damage}")
+        fault = find_fault(self._home(number))
+        if fault is not None:
+            raise ArtifactError(f"version {number} {fault}")
         return number
 
     def _number(self, name: int | str) -> int:

@@ -10,22 +10,26 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.core.files import Migration, content_digest, read_versioned_json, rename_keys, write_json
+from recpolicy.core.text import is_word
 from recpolicy.inference.artifact import (
-    MANIFEST,
+    artifact_errors,
     manifest_digest,
     migrate_digests,
     migrate_metadata,
     read_manifest,
     verify,
 )
+from recpolicy.inference.artifact_checks import MAX_AGENT, check_plain, is_digest
+from recpolicy.inference.scorer import load_scorer
 
 POLICY, RECORD = "policy", "version.json"
 _FORMAT, _FORMAT_VERSION = "recpolicy registered version", 3
+_MAX_RECORD_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +91,12 @@ _MIGRATIONS: Mapping[int, Migration] = {1: _from_version_1, 2: _from_version_2}
 def sound_manifest(artifact: Path) -> dict[str, Any]:
     """Return the manifest of an artifact whose files are all there, unchanged and inside its folder.
 
-    Raises ArtifactError for any other.
+    Raises ArtifactError for any other, whatever is wrong with it.
     """
-    manifest = read_manifest(artifact)
-    for name in manifest["files"]:
-        parts = PurePosixPath(name).parts
-        if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name:
-            raise ArtifactError(f"{artifact / MANIFEST}: names the file {name!r}, which is not inside the artifact")
-    verify(artifact)
-    return manifest
+    with artifact_errors(artifact):
+        manifest = read_manifest(artifact)
+        verify(artifact)
+        return manifest
 
 
 def copy_artifact(source: Path, target: Path, names: tuple[str, ...]) -> None:
@@ -121,15 +122,30 @@ def read_record(home: Path) -> Version:
     """Read version.json; raises ArtifactError where it is missing, changed or of another number than its folder."""
     path = home / RECORD
     body = read_versioned_json(
-        path, _FORMAT, _FORMAT_VERSION, _MIGRATIONS, digest_key="record_digest", advice="restore it from a copy"
-    )
+        path, _FORMAT, _FORMAT_VERSION, _MIGRATIONS, digest_key="record_digest", advice="restore it from a copy",
+        max_bytes=_MAX_RECORD_BYTES,
+    )  # fmt: skip
     if str(body.get("number")) != home.name:
         raise ArtifactError(f"{path}: describes version {body.get('number')!r}; expected version {home.name}")
     del body["format"], body["version"]
     try:
-        return Version(**body)
+        version = Version(**body)
     except TypeError as error:
         raise ArtifactError(f"{path}: not a record that this recpolicy can read: {error}") from None
+    with artifact_errors(path):
+        _check_record(version)
+    return version
+
+
+def _check_record(version: Version) -> None:
+    """Raise ArtifactError for a record that lists, logs and databases cannot hold."""
+    if not is_word(version.agent, MAX_AGENT) or not is_word(version.registered_at, MAX_AGENT):
+        raise ArtifactError(f"agent or time is not a text of 1 to {MAX_AGENT} printable characters")
+    if not is_digest(version.digest) or not is_digest(version.policy_digest):
+        raise ArtifactError("digest or policy_digest is not a SHA-256")
+    for name in ("lineage", "gate", "note"):
+        if getattr(version, name) is not None:
+            check_plain(name, getattr(version, name))
 
 
 def records_in(homes: Iterable[Path]) -> list[Version | ArtifactError]:
@@ -154,12 +170,28 @@ def find_damage(home: Path) -> str | None:
     return None
 
 
+def find_fault(home: Path) -> str | None:
+    """Return why the version in a folder may not serve, "is damaged: ..." or "cannot serve: ..."; or None."""
+    damage = find_damage(home)
+    if damage is not None:
+        return f"is damaged: {damage}"
+    try:
+        load_scorer(home / POLICY)
+    except ArtifactError as error:
+        return f"cannot serve: {error}"
+    return None
+
+
 def plain(record: Mapping[str, Any] | None, what: str) -> Any:
     """Return the record after a round trip through JSON; raises DataError where it is not JSON, as NaN is not."""
+    if record is None:
+        return None
     try:
-        return json.loads(json.dumps(record if record is None else dict(record), allow_nan=False))
-    except (TypeError, ValueError) as error:
+        read = json.loads(json.dumps(dict(record), allow_nan=False))
+        check_plain(what, read)
+    except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{what}: not JSON: {error}") from None
+    return read
 
 
 def append_lines(path: Path, lines: str) -> None:

@@ -1,5 +1,7 @@
 """Responses to errors, {"error": {"code", "message"}}, with the meaning of each code."""
 
+import re
+import tempfile
 from http import HTTPStatus
 from typing import Any
 
@@ -84,19 +86,32 @@ async def _internal_error(_request: Request, _error: Exception) -> Response:
     return internal_error()
 
 
-def _http_error(_: Request, error: Exception) -> Response:
+def hide_folders(state: Any, message: str) -> str:
+    """Return a message for callers without the folders of this server: paths begin inside of the registry or state."""
+    registry = None if state.models.registry is None else state.models.registry.folder
+    # A folder for files in transit, and the hidden one in it that becomes complete.
+    message = re.sub(rf"{re.escape(tempfile.gettempdir())}/[^/\s]+/(?:\.[^/\s]+/)?", "", message)
+    for folder, name in ((registry, "the registry"), (state.folder, "the state folder")):
+        for path in () if folder is None else (folder.absolute(), folder.resolve()):
+            message = message.replace(f"{path}/", "").replace(str(path), name)
+    return message
+
+
+def _http_error(request: Request, error: Exception) -> Response:
     """Answer for an unknown path, a wrong method or encoding, and HTTPExceptions of the handlers."""
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).name.lower()
     if code == "bad_request":
         code = "invalid_request"
-    return error_response(error.status_code, code, error.detail, dict(error.headers) if error.headers else None)
+    detail = hide_folders(request.app.state.server, error.detail)
+    return error_response(error.status_code, code, detail, dict(error.headers) if error.headers else None)
 
 
-def _invalid_value(_: Request | None, error: Exception) -> Response:
+def _invalid_value(request: Request | None, error: Exception) -> Response:
     """Answer 4xx to errors caused by the caller's input; all other library errors answer 500."""
     assert isinstance(error, RecpolicyError)
-    return error_response(*status_and_code(error), str(error))
+    message = str(error) if request is None else hide_folders(request.app.state.server, str(error))
+    return error_response(*status_and_code(error), message)
 
 
 def _rejected(_: Request, error: Exception) -> Response:
@@ -105,9 +120,9 @@ def _rejected(_: Request, error: Exception) -> Response:
     return error.response
 
 
-def _conflict(_: Request, error: Exception) -> Response:
+def _conflict(request: Request, error: Exception) -> Response:
     """Answer 409 to a change that is impossible in the present state."""
-    return error_response(409, "conflict", str(error))
+    return error_response(409, "conflict", hide_folders(request.app.state.server, str(error)))
 
 
 def _store_error(_: Request | None, error: Exception) -> Response:

@@ -7,6 +7,7 @@ single trained policy, it also holds a registry with that policy as version 1.
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine, select
@@ -21,6 +22,7 @@ from recpolicy.server.db.engine import open_store, sqlite_url
 from recpolicy.server.db.schema import rollouts
 from recpolicy.server.db.writer import GroupCommitWriter, Spool
 from recpolicy.server.deps import AppState, Store
+from recpolicy.server.jobs.alerts import send_alert
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, ReloadHooks
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.online.checkpoints import CURRENT, checkpoint_folder
@@ -97,6 +99,9 @@ def open_state(source: Path, folder: Path | None, settings: Settings) -> Iterato
         holder: list[AppState] = []
         with closing(GroupCommitWriter(engine, Spool(folder / "spool"), lambda: holder[0].reward_rules())) as writer:
             holder.append(AppState(models, Store(engine, writer), settings, Metrics(), folder))
+            models.on_fault = partial(send_alert, holder[0], "registry.version")
+            if models.fault is not None:
+                models.on_fault(models.fault)
             yield holder[0]
     finally:
         engine.dispose()

@@ -2,6 +2,9 @@
 
 A request reads one reference (`live`), so it sees one state from start to end and a swap fails no request. The
 registry's folder is the source of truth; every process checks its aliases file twice a second.
+
+A version that does not load changes nothing for users: the last good one serves, also after a restart, and `fault`
+says so. It is tried again every half minute, and any other change of the registry is followed at once.
 """
 
 import asyncio
@@ -9,6 +12,7 @@ import hashlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,12 +22,15 @@ from typing import Any
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.scorer import Scorer, load_scorer
+from recpolicy.registry.aliases import Routing
 from recpolicy.registry.model_registry import Registry
 
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 WATCH_SECONDS = 0.5
+RETRY_SECONDS = 30.0
+"""Time until a version that did not load is tried again; the reason may pass, such as a lack of memory."""
 LIST_BYTES = 16 << 20
 """For cached lists of one version: about 4,000 lists of 10 items."""
 CACHE_BYTES = 12 << 20
@@ -115,33 +122,53 @@ class ReloadHooks:
 class ModelManager:
     """The live versions of a registry, or one fixed version."""
 
-    def __init__(self, live: LiveState, registry: Registry | None = None, hooks: ReloadHooks | None = None):
+    def __init__(
+        self,
+        live: LiveState,
+        registry: Registry | None = None,
+        hooks: ReloadHooks | None = None,
+        fault: str | None = None,
+    ):
         self.live = live
         self.registry = registry
+        self.on_fault: Callable[[str], object] = lambda _: None
+        """Called with each new fault."""
+        self.fault = fault
+        """The version of the registry's routing that does not load, and the reason; None if all do."""
         self._hooks = hooks or ReloadHooks()
         self._lock = threading.Lock()
         self._stamp = self._look()
 
     @classmethod
     def from_registry(cls, registry: Registry, hooks: ReloadHooks | None = None) -> "ModelManager":
-        """Load the routing of the registry.
+        """Load the routing of the registry; a champion that does not load is replaced by the last one that does.
 
-        Raises ConfigError for a registry without a champion, ArtifactError for a damaged one.
+        Raises ConfigError for a registry without a champion, ArtifactError for a damaged one, or where no former
+        champion loads either.
         """
-        return cls(_load(registry, None, hooks or ReloadHooks()), registry, hooks)
+        live, fault = _load_first(registry, hooks or ReloadHooks())
+        if fault is not None:
+            logger.error("%s", fault)
+        return cls(live, registry, hooks, fault)
 
     def refresh(self) -> bool:
         """Load the current routing of the registry; return True if anything changed.
 
-        Raises ArtifactError or ConfigError if a version does not load; the live versions then stay live.
+        A version that does not load is left out: the champion before it stays, or the champion serves the challenger's
+        users; `fault` has the reason. Raises ArtifactError or ConfigError if the registry cannot be read.
         """
         if self.registry is None:
             return False
         with self._lock:
             stamp = self._look()
-            new = _load(self.registry, self.live, self._hooks)
-            self._stamp, old, self.live = stamp, self.live, new
-            return new != old
+            new, fault = _load(self.registry, self.live, self._hooks)
+            old, self.live = self.live, new
+            known, self.fault = self.fault, fault
+            self._stamp = (*stamp[:-1], self._tries())
+        if fault is not None and fault != known:
+            logger.error("%s", fault)
+            self.on_fault(fault)
+        return new != old
 
     async def watch(self) -> None:
         """Load the changes of other processes, until cancelled."""
@@ -158,34 +185,92 @@ class ModelManager:
                 )
 
     def _look(self) -> tuple[Any, ...]:
-        """Return a value that changes whenever the aliases or the champion's updates do."""
+        """Return a value that changes whenever the aliases or the champion's updates do; a fault changes it in time."""
         if self.registry is None:
             return ()
-        return _mark(self.registry.folder / "aliases.json"), *map(
-            _mark, self._hooks.watched(self.live.champion.trained)
-        )
+        marks = map(_mark, self._hooks.watched(self.live.champion.trained))
+        return _mark(self.registry.folder / "aliases.json"), *marks, self._tries()
+
+    def _tries(self) -> int:
+        """Return a number that changes when it is time to try again; 0 without a fault."""
+        return 0 if self.fault is None else 1 + int(time.monotonic() / RETRY_SECONDS)
 
 
-def _load(registry: Registry, old: LiveState | None, hooks: ReloadHooks) -> LiveState:
+def _load(registry: Registry, old: LiveState, hooks: ReloadHooks) -> tuple[LiveState, str | None]:
+    """Return the routing of the registry with the versions that load, and the fault of those that do not."""
     routing = registry.routing()
     if routing.champion is None:
-        raise ConfigError(
-            f"{registry.folder}: the registry has no champion; promote a version: recpolicy registry promote"
-        )
-    known = {served.number: served for served in ((old.champion, old.challenger) if old else ()) if served is not None}
+        raise _no_champion(registry)
+    known = {served.number: served.trained for served in (old.champion, old.challenger) if served is not None}
+    champion, fault = _try_load(registry, routing.champion, known, f"version {old.champion.number} still serves")
+    number = old.champion.number if champion is None else routing.champion
+    return _combine(registry, routing, champion or old.champion.trained, number, fault, hooks, known)
 
-    def trained(number: int) -> Scorer:
-        return known[number].trained if number in known else load_scorer(registry.resolve(number), CACHE_BYTES)
 
-    champion, number = trained(routing.champion), routing.challenger
+def _load_first(registry: Registry, hooks: ReloadHooks) -> tuple[LiveState, str | None]:
+    """Return what `_load` does, at the start: in place of a champion that does not load, the last one that does."""
+    routing = registry.routing()
+    if routing.champion is None:
+        raise _no_champion(registry)
+    champion, fault = _try_load(registry, routing.champion, {}, "")
+    if champion is not None:
+        return _combine(registry, routing, champion, routing.champion, None, hooks, {})
+    for number in _former_champions(registry):
+        champion, _ = _try_load(registry, number, {}, "")
+        if champion is not None:
+            fault = f"{fault}; version {number}, a former champion, serves instead"
+            return _combine(registry, routing, champion, number, fault, hooks, {})
+    raise ArtifactError(f"{fault}; no former champion loads either: promote a version that does")
+
+
+def _combine(
+    registry: Registry, routing: Routing, champion: Scorer, number: int | None, fault: str | None, hooks: ReloadHooks,
+    known: Mapping[int | None, Scorer],
+) -> tuple[LiveState, str | None]:  # fmt: skip
+    """Return the live state of a loaded champion, with the challenger if it loads."""
+    challenger, rival = routing.challenger, None
+    if challenger is not None and challenger != number:
+        rival, why = _try_load(registry, challenger, known, "the champion serves its users")
+        fault = fault or why
     learned = hooks.learned(champion)
-    return LiveState(
-        LoadedVersion(learned, routing.champion, None if learned is champion else champion),
-        None if number is None else LoadedVersion(trained(number), number),
-        routing.traffic_fraction,
-        routing.shadow,
+    live = LiveState(
+        LoadedVersion(learned, number, None if learned is champion else champion),
+        None if rival is None else LoadedVersion(rival, challenger),
+        0.0 if rival is None else routing.traffic_fraction,
+        rival is not None and routing.shadow,
         routing.exploration,
-        None if number is None else hooks.rollout(number),
+        None if rival is None or challenger is None else hooks.rollout(challenger),
+    )
+    return live, fault
+
+
+def _try_load(
+    registry: Registry, number: int, known: Mapping[int | None, Scorer], instead: str
+) -> tuple[Scorer | None, str | None]:
+    """Return a version, or None with the fault, whatever is wrong with it."""
+    if number in known:
+        return known[number], None
+    try:
+        return load_scorer(registry.resolve(number), CACHE_BYTES), None
+    except Exception as error:  # also of the disk or for lack of memory
+        reason = str(error).replace(f"{registry.folder}/", "") or type(error).__name__
+        return None, f"version {number} of the registry does not load{instead and f', {instead}'}: {reason}"
+
+
+def _former_champions(registry: Registry) -> list[int]:
+    """Return the numbers of the champions before the present one, the latest first."""
+    try:
+        aliases, lines = registry.aliases(), registry.audit()
+    except ArtifactError:
+        return []
+    promoted = [line.get("number") for line in reversed(lines) if line.get("change") in ("promote", "roll_back")]
+    numbers = dict.fromkeys([aliases["previous"], *promoted])
+    return [number for number in numbers if type(number) is int and number != aliases["champion"]]
+
+
+def _no_champion(registry: Registry) -> ConfigError:
+    return ConfigError(
+        f"{registry.folder}: the registry has no champion; promote a version: recpolicy registry promote"
     )
 
 

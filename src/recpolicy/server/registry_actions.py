@@ -14,7 +14,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ArtifactError, ConfigError
-from recpolicy.inference.scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.auth.keys import Caller
 from recpolicy.server.db import admin
@@ -27,10 +26,15 @@ RegistryAction = Callable[[Registry, Mapping[str, Any]], Mapping[str, Any]]
 """Makes a change with a note that names the operator; returns the detail of the audit line."""
 
 
+_LOADS = ("promote", "roll_back", "traffic")
+"""Changes that give a version a role."""
+
+
 def apply(state: AppState, caller: Caller, name: str, action: RegistryAction) -> dict[str, Any]:
     """Make a change and load it; returns the new routing, and the milliseconds that it took.
 
-    Raises ConfigError for an impossible change, HTTPException 409 for a damaged version.
+    Raises ConfigError for an impossible change, HTTPException 409 for a version that is damaged or cannot answer, which
+    changes nothing. Raises HTTPException 503 if a version was sound when the change was made, but could not be loaded.
     """
     registry, start = state.require_registry(), perf_counter()
     try:
@@ -40,6 +44,8 @@ def apply(state: AppState, caller: Caller, name: str, action: RegistryAction) ->
         raise HTTPException(409, str(error)) from None
     ms = 1e3 * (perf_counter() - start)
     write_audit(state, caller, name, detail)
+    if name in _LOADS and state.models.fault is not None:
+        raise HTTPException(503, f"the registry has the change, but {state.models.fault}")
     return {"routing": routing(registry), "ms": round(ms, 3)}
 
 
@@ -65,13 +71,12 @@ def sync_versions(state: AppState) -> None:
 
 
 def promote(number: int, ungated: bool) -> RegistryAction:
-    """Return the action that makes a version the champion; a version that does not load is rejected first.
+    """Return the action that makes a version the champion; the registry loads and tests it first.
 
     With `ungated`, an operator lets it serve although it passed no gate.
     """
 
     def action(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:
-        load_scorer(registry.resolve(number))
         before = registry.routing().champion
         registry.promote(number, ungated=ungated, note=note)
         return {"number": number, "from": before, **({"ungated": True} if ungated else {})}
@@ -97,7 +102,6 @@ def set_traffic(number: int | None, fraction: float | None, shadow: bool | None,
         challenger = now.challenger if number is None else number
         if challenger is None:
             raise ConfigError("there is no challenger; name a version")
-        load_scorer(registry.resolve(challenger))
         same = challenger == now.challenger
         new_fraction = fraction if fraction is not None else (now.traffic_fraction if same else 0.0)
         new_shadow = shadow if shadow is not None else (same and now.shadow)

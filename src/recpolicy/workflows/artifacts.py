@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ArtifactError, DataError
-from recpolicy.core.files import atomic_directory, content_digest, write_json
+from recpolicy.core.files import atomic_directory, write_json
 from recpolicy.core.hashes import Hashes, count_matches
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.learned_events import file_events, log_events, merge, min_matches
@@ -20,7 +20,7 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.splits import Split
-from recpolicy.inference.artifact import Artifact, unfinished, write_arrays, write_manifest
+from recpolicy.inference.artifact import Artifact, policy_digest, unfinished, write_arrays, write_manifest
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.models.rating_model import RatingModel
@@ -202,15 +202,6 @@ def with_policy(artifact: Artifact, exported: "ExportedPolicy", metadata: Mappin
         artifact, estimator=exported.estimator, head=exported.head, settings=exported.settings, policy=arrays
     )
     return replace(changed, metadata={**metadata, "policy_digest": policy_digest(changed)})
-
-
-def policy_digest(artifact: Artifact) -> str:
-    """Return the SHA-256 of everything that determines the policy's actions; equal policies have equal digests."""
-    return content_digest(
-        artifact.agent, artifact.estimator, artifact.head, dict(artifact.settings), artifact.uniform_mix,
-        *(artifact.policy[key] for key in sorted(artifact.policy)), artifact.context, artifact.item, artifact.offset,
-        artifact.action_items,
-    )  # fmt: skip
 
 
 def write_artifact(artifact: Artifact, agent: "BanditAgent | SessionAgent", width: int, work: Path, out: Path) -> None:

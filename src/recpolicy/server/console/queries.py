@@ -5,6 +5,8 @@ order of the catalog. `recpolicy simulator validate --out STATE/simulator` write
 """
 
 import json
+import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import rename_keys
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.scorer import Prediction, Scorer, load_scorer
@@ -26,6 +29,9 @@ from recpolicy.server.schemas.requests import RecommendRequest
 
 CACHE_BYTES = 1 << 20
 """Cache size of a version that is only previewed."""
+PREVIEW_BYTES = 96 << 20
+"""Size of the versions that are kept for previews; one of MovieLens 100K has 15 MiB."""
+_REFUSED_VERSIONS, _REFUSED_SECONDS, _WAIT_SECONDS = 100, 60.0, 1.0
 CARD = Path("simulator", "card.json")
 MAX_CARD_BYTES = 4 << 20
 CARD_FIELDS = ("world", "split", "seed", "passed", "gates", "counts", "figures")
@@ -79,23 +85,62 @@ def rank_items(scorer: Scorer, request: RecommendRequest) -> RankedPreview:
     return RankedPreview(scorer, answer, scorer.action_items[best].astype(np.intp))
 
 
-class ScorerCache:
-    """A cache of the versions that were previewed last, as trained; safe for several threads."""
+class BusyError(ConfigError):
+    """Another version is being loaded for a preview."""
 
-    def __init__(self, max_versions: int = 3, load: Callable[[Path, int], Scorer] = load_scorer):
+
+class ScorerCache:
+    """A cache of the versions that were previewed last, as trained; safe for several threads.
+
+    A reader's key is enough for a preview, so its cost is bounded: one version is loaded at a time, versions are kept
+    up to `max_bytes`, and one that does not load is not tried again for a minute.
+    """
+
+    def __init__(self, max_bytes: int = PREVIEW_BYTES, load: Callable[[Path, int], Scorer] = load_scorer):
         self._load = load
-        self._scorers: LRUCache[Scorer] = LRUCache(max_versions)
+        self._scorers: LRUCache[Scorer] = LRUCache(max_bytes)
+        self._refused: LRUCache[tuple[float, str]] = LRUCache(_REFUSED_VERSIONS)
+        self._loading = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._scorers)
 
     def version(self, registry: Registry, live: LiveState, number: int) -> Scorer:
-        """Return the version of a number; raises ConfigError for an unknown one, ArtifactError for a damaged one."""
+        """Return the version of a number.
+
+        Raises ConfigError for an unknown one, ArtifactError for one that is damaged or cannot answer, BusyError while
+        another version is loaded.
+        """
         for served in (live.champion, live.challenger):
             if served is not None and served.number == number:
                 return served.trained
         key = number, registry.version(number).digest
-        return self._scorers.get_or_load(key, lambda: self._load(registry.resolve(number), CACHE_BYTES))
+        known = self._scorers.get(key)
+        if known is not None:
+            return known
+        until, fault = self._refused.get(key) or (0.0, "")
+        if time.monotonic() < until:
+            raise ArtifactError(fault)
+        if not self._loading.acquire(timeout=_WAIT_SECONDS):
+            raise BusyError("the server is loading another version for a preview; try again")
+        try:
+            known = self._scorers.get(key)
+            if known is None:
+                known = self._load(registry.resolve(number), CACHE_BYTES)
+                self._scorers.put(key, known, _size(known))
+            return known
+        except ArtifactError as error:
+            self._refused.put(key, (time.monotonic() + _REFUSED_SECONDS, str(error)))
+            raise
+        finally:
+            self._loading.release()
+
+
+def _size(scorer: Scorer) -> int:
+    """Return the bytes of a version's arrays."""
+    artifact = scorer.artifact
+    arrays = [*vars(artifact).values(), *artifact.policy.values()]
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
 
 def find_users(scorer: Scorer, text: str, count: int) -> list[Hashable]:

@@ -13,6 +13,7 @@ Format version 1 wrote all arms at each step, into `<seq>.npz`; it is still read
 
 import hashlib
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import Migration, content_digest, read_versioned_json, write_json
 from recpolicy.core.types import Array
 from recpolicy.inference.artifact import PolicyParts
+from recpolicy.inference.artifact_checks import is_digest
 from recpolicy.server.online.posterior import ArmPosterior, Posterior, find_fault, unpack_symmetric
 
 CURRENT = "current.json"
@@ -36,6 +38,8 @@ _COUNTS = ("first", "last", "learnt", "passed")
 _SPARE = 1 << 20
 """A file of the arms may exceed twice its needed size by this."""
 _HEAD, _DIGEST = 8, 32
+_OWN_FILE = re.compile(r"[0-9]+\.(npz|arms)")
+"""Names of the files of arms; no other file is ever removed."""
 _ADVICE = "remove the folder to start online learning again"
 
 
@@ -102,9 +106,11 @@ class CurrentState:
         return self.file.endswith(".npz")
 
 
-def checkpoint_folder(state: Path, content: str) -> Path:
-    """Return the folder of a version's checkpoints."""
-    return state / "online" / content
+def checkpoint_folder(state: Path, digest: str) -> Path:
+    """Return the folder of a version's checkpoints; raises ArtifactError for a digest that is none."""
+    if not is_digest(digest):
+        raise ArtifactError(f"the policy's digest is {ascii(digest)[:80]}; expected a SHA-256")
+    return state / "online" / digest
 
 
 def read_current(folder: Path) -> CurrentState | None:
@@ -118,7 +124,7 @@ def read_current(folder: Path) -> CurrentState | None:
                              {name: int(body[name]) for name in _COUNTS})  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: not a complete state of online learning: {error!r}; {_ADVICE}") from None
-    if Path(state.file).name != state.file:
+    if state.file and not _OWN_FILE.fullmatch(state.file):
         raise ArtifactError(f"{path}: {state.file!r} is not the name of a file in this folder; {_ADVICE}")
     return state
 
@@ -200,8 +206,8 @@ class CheckpointJournal:
         write_json(self._folder / CURRENT, {"format": FORMAT, "version": FORMAT_VERSION, **body})
         self._state, self._checkpoint = state, checkpoint
         if old is None or old.file != state.file:
-            for path in (*self._folder.glob("*.npz"), *self._folder.glob("*.arms")):
-                if path.name != state.file:
+            for path in self._folder.iterdir():
+                if _OWN_FILE.fullmatch(path.name) and path.name != state.file:
                     path.unlink(missing_ok=True)
         return len(written)
 

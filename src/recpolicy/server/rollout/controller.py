@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ArtifactError, StoreError
 from recpolicy.registry.model_registry import Registry
-from recpolicy.registry.version_files import find_damage
+from recpolicy.registry.version_files import find_fault
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.admin import SERVER, write_audit
 from recpolicy.server.db.engine import transaction
@@ -201,7 +201,7 @@ def _resolve_versions(registry: Registry, challenger: int | str, ungated: bool) 
     if version.verdict != "pass" and not ungated:
         record = "has no gate record" if version.verdict is None else f"has a gate record that says {version.verdict}"
         raise ConflictError(f"version {number} {record}; set `ungated` (--ungated) to roll it out anyway")
-    damage = find_damage(registry.resolve(number).parent)
-    if damage is not None:
-        raise ArtifactError(f"version {number} is damaged: {damage}")
+    fault = find_fault(registry.resolve(number).parent)
+    if fault is not None:
+        raise ArtifactError(f"version {number} {fault}")
     return routing.champion, number

@@ -12,6 +12,7 @@ from recpolicy.server.db.events import daily_rewards, now_ms
 from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.jobs import NEVER, list_schedules
 from recpolicy.server.deps import AppState, StateDep
+from recpolicy.server.errors import hide_folders
 from recpolicy.server.jobs.drift import NAME as DRIFT
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.json_output import json_response
@@ -77,7 +78,8 @@ def list_runs(
 ) -> Response:
     """List the latest runs, newest first."""
     with _engine(state).connect() as connection:
-        return json_response({"runs": job_runs.runs(connection, name, limit)})
+        rows = job_runs.runs(connection, name, limit)
+    return json_response({"runs": [_without_folders(state, row) for row in rows]})
 
 
 @router.get("/runs/{number}", response_model=RunResponse)
@@ -91,7 +93,7 @@ def show_run(
         row = job_runs.run(connection, number)
     if row is None:
         raise HTTPException(404, "no run has this number")
-    return json_response(row)
+    return json_response(_without_folders(state, row))
 
 
 @router.get("/drift", response_model=DriftResponse)
@@ -111,6 +113,14 @@ def list_rewards(
     with _engine(state).connect() as connection:
         rows = daily_rewards(connection, now_ms() - days * DAY_MS)
     return json_response({"rows": [vars(row) for row in rows]})
+
+
+def _without_folders(state: AppState, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a run whose error names no folder of this server."""
+    metadata = row["metadata"]
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("error"), str):
+        return row
+    return {**row, "metadata": {**metadata, "error": hide_folders(state, metadata["error"])}}
 
 
 def _engine(state: AppState) -> Any:

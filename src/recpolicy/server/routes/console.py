@@ -15,11 +15,11 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.auth.roles import OptionalCaller, Reader
 from recpolicy.server.console import pages, queries
-from recpolicy.server.console.queries import RankedPreview, ScorerCache, rank_items, read_card
+from recpolicy.server.console.queries import BusyError, RankedPreview, ScorerCache, rank_items, read_card
 from recpolicy.server.db.events import id_key
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, status_and_code
-from recpolicy.server.json_output import json_response
+from recpolicy.server.json_output import error_response, json_response
 from recpolicy.server.live_models import CHAMPION
 from recpolicy.server.online.posterior import can_learn
 from recpolicy.server.schemas import console
@@ -105,7 +105,10 @@ def compare_versions(
     scorer_cache: Annotated[ScorerCache, Depends(get_scorer_cache)],
 ) -> Response:
     """Compare the lists that two versions would recommend to a user. The server stores no event."""
-    scorers = [_version(state, scorer_cache, number, request.user) for number in request.versions]
+    try:
+        scorers = [_version(state, scorer_cache, number, request.user) for number in request.versions]
+    except BusyError as error:
+        return error_response(429, "overloaded", str(error), {"retry-after": "1"})
     seen = [_seen(scorer, request) for scorer in scorers]
     union = list(
         dict.fromkeys(
@@ -152,12 +155,14 @@ def _page(name: str, state: AppState) -> Response:
 
 
 def _version(state: AppState, scorer_cache: ScorerCache, number: int | None, user: Hashable) -> Scorer:
-    """Return a version; raises HTTPException 404 for an unknown number, 409 for a damaged version."""
+    """Return a version; raises HTTPException 404 for an unknown number, 409 for a damaged one."""
     live = state.models.live
     if number is None:
         return live.variant_for(id_key(user))[0].scorer
     try:
         return scorer_cache.version(state.require_registry(), live, number)
+    except BusyError:
+        raise
     except ConfigError as error:
         raise HTTPException(404, str(error)) from None
     except ArtifactError as error:

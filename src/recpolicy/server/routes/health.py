@@ -20,8 +20,9 @@ async def show_liveness() -> Response:
 @router.get("/readyz", response_model=ReadinessResponse)
 async def show_readiness(state: StateDep) -> Response:
     """Report that a policy is loaded, and the state of the database."""
-    served = state.models.live.champion
-    return json_response({"status": "ready", "policy": served.describe(CHAMPION), "store": store_state(state)})
+    served, fault = state.models.live.champion, state.models.fault
+    answer = {"status": "ready", "policy": served.describe(CHAMPION), "store": store_state(state)}
+    return json_response(answer if fault is None else {**answer, "fault": fault})
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -165,3 +165,8 @@ class ReadinessResponse(BaseModel):
         description="State of the database. down: the server recommends, keeps events on disk and rejects feedback;"
         " none: the server has no database (`--no-store`)."
     )
+    fault: str | None = Field(
+        None,
+        description="The version of the registry that does not load, with the reason; the last good version serves."
+        " Absent if all load.",
+    )
