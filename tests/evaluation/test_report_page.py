@@ -66,6 +66,14 @@ def test_the_page_holds_everything_it_was_given():
     assert "Intervals are over users." in text
 
 
+def test_the_page_begins_with_its_answer_and_marks_its_own_rows_and_what_was_kept():
+    table = pd.DataFrame({"result": ["kept", "NOT KEPT"]}, index=pd.Index(["gain", "users"], name="criterion"))
+    page = render_report(content(answer="LinUCB is ahead.", own="gain", tables=[("Gate", table)]))
+    assert page.index("LinUCB is ahead.") < page.index("<dl>")
+    assert '<tr class="own"><th scope="row">gain</th><td class="kept">✓ kept</td>' in page
+    assert '<tr><th scope="row">users</th><td class="broken">✗ NOT KEPT</td>' in page
+
+
 def test_the_page_needs_nothing_but_itself():
     page = render_report(content())
     tags = parsed(page)

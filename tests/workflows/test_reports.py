@@ -15,10 +15,11 @@ from recpolicy.core.errors import ConfigError, UnknownIdError
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.inference.artifact import verify
 from recpolicy.inference.predictor import Policy
-from recpolicy.workflows import reports as module
+from recpolicy.workflows import policy_report as module
 from recpolicy.workflows.demo import run_demo
+from recpolicy.workflows.policy_report import write_policy_report
 from recpolicy.workflows.policy_training import TrainConfig
-from recpolicy.workflows.reports import policy_summary, write_policy_report
+from recpolicy.workflows.reports import policy_summary
 
 
 def outside_resources(page):
@@ -37,7 +38,11 @@ def test_the_report_is_one_page_that_loads_nothing(folder):
     page = (folder / "page.html").read_text(encoding="utf-8")
     assert outside_resources(page) == []
     assert "<script" not in page
-    assert page.count("<svg") >= 6  # regret, reward, choice, calibration, pulls, suggestions
+    assert page.count("<svg") >= 8  # regret, reward, choice, differences, groups, calibration, pulls, suggestions
+    gap = verdict.evaluation.difference("linucb", "rating_model")
+    assert f"the greedy rating model ({gap.value:+.2f} [{gap.lo:+.2f}, {gap.hi:+.2f}])" in page
+    assert '<tr class="own"><th scope="row">linucb</th>' in page
+    assert "lie within their 95 % intervals" in page
     assert f"{verdict.evaluation.policies['linucb'].rmse:.3f}" in page
     assert "user 7" in page
     for title in loaded("linucb").recommend(7, k=10)["title"]:

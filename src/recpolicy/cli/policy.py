@@ -172,7 +172,7 @@ def report(
     from recpolicy.inference.predictor import load_policy
     from recpolicy.workflows.evaluation_rounds import read_evaluation_rounds
     from recpolicy.workflows.gating import read_gate_config
-    from recpolicy.workflows.reports import write_policy_report
+    from recpolicy.workflows.policy_report import write_policy_report
 
     if log is None and (baseline or config):
         raise typer.BadParameter(

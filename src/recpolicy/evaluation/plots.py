@@ -19,6 +19,8 @@ from recpolicy.core.plotting import draw_legend, new_axes, new_figure, style_axe
 from recpolicy.core.statistics import Interval
 from recpolicy.evaluation.simulator_gates import SimulatorCard, calibration_bins
 
+_LOG_RATIO = 5
+"""Ratio of the highest and lowest final value from which curves get a logarithmic axis."""
 _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")  # 200,000 and 0.01, not 2e5 and 10^-2
 
 
@@ -80,6 +82,34 @@ def held_out_choice_figure(policies: Mapping[str, Interval], random: Interval, o
     axes.set_xlabel(
         f"mean true rating of the choice (stars), {100 * random.level:.0f} % interval over users", loc="right"
     )
+    return figure
+
+
+def intervals_figure(series: Mapping[str, Mapping[str, Interval]], quantity: str, zero: float | None = None) -> Figure:
+    """Plot intervals as dots with bars, one row a name, the series side by side; `zero` draws a line to compare with.
+
+    The series have the same names. It serves as a forest plot of differences and for figures by group of users.
+    """
+    names = list(next(iter(series.values())))[::-1]  # the first name on top
+    figure, axes = new_axes(height=1.2 + 0.36 * len(names))
+    places = np.arange(len(names))
+    shift = 0.2 * (np.arange(len(series)) - (len(series) - 1) / 2)
+    for index, (label, figures) in enumerate(series.items()):
+        intervals = [figures[name] for name in names]
+        value = np.array([interval.value for interval in intervals])
+        reach = np.array([[interval.value - interval.lo, interval.hi - interval.value] for interval in intervals])
+        axes.errorbar(
+            value, places - shift[index], xerr=reach.T, fmt="o", color=_look(index)[0], capsize=3, markersize=4,
+            label=label,
+        )  # fmt: skip
+    if zero is not None:
+        axes.axvline(zero, color=MUTED.light, linestyle=DASHES[1], lw=1.2)
+    axes.set_yticks(places, names)
+    axes.set_ylim(-0.6, len(names) - 0.4 + (0.5 * len(series) if len(series) > 1 else 0))  # room for the legend
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(quantity, loc="right")
+    if len(series) > 1:
+        draw_legend(axes, loc="upper left")
     return figure
 
 
@@ -160,6 +190,10 @@ def _curves_figure(curves: Mapping[str, Curve], quantity: str) -> Figure:
         "interactions" if seeds == 1 else f"interactions (line: mean of {seeds} seeds; band: lowest to highest)"
     )
     axes.set_ylabel(quantity)
+    ends = [float(curve.values.mean(axis=0)[-1]) for curve in curves.values() if curve.values.size]
+    if len(ends) > 1 and 0 < min(ends) < max(ends) / _LOG_RATIO:  # on a linear axis, the low curves lie on each other
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_PLAIN)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(_PLAIN)
     if max((np.abs(curve.values).max() for curve in curves.values() if curve.values.size), default=0) >= 1000:

@@ -21,6 +21,8 @@ from recpolicy.evaluation.evaluation import MISSING
 
 _FIGURE = r"[-+−]?[0-9.,]+(e[-+]?[0-9]+)?"
 _NUMBER = re.compile(rf"{_FIGURE}( ?%)?( \[.*\]| ± {_FIGURE})?|\[{_FIGURE}, {_FIGURE}\]")
+_MARKS = {"kept": ("kept", "✓"), "NOT KEPT": ("broken", "✗")}
+"""Cells that a color and a mark tell apart: (CSS class, mark)."""
 _LONG = 20
 """Characters from which a cell is broken into lines; shorter ones stand in one."""
 
@@ -30,6 +32,10 @@ class ReportContent:
     """The content of a report, from top to bottom."""
 
     title: str
+    answer: str = ""
+    """The first sentence: what the page found."""
+    own: str = ""
+    """First cell of the rows that the page is about; they stand out in every table."""
     summary: Sequence[tuple[str, str]] = ()
     """(label, value): what was run, on what, with which versions and seeds."""
     tables: Sequence[tuple[str, pd.DataFrame]] = ()
@@ -76,6 +82,9 @@ def render_report(content: ReportContent) -> str:
     return (
         environment.get_template("report.html.j2").render(
             title=content.title,
+            answer=content.answer,
+            own=content.own,
+            marks=_MARKS,
             summary=content.summary,
             tables=[(caption, *_cells(table)) for caption, table in content.tables],
             figures=[(caption, _inline(caption, svg)) for caption, svg in content.figures],

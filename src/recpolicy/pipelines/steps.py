@@ -235,7 +235,7 @@ def report_step(policy: str, ratings: str, page: str, *, user: str, seed: int) -
     import tempfile
 
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.reports import write_policy_report
+    from recpolicy.workflows.policy_report import write_policy_report
 
     loaded, parts = load_policy(policy), load_saved_split(Path(ratings))
     chosen = _ids(user, loaded.artifact.users["user_id"])

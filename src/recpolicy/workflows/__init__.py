@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from recpolicy.workflows.imported_logs import ImportReport, import_log
     from recpolicy.workflows.interaction_logs import LogConfig, ingest_log, read_rounds, simulate_log
     from recpolicy.workflows.policy_estimation import estimate
+    from recpolicy.workflows.policy_report import write_policy_report
     from recpolicy.workflows.policy_training import TrainConfig, train
-    from recpolicy.workflows.reports import write_evaluation_page, write_policy_report
+    from recpolicy.workflows.reports import write_evaluation_page
     from recpolicy.workflows.retraining import retrain
     from recpolicy.workflows.session_evaluation import SessionEvaluation, evaluate_sessions
     from recpolicy.workflows.session_logs import SessionLogConfig, read_log, simulate_session_log
@@ -105,7 +106,7 @@ _MODULES = {
     "write_candidate_evaluation": "evaluation_files",
     "write_evaluation_page": "reports",
     "write_gate": "gating",
-    "write_policy_report": "reports",
+    "write_policy_report": "policy_report",
 }
 
 

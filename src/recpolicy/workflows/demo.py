@@ -8,8 +8,8 @@ from typing import Any
 from recpolicy.core.ids import convert_id
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
+from recpolicy.workflows.policy_report import write_policy_report
 from recpolicy.workflows.policy_training import TrainConfig, train
-from recpolicy.workflows.reports import write_policy_report
 
 REPORT = "report.html"
 

@@ -1,0 +1,261 @@
+"""The report of a trained policy: one HTML page with its evaluation, its plots and its recommendations."""
+
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recpolicy.core.files import write_json
+from recpolicy.core.metrics import read_csv
+from recpolicy.core.optional_deps import require_extra
+from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.splits import Split
+from recpolicy.evaluation.evaluation import Evaluation
+from recpolicy.evaluation.gate import GateConfig, gate, gate_tables
+from recpolicy.inference.block_prediction import rating_interval
+from recpolicy.inference.predictor import Policy
+from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evaluate_candidate
+from recpolicy.workflows.held_out_evaluation import METRICS_FILE, HeldOutEvaluation, evaluate
+from recpolicy.workflows.reports import LOG_NOTE, estimator_tables, evaluation_tables, log_tables
+from recpolicy.workflows.session_evaluation import SessionEvaluation, evaluate_sessions
+
+_SUGGESTED = ("rank", "title", "rating", "std", "value", "session_value", "probability")
+_NOTES = (
+    "Held-out choice: the policy chooses among the items that a user really rated in the test part, so the reward of"
+    " every alternative is known. Intervals are 95 % bootstrap intervals over users. Random is the uniform choice,"
+    " oracle the best one; the normalized choice is 0 at random and 1 at the oracle.",
+    "Evaluation regret: how much worse the policy's choice is than the best item, in a second simulated world that uses"
+    " another model class than the training world. The training regret is measured in the training world. The gap"
+    " between the two shows how far the simulation can be trusted.",
+    "A rating is known only where a user chose to rate: nothing here is a click-through rate.",
+)
+
+_SESSION_NOTE = (
+    "Sessions are simulated: likes, watch fractions and continuation are derived from ratings and their times; drift"
+    " and fatigue are assumed (docs/explanation/simulator.md). The evaluation world simulates other users by another"
+    " model class than the training world. fatigue_aware reads the hidden state of the world and cannot be served."
+    " A training with gamma 0 shows how much of a gain comes from planning ahead: benchmarks/looking_ahead compares"
+    " the two."
+)
+
+
+def write_policy_report(
+    policy: Policy,
+    split: Split,
+    folder: Path,
+    out: Path,
+    *,
+    user: Any = None,
+    seed: int = 0,
+    log: BanditLog | None = None,
+    incumbent: Policy | None = None,
+    limits: GateConfig | None = None,
+) -> HeldOutEvaluation:
+    """Evaluate the policy and write one self-contained HTML page.
+
+    Args:
+        policy: The policy.
+        split: The split that it was trained on.
+        folder: Its artifact; gets metrics.json.
+        out: The page to write.
+        user: The user whose recommendations the page shows; the first one by default.
+        seed: Seed of the intervals.
+        log: Logged rounds; with them, the page compares the policy with the incumbent and shows the gate.
+        incumbent: The policy in service; None is the logging policy.
+        limits: Limits of the gate; None takes the defaults.
+
+    Returns:
+        The evaluation on the test part.
+
+    Raises:
+        ConfigError: The page cannot be written to `out`.
+        DataError: The policy was fitted on another train part, or has learned from these rounds.
+    """
+    require_extra("train", "the report")
+    from recpolicy.evaluation.report_page import ReportContent, refuse_page, write_report
+
+    refuse_page(out)  # before the expensive part
+    policies = {policy.artifact.agent: policy}
+    evaluated = None if log is None else evaluate_candidate(policy, split, log, incumbent, seed)
+    held_out = _evaluate_held_out(evaluated, policies, split, folder, seed)
+    sessions = evaluate_sessions(policies, split, seed=seed, out=folder) if policy.sequential else None
+    session_tables = (
+        [] if sessions is None else [("In simulated sessions, 95 % intervals over users", sessions.table())]
+    )
+    log_sections, log_figures = _log_sections(evaluated, limits)
+    content = ReportContent(
+        title=f"{policy.artifact.agent} on {policy.metadata['data']}",
+        answer=_answer(policy.artifact.agent, held_out.evaluation),
+        own=policy.artifact.agent,
+        summary=_summary(policy.metadata) + _log_summary(evaluated) + _origin(),
+        tables=[
+            *log_sections, ("On held-out ratings, with the baselines", held_out.table()), *session_tables,
+            *evaluation_tables(held_out.evaluation), _suggestions(policy, user),
+        ],
+        figures=log_figures + _session_figures(sessions, folder) + _figures(policy, split, held_out, folder, user),
+        notes=[
+            *_NOTES, f"Evaluation world: {held_out.evaluation_world}.", *([] if sessions is None else [_SESSION_NOTE]),
+            *([] if evaluated is None else [LOG_NOTE]),
+        ],
+    )  # fmt: skip
+    write_report(out, content)
+    return held_out
+
+
+def _evaluate_held_out(
+    evaluated: CandidateEvaluation | None, policies: Mapping[str, Policy], split: Split, folder: Path, seed: int
+) -> HeldOutEvaluation:
+    if evaluated is None or evaluated.held_out is None:
+        return evaluate(policies, split, seed=seed, out=folder)
+    write_json(folder / METRICS_FILE, evaluated.held_out.as_dict())
+    return evaluated.held_out
+
+
+def _log_sections(
+    evaluated: CandidateEvaluation | None, limits: GateConfig | None
+) -> tuple[list[Any], list[tuple[str, str]]]:
+    """Return tables and figures of the log, the gate first; empty without a log."""
+    if evaluated is None or evaluated.log_comparison is None:
+        return [], []
+    tables, figures = estimator_tables(evaluated.log_comparison)
+    return [*gate_tables(gate(evaluated.as_dict(), limits)), *log_tables(evaluated), *tables], figures
+
+
+def _summary(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    split, training = metadata["split"], metadata["training"]
+    amount = (
+        f"{training['total_timesteps']:,} interactions"
+        if "total_timesteps" in training
+        else f"{training['rows']:,} rows"
+    )
+    return [
+        ("agent", metadata["agent"]),
+        ("split", f"{split['name']} (train {split['train'][:12]}, test {split['test'][:12]})"),
+        ("training", f"{training['mode']}, {amount}"),
+        ("rating model", metadata["rating_model"]["name"]),
+        ("settings", json.dumps(metadata["config"]["agent"])),
+        ("seed", str(metadata["seed"])),
+        ("versions", ", ".join(f"{name} {number}" for name, number in metadata["versions"].items())),
+    ]
+
+
+def _answer(name: str, evaluation: Evaluation) -> str:
+    """Return in one sentence how the policy chooses on held-out ratings."""
+    result = evaluation.policies[name]
+    popular, model = (evaluation.difference(name, other) for other in ("most_popular", "rating_model"))
+    verdict = "better than" if model.lo > 0 else "worse than" if model.hi < 0 else "not shown to differ from"
+    share = result.normalized_choice
+    way = "" if share is None else f" {share.value:.0%} of the way from random to perfect,"
+    return (
+        f"On held-out ratings, {name} chooses{way} {popular.value:+.2f} [{popular.lo:+.2f}, {popular.hi:+.2f}] rating"
+        f" points above most popular, and {verdict} the greedy rating model ({model.value:+.2f} [{model.lo:+.2f},"
+        f" {model.hi:+.2f}])."
+    )
+
+
+def _origin() -> list[tuple[str, str]]:
+    """Return when the page was written and by which command, if by one."""
+    program = Path(sys.argv[0]).name
+    command = [("command", " ".join([program, *sys.argv[1:]]))] if program == "recpolicy" else []
+    return [("written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")), *command]
+
+
+def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]:
+    if evaluated is None or evaluated.log_comparison is None:
+        return []
+    choices, digest = evaluated.log_comparison.feedback, evaluated.inputs["rounds"] or ""
+    return [
+        ("evaluated on", f"{len(choices):,} logged rounds of {len(np.unique(choices.user)):,} users ({digest[:12]})"),
+        ("compared with", evaluated.baseline),
+    ]
+
+
+def _suggestions(policy: Policy, user: Any) -> tuple[str, Any]:
+    user = policy.artifact.users["user_id"].iloc[0] if user is None else user
+    table = policy.recommend(user, k=10)
+    # A session policy has no value of a single item, but one of the session.
+    table = table[[name for name in _SUGGESTED if name in table]]
+    return f"Suggestions for user {user}: items not yet rated", table.set_index("rank")
+
+
+def _session_figures(sessions: SessionEvaluation | None, folder: Path) -> list[tuple[str, str]]:
+    if sessions is None:
+        return []
+    from recpolicy.core.plotting import to_svg
+    from recpolicy.evaluation.plots import session_curve_figure, session_rewards_figure
+
+    evaluation, train = (
+        {name: returns.reward for name, returns in world.items()}
+        for world in (sessions.evaluation_world, sessions.training_world)
+    )
+    figures = [
+        (
+            "Reward of a session, in the evaluation world and in the training world",
+            session_rewards_figure(evaluation, train),
+        )
+    ]
+    if (folder / "metrics.csv").exists():
+        rows = read_csv(folder / "metrics.csv")
+        step, reward = (np.array([row[name] for row in rows]) for name in ("step", "sessions/reward"))
+        baselines = {name: train[name].value for name in ("rating_model", "most_popular", "random")}
+        figures.append(("Reward of a session while training", session_curve_figure(step, reward, baselines)))
+    return [(caption, to_svg(figure)) for caption, figure in figures]
+
+
+def _figures(
+    policy: Policy, split: Split, held_out: HeldOutEvaluation, folder: Path, user: Any
+) -> list[tuple[str, str]]:
+    from recpolicy.core.plotting import to_svg
+    from recpolicy.evaluation import plots
+
+    figures = []
+    name = policy.artifact.agent
+    if (folder / "metrics.csv").exists() and not policy.sequential:
+        rows = read_csv(folder / "metrics.csv")
+        step = np.array([row["step"] for row in rows])
+        for metric, draw, caption in (
+            ("regret/cumulative", plots.regret_figure, "Cumulative regret in the training world"),
+            ("reward/mean", plots.reward_figure, "Mean reward per interaction while training"),
+        ):
+            curves = {name: plots.Curve(step, np.array([[row[metric] for row in rows]]))}
+            if metric == "regret/cumulative":
+                per_interaction = policy.metadata["training"]["baseline_regret"]
+                curves |= {key: plots.Curve(step, regret * step[np.newaxis]) for key, regret in per_interaction.items()}
+            figures.append((caption, to_svg(draw(curves))))
+    evaluation = held_out.evaluation
+    choices = {key: result.held_out_choice for key, result in evaluation.policies.items()}
+    chosen = plots.held_out_choice_figure(choices, evaluation.random, evaluation.oracle)
+    figures.append(("Held-out choice between random and oracle", to_svg(chosen)))
+    others = [other for other in evaluation.policies if other != name]
+    differences = {other: evaluation.difference(name, other) for other in others}
+    forest = plots.intervals_figure(
+        {name: differences}, f"held-out choice of {name} minus that of the policy", zero=0.0
+    )
+    figures.append((f"Differences of {name} to each policy, paired by user (95 %)", to_svg(forest)))
+    by_group = {
+        key: {group: figure.interval for group, figure in evaluation.policies[key].groups.items()}
+        for key in (name, "rating_model", "most_popular")
+    }
+    if by_group[name]:
+        groups = plots.intervals_figure(by_group, "mean true rating of the choice (stars)")
+        figures.append(("Held-out choice by group of users (95 %)", to_svg(groups)))
+    rating, std = (part[split.test.user, split.test.item] for part in policy.ratings())
+    low, high = rating_interval(policy.artifact, rating, std)
+    covered = float(np.mean((low <= split.test.rating) & (split.test.rating <= high)))
+    calibration = plots.calibration_figure(rating, split.test.rating)
+    caption = f"Predicted and true ratings on the test part; {covered:.1%} lie within their 95 % intervals"
+    figures.append((caption, to_svg(calibration)))
+    if "pulls" in policy.metadata["training"]:
+        pulls = np.array(policy.metadata["training"]["pulls"])
+        figures.append(("Recommendations of each item while training", to_svg(plots.pulls_figure({name: pulls}))))
+    user = policy.artifact.users["user_id"].iloc[0] if user is None else user
+    best = policy.recommend(user, k=10)
+    drawn = plots.recommendations_figure(
+        best["title"].tolist(), best["rating"].to_numpy(), best["std"].to_numpy(), policy.artifact.scale
+    )
+    figures.append((f"Estimated ratings of the suggestions for user {user}", to_svg(drawn)))
+    return figures
