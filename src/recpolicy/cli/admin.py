@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recpolicy.cli.admin_backup import backup, restore
 from recpolicy.cli.admin_client import URL
 from recpolicy.cli.admin_tables import say, say_drift, say_routing, say_rows, say_runs
 from recpolicy.cli.output import print_text
@@ -23,6 +24,8 @@ keys_app = typer.Typer(help="API keys: list, create, revoke.", no_args_is_help=T
 rollout_app = typer.Typer(help="The gradual rollout of a version.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(rollout_app, name="rollout")
+app.command(epilog="Example:  recpolicy admin backup runs/linucb.server-state --out backups/monday")(backup)
+app.command(epilog="Example:  recpolicy admin restore backups/monday state")(restore)
 
 Url = Annotated[str, typer.Option("--url", envvar="RECPOLICY_URL", help="Address of the server.")]
 KeyFile = Annotated[

@@ -29,6 +29,7 @@ from recpolicy.server.online.checkpoints import CURRENT, checkpoint_folder
 from recpolicy.server.online.learned_policy import LearnedPolicy
 from recpolicy.server.settings import Settings
 from recpolicy.server.state_files import DATABASE, make_private
+from recpolicy.server.state_lock import serving
 
 DATABASE_URL = "RECPOLICY_DATABASE_URL"
 
@@ -85,10 +86,17 @@ def open_state(source: Path, folder: Path | None, settings: Settings) -> Iterato
     Raises ArtifactError, ConfigError or StoreError if the policy cannot be served or the database cannot be opened.
     """
     folder = folder or state_folder(source)
-    if is_run(source):  # a folder that is neither is reported before anything is written
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    registry = open_registry(source, folder)
+    if not is_run(source):
+        Registry(source).aliases()  # a folder that is neither is reported before anything is written
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with serving(folder), _open_locked(source, folder, settings) as state:
+        yield state
+
+
+@contextmanager
+def _open_locked(source: Path, folder: Path, settings: Settings) -> Iterator[AppState]:
+    """Open the state in a folder that no restore is changing."""
+    registry = open_registry(source, folder)
     make_private(folder, source)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / DATABASE))
     try:

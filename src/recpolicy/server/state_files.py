@@ -9,10 +9,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from recpolicy.server.state_lock import LOCK, MARKER
+
 logger = logging.getLogger(__name__)
 
 DATABASE = "server.db"
-_FOLDERS = ("spool", "online", "simulator", "registry", "exports", "lost+found")
+_PARTS = (LOCK, MARKER, "jobs", "spool", "online", "simulator", "registry", "exports", "lost+found")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -26,7 +28,7 @@ def make_private(folder: Path, registry: Path) -> int:
         registry: The registry that the server serves; closed only if it is a part of the state folder.
     """
     everything = list(folder.iterdir())
-    own = [path for path in everything if path.name.startswith(DATABASE) or path.name in _FOLDERS]
+    own = [path for path in everything if path.name.startswith(DATABASE) or path.name in _PARTS]
     alone = len(own) == len(everything) and folder.resolve() != registry.resolve()
     opened = 0
     try:

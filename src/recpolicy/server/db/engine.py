@@ -96,11 +96,16 @@ def migrate(engine: Engine) -> None:
 
 def is_up_to_date(engine: Engine) -> bool:
     """Return True if there is nothing to migrate; does not import Alembic, which loads slowly and stays in memory."""
-    steps = sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+    steps = schema_steps()
     with engine.connect() as connection:
         if not inspect(connection).has_table("alembic_version"):
             return False
         return bool(connection.scalar(text("SELECT version_num FROM alembic_version")) == steps[-1])
+
+
+def schema_steps() -> list[str]:
+    """Return the steps of the migrations, oldest first."""
+    return sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
 @contextmanager

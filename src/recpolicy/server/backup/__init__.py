@@ -1,0 +1,9 @@
+"""Backup and restore of a server's state, on the machine of the state folder; the server may run during a backup.
+
+A backup is a folder:
+
+    backup.json        format, database, schema, and the SHA-256 of each file
+    server.db          copy of the SQLite database, or database.dump, a custom-format dump of PostgreSQL
+    spool/ online/     events that wait for the database; checkpoints of online learning
+    registry/          aliases.json, audit.jsonl and versions/; in the folder itself if the state folder is the registry
+"""
