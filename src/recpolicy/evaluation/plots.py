@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.palette import DASHES, INK, MUTED, SERIES
-from recpolicy.core.plotting import draw_legend, new_axes, new_figure, style_axes
+from recpolicy.core.plotting import draw_legend, draw_legend_above, new_axes, new_figure, style_axes
 from recpolicy.core.statistics import Interval
 from recpolicy.evaluation.simulator_gates import SimulatorCard, calibration_bins
 
@@ -105,11 +105,11 @@ def intervals_figure(series: Mapping[str, Mapping[str, Interval]], quantity: str
     if zero is not None:
         axes.axvline(zero, color=MUTED.light, linestyle=DASHES[1], lw=1.2)
     axes.set_yticks(places, names)
-    axes.set_ylim(-0.6, len(names) - 0.4 + (0.5 * len(series) if len(series) > 1 else 0))  # room for the legend
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(quantity, loc="right")
     if len(series) > 1:
-        draw_legend(axes, loc="upper left")
+        draw_legend_above(axes, len(series))
     return figure
 
 
