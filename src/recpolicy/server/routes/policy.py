@@ -16,7 +16,7 @@ from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.inference.block_prediction import USERS_AT_ONCE
+from recpolicy.inference.block_prediction import USERS_AT_ONCE, rating_interval
 from recpolicy.inference.scorer import Prediction, Scorer
 from recpolicy.server.active_request import ActiveDep, ActiveRequest
 from recpolicy.server.deps import AppState, StateDep
@@ -133,18 +133,22 @@ def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None, stop: t
         for place, user in enumerate(block):
             if stop.is_set():
                 return b""
-            piece = ENCODE(_user_rows(answer, place, user, rows, names))[1:-1]
+            piece = ENCODE(_user_rows(scorer, answer, place, user, rows, names))[1:-1]
             if piece:
                 pieces.append(piece.encode())
     return b'{"rows":[%b]}' % b",".join(pieces)
 
 
 def _user_rows(
-    answer: Prediction, place: int, user: Any, rows: NDArray[np.intp], names: list[tuple[Any, Any]]
+    scorer: Scorer, answer: Prediction, place: int, user: Any, rows: NDArray[np.intp], names: list[tuple[Any, Any]]
 ) -> list[dict[str, Any]]:
     """Return the rows of one user, the one at `place` in the answer."""
-    every = {"rating": answer.rating, "std": answer.std, "value": answer.value, "probability": answer.probability}
-    columns = {name: finite(part[place, rows]) for name, part in every.items() if part is not None}
+    rating, std = answer.rating[place, rows], answer.std[place, rows]
+    low, high = rating_interval(scorer.artifact, rating, std)
+    own = {"value": answer.value, "probability": answer.probability}
+    parts = {name: part[place, rows] for name, part in own.items() if part is not None}
+    every = {"rating": rating, "std": std, "low": low, "high": high, **parts}
+    columns = {name: finite(part) for name, part in every.items()}
     session = answer.session_value
     whole = {} if session is None else {"session_value": finite(session[place : place + 1])[0]}
     return [

@@ -24,7 +24,15 @@ class EstimateRow(BaseModel):
     """Estimates of one item for one user; null where the policy has no such number."""
 
     model_config = _example(
-        user_id=196, item_id=50, title="Star Wars (1977)", rating=4.31, std=0.21, value=4.27, probability=0.0124
+        user_id=196,
+        item_id=50,
+        title="Star Wars (1977)",
+        rating=4.31,
+        std=0.21,
+        low=2.63,
+        high=5.0,
+        value=4.27,
+        probability=0.0124,
     )
 
     user_id: UserId
@@ -32,6 +40,8 @@ class EstimateRow(BaseModel):
     title: Title
     rating: Rating
     std: Std
+    low: float | None = Field(description="Lower end of the 95 % interval of a single rating.")
+    high: float | None = Field(description="Upper end of the 95 % interval of a single rating.")
     value: float | None = Field(None, description="The policy's own estimate of the reward; not of session policies.")
     probability: float | None = Field(description="Probability that the exploring policy shows the item in a round.")
     session_value: float | None = Field(
