@@ -48,6 +48,19 @@ def id_key(state, role):
     return key
 
 
+@pytest.mark.parametrize("text", ["%00", "evaluate%00", "%ed%a0%80"])
+def test_a_text_that_a_database_cannot_hold_is_refused_or_matches_nothing(state, text):
+    console = Console(state)
+    answer = console.ask("GET", f"runs?name={text}")
+    if "%00" in text:
+        assert "NUL" in refusal(answer, 422, "invalid_request")
+    else:  # bytes that are no UTF-8 become replacement characters
+        assert answer.json() == {"runs": []}
+    assert console.ask("POST", f"jobs/{text}", {}, "operator").status_code in (404, 422)
+    for path in (f"keys/{text}", f"versions/{text}", f"rollouts/{text}"):
+        assert console.ask("DELETE", path, role="operator").status_code in (404, 405, 422)
+
+
 def test_jobs_are_listed_with_their_next_times(state):
     console = Console(state)
     listed = JobList.model_validate(console.ask("GET", "jobs").json()).jobs

@@ -20,7 +20,7 @@ from recpolicy.server.db.schema import events
 from recpolicy.server.lifespan import open_state, stateless_state
 from recpolicy.server.live_models import LiveState, LoadedVersion
 from recpolicy.server.schemas import console
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import ConsoleConfig, Settings
 
 PAGES = ("/", "/compare", "/operations")
 
@@ -149,7 +149,7 @@ def test_only_the_files_of_the_console_are_served(app, path):
 
 
 def test_a_server_without_store_and_registry_has_the_pages_too(app, registry):
-    kept = 'data-learns="true" data-stores="true"'
+    kept = 'data-learns="true" data-learns-keyless="false" data-stores="true"'
     assert kept in ask(app, "GET", "/").text
     bare = make_app(stateless_state(registry.resolve(1), Settings()))
     assert [ask(bare, "GET", path).status_code for path in PAGES] == [200] * 3
@@ -191,12 +191,17 @@ def contrast(one, other):
 
 
 def test_users_are_found_by_their_whole_id_then_its_beginning_then_a_part(app):
-    answer = ask(app, "POST", "/v1/console/users", {"text": "2", "count": 3}).json()
+    reader = bearing(key_for(app, "reader"))
+
+    def find(**request):
+        return ask(app, "POST", "/v1/console/users", request, headers=reader).json()
+
+    answer = find(text="2", count=3)
     console.UserMatches.model_validate(answer)
     assert answer == {"users": [2, 20, 12], "total": 20}
-    assert ask(app, "POST", "/v1/console/users", {}).json()["users"] == list(range(1, 13))
+    assert find()["users"] == list(range(1, 13))
     for text in ("02", "²", "<b>", "9" * 200):
-        assert ask(app, "POST", "/v1/console/users", {"text": text}).json()["users"] == []
+        assert find(text=text)["users"] == []
 
 
 def test_an_id_that_is_typed_whole_comes_first_also_where_many_begin_with_it():
@@ -209,8 +214,23 @@ def test_an_id_that_is_typed_whole_comes_first_also_where_many_begin_with_it():
     assert queries.find_users(Known(), " 12 ", 3) == ["12", 12, 120]
 
 
-def test_users_with_names_are_listed_for_readers_only(tmp_path):
-    with open_state(write_hostile(tmp_path / "named", text=True), tmp_path / "state", Settings()) as state:
+@pytest.mark.parametrize("listed", [True, False])
+def test_users_are_listed_for_readers_unless_the_operator_lists_them_for_all(registry, tmp_path, listed):
+    with open_state(registry.folder, tmp_path, Settings(console=ConsoleConfig(list_users=listed))) as state:
+        app = make_app(state)
+        answer = ask(app, "POST", "/v1/console/users", {})
+        if listed:
+            assert answer.json()["total"] == 20
+        else:
+            assert "needs the role reader: [console] list_users is off" in refusal(answer, 401, "unauthorized")
+        client = bearing(key_for(app, "client"))
+        assert ask(app, "POST", "/v1/console/users", {}, headers=client).status_code == (200 if listed else 403)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_users_with_names_are_listed_for_readers_only(tmp_path, listed):
+    settings = Settings(console=ConsoleConfig(list_users=listed))
+    with open_state(write_hostile(tmp_path / "named", text=True), tmp_path / "state", settings) as state:
         app = make_app(state)
         refusal(ask(app, "POST", "/v1/console/users", {}), 401, "unauthorized")
         client, reader = (bearing(key_for(app, role)) for role in ("client", "reader"))

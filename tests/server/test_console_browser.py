@@ -17,10 +17,13 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.db.schema import events, feedback
 from recpolicy.server.lifespan import open_state
-from recpolicy.server.settings import OnlineConfig
+from recpolicy.server.settings import ConsoleConfig, OnlineConfig
 
 EAGER = replace(
-    UNLIMITED, online=OnlineConfig(seconds=0.2, grace_seconds=0.0), exploration=ExplorationConfig(share=0.0)
+    UNLIMITED,
+    online=OnlineConfig(seconds=0.2, grace_seconds=0.0, keyless_per_hour=10**6),
+    exploration=ExplorationConfig(share=0.0),
+    console=ConsoleConfig(list_users=True),
 )
 
 

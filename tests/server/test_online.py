@@ -5,11 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
+from api_keys import bearing, key_for
 from client_helpers import ask, served
 from event_factory import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trained_policies import trained
+from unlimited import UNLIMITED
+from waiting import wait_until
 
 from recpolicy.agents.linucb import LinUCB, LinUCBConfig
 from recpolicy.agents.observation import Observation
@@ -17,6 +20,8 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import content_digest, write_json
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.inference.scorer import load_scorer
+from recpolicy.server.db.admin import latest_audit
+from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.online import checkpoints as checkpoint_files
 from recpolicy.server.online import posterior as believing
 from recpolicy.server.online.checkpoints import (
@@ -121,7 +126,7 @@ def test_only_policies_that_are_linear_per_arm_learn():
 
 def row(seq, shown, reward, position=0):
     return SimpleNamespace(
-        seq=seq, position=position, reward=reward, user_key=shown.user_key,
+        seq=seq, position=position, reward=reward, online=True, user_key=shown.user_key,
         item_ids=shown.item_ids, context=shown.context,
     )  # fmt: skip
 
@@ -390,10 +395,12 @@ def test_a_policy_that_learned_shares_the_tables_of_the_trained_one_but_no_predi
     assert base.predict_one(3) is before
 
 
-def rate(app, value, users=range(1, 13)):
+def rate(app, value, users=range(1, 13), key=True):
+    headers = bearing(key_for(app, "client") if key else None)
     for user in users:
         event_id = ask(app, "POST", "/v1/recommend", {"user": user, "k": 2}).json()["event_id"]
-        assert ask(app, "POST", "/v1/feedback", {"event_id": event_id, "type": "rating", "value": value}).is_success
+        feedback = {"event_id": event_id, "type": "rating", "value": value}
+        assert ask(app, "POST", "/v1/feedback", feedback, headers=headers).is_success
 
 
 def learner_of(app, folder):
@@ -416,6 +423,56 @@ def test_feedback_moves_the_policy_that_serves_and_a_restart_goes_on_from_there(
         assert policy["policy_digest"] == moved.policy_digest
     with served(tmp_path) as app:
         assert app.state.server.models.live.champion.policy_digest == moved.policy_digest
+
+
+def test_without_a_key_nobody_moves_the_lists_of_others(tmp_path):
+    with served(tmp_path) as app:
+        learner, live = learner_of(app, tmp_path), app.state.server.models
+        learner.step()
+        before = live.live.champion.policy_digest
+        rate(app, 1.0, key=False)
+        assert learner.step() == 0
+        assert live.live.champion.policy_digest == before
+        assert "recpolicy_rewards_not_learned_total 12.0" in ask(app, "GET", "/metrics").text.splitlines()
+        assert "recpolicy_reward_count_total 12.0" in ask(app, "GET", "/metrics").text.splitlines()  # they are stored
+        rate(app, 1.0, users=[1])
+        assert learner.step() == 1  # the others stay behind it, unlearned
+
+
+def test_with_a_bound_so_many_rewards_of_an_address_are_learned_and_the_operator_is_told(tmp_path, caplog):
+    caplog.set_level("WARNING", "recpolicy")
+    settings = replace(UNLIMITED, online=OnlineConfig(enabled=False, keyless_per_hour=5))
+    with served(tmp_path, settings=settings) as app:
+        learner = learner_of(app, tmp_path)
+        learner.step()
+        rate(app, 1.0, key=False)
+        rate(app, 1.0, users=[1, 2])
+        assert learner.step() == 5 + 2
+        wait_until(lambda: [r for r in caplog.records if "alert: feedback without a key" in r.getMessage()], "an alert")
+        with app.state.server.store.engine.connect() as connection:
+            actions = [line["action"] for line in latest_audit(connection, 10)]
+    assert actions.count("alert online.keyless_feedback") == 1
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_the_bound_holds_for_each_client_and_for_each_item_and_refills():
+    clock = Clock()
+    bound = KeylessBound(3, clock)
+    assert [bound.admits("a", str(item)) for item in range(5)] == [True] * 3 + [False] * 2
+    assert [bound.admits(f"client {n}", "0") for n in range(5)] == [True] * 2 + [False] * 3  # one was a's
+    clock.now = 3600.0
+    assert bound.admits("a", "0")
+    assert [bound.must_alert() for _ in range(2)] == [True, False]
+    clock.now = 7200.0
+    assert bound.must_alert()
+    assert not KeylessBound(0).admits("a", "0")
+    assert not KeylessBound(0).must_alert()
 
 
 def test_the_same_events_replayed_give_the_same_weights(tmp_path, base):

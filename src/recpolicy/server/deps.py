@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from recpolicy.core.errors import StoreError
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.feedback import DAY_MS, RewardRules
+from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.live_models import ModelManager
 from recpolicy.server.metrics import Metrics
@@ -40,6 +41,8 @@ class AppState:
     metrics: Metrics
     folder: Path | None = None
     """The state folder; None for a server that stores nothing."""
+    keyless: KeylessBound = field(default_factory=lambda: KeylessBound(0))
+    """The bound of online learning from feedback without a key."""
     rollout_counters: RolloutCounters = field(default_factory=RolloutCounters)
     """Counts and shadow comparisons of the rollout."""
 
@@ -58,7 +61,7 @@ class AppState:
     def reward_rules(self) -> RewardRules:
         """Return the rules that turn feedback into rewards at this time."""
         window = int(self.settings.feedback.window_days * DAY_MS)
-        return RewardRules(self.models.live.champion.scorer.scale, window)
+        return RewardRules(self.models.live.champion.scorer.scale, window, self.keyless)
 
 
 async def get_state(request: Request) -> AppState:

@@ -19,6 +19,7 @@ from recpolicy.inference.scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import admin
 from recpolicy.server.db.engine import open_store, sqlite_url
+from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.db.schema import rollouts
 from recpolicy.server.db.writer import GroupCommitWriter, Spool
 from recpolicy.server.deps import AppState, Store
@@ -106,7 +107,8 @@ def _open_locked(source: Path, folder: Path, settings: Settings) -> Iterator[App
         models = ModelManager.from_registry(registry, _reload_hooks(engine, folder, settings))
         holder: list[AppState] = []
         with closing(GroupCommitWriter(engine, Spool(folder / "spool"), lambda: holder[0].reward_rules())) as writer:
-            holder.append(AppState(models, Store(engine, writer), settings, Metrics(), folder))
+            bound = KeylessBound(settings.online.keyless_per_hour)
+            holder.append(AppState(models, Store(engine, writer), settings, Metrics(), folder, bound))
             models.on_fault = partial(send_alert, holder[0], "registry.version")
             if models.fault is not None:
                 models.on_fault(models.fault)

@@ -31,6 +31,7 @@ class Metrics:
         self.feedback = counter("feedback", "Feedback by outcome.", ("status",))
         self.reward_sum = counter("reward_sum", "Sum of rewards above the lower end of the scale.")
         self.reward_count = counter("reward_count", "Rewards set.")
+        self.not_learned = counter("rewards_not_learned", "Rewards without a key that online learning leaves out.")
         self.waiting = gauge("writes_waiting", "Writes that wait.", "livesum")
         self.spooled = gauge("events_spooled", "Events written to the spool.", "livesum")
         self.store_up = gauge("store_up", "1 if the last commit succeeded.", "livemin")

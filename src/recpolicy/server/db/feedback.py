@@ -7,12 +7,13 @@ keys decide between processes.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from recpolicy.server.db.engine import upsert
+from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.db.schema import events, feedback, rewards
 
 DAY_MS = 24 * 3600 * 1000
@@ -29,6 +30,8 @@ class FeedbackItem:
     """Item id; None: the first item of the event."""
     type: str
     value: float
+    keyless_client: str | None = None
+    """Address of a caller without a key; None: the caller has a key."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Outcome:
     message: str = ""
     reward: float | None = None
     """The reward that it set, on the scale of the ratings; None if it set none."""
+    online: bool = True
+    """False: online learning does not learn from the reward."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class RewardRules:
     scale: tuple[float, float]
     window_ms: int
     """Feedback on events older than this is late: it is stored and sets no reward."""
+    keyless: KeylessBound = field(default_factory=lambda: KeylessBound(0))
+    """Decides about online learning from feedback without a key."""
 
 
 def compute_reward(item: FeedbackItem, scale: tuple[float, float]) -> float:
@@ -104,7 +111,11 @@ def _apply_one(
         row = {"event_id": item.event_id, "position": position, "time": time}
         if _insert(connection, feedback, {**row, "type": item.type, "value": item.value, "late": late}):
             known[key] = item.value
-            return Outcome("late") if late else _set_reward(connection, event, {**row, "reward": reward})
+            if late:
+                return Outcome("late")
+            client = item.keyless_client
+            online = client is None or rules.keyless.admits(client, json.dumps(items[position]))
+            return _set_reward(connection, event, {**row, "reward": reward, "online": online})
         known |= _known_feedback(connection, {item.event_id: None})  # another process was faster
     if known[key] == item.value:
         return Outcome("duplicate")
@@ -116,7 +127,7 @@ def _apply_one(
 def _set_reward(connection: Connection, event: Any, row: dict[str, Any]) -> Outcome:
     names = ("user_key", "version", "variant", "rollout", "explored")
     first = _insert(connection, rewards, {**row, **{name: event[name] for name in names}})
-    return Outcome("accepted", reward=row["reward"] if first else None)
+    return Outcome("accepted", reward=row["reward"] if first else None, online=row["online"])
 
 
 def _insert(connection: Connection, table: Any, row: dict[str, Any]) -> bool:

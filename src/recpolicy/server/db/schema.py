@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     text,
+    true,
 )
 
 NAMES = {
@@ -82,6 +83,7 @@ rewards = Table(
     Column("variant", String(16), nullable=False),
     Column("rollout", Integer, nullable=True),
     Column("explored", Boolean, nullable=False),
+    Column("online", Boolean, nullable=False, server_default=true(), doc="false: online learning leaves it out"),
     UniqueConstraint("event_id", "position"),
     Index(None, "rollout", "variant"),
     Index(None, "time"),

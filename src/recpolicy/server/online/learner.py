@@ -129,6 +129,7 @@ class OnlineLearner:
             rewards.c.seq,
             rewards.c.position,
             rewards.c.reward,
+            rewards.c.online,
             events.c.user_key,
             events.c.item_ids,
             events.c.context,
@@ -173,14 +174,14 @@ class LearningVersion:
 
 
 def apply_rewards(version: LearningVersion, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint:
-    """Return the checkpoint after rows (seq, position, reward, user_key, item_ids, context) in their order; pure."""
+    """Return the checkpoint after rows (the columns of `OnlineLearner._rewards`) in their order; pure."""
     artifact = version.base.artifact
     arms, features, values, last, passed = [], [], [], before.last, 0
     for row in rows:
         last = row.seq
         arm = version.base.arm(json.loads(row.item_ids)[row.position])
         context = version.context(row)
-        if arm is None or context is None or not abs(row.reward) <= MAX_REWARD:
+        if not row.online or arm is None or context is None or not abs(row.reward) <= MAX_REWARD:
             passed += 1
             continue
         arms.append(arm)

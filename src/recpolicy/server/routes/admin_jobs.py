@@ -25,6 +25,7 @@ from recpolicy.server.schemas.admin import (
     RunResponse,
     RunStartedResponse,
 )
+from recpolicy.server.schemas.requests import Text
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 _MAX_DAYS, _MAX_RUNS, _MAX_NUMBER = 365, 500, 2**31 - 1
@@ -54,7 +55,7 @@ def list_jobs(_: Reader, state: StateDep, scheduler: SchedulerDep) -> Response:
 
 @router.post("/jobs/{name}", response_model=RunStartedResponse, status_code=202)
 def run_job(
-    name: Annotated[str, Path(description="Name of the job.")],
+    name: Annotated[Text, Path(description="Name of the job.")],
     parameters: RunParameters,
     caller: Operator,
     state: StateDep,
@@ -72,7 +73,7 @@ def list_runs(
     _: Reader,
     state: StateDep,
     name: Annotated[
-        str | None, Query(max_length=64, description="Name of a job; if omitted, runs of all jobs.")
+        Text | None, Query(max_length=64, description="Name of a job; if omitted, runs of all jobs.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=_MAX_RUNS, description="Largest number of runs.")] = 50,
 ) -> Response:

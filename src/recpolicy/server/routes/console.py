@@ -1,7 +1,8 @@
 """The console's pages and files, and the routes of its scripts in addition to the public and the admin API.
 
-These routes write no event. Routes that name a version need a reader's key, as the list of versions does. User ids that
-are texts may be names or addresses, so they are listed for readers only.
+These routes write no event. Routes that name a version need a reader's key, as the list of versions does. User ids are
+listed for readers only: with a list, anybody could give feedback for every user. A setting opens the list to all, but
+never one of texts, which may be names or addresses.
 """
 
 from collections.abc import Hashable
@@ -73,11 +74,10 @@ def find_users(request: console.SearchRequest, caller: OptionalCaller, state: St
     """Find users by their id or a part of it."""
     scorer = state.models.live.champion.scorer
     named = any(isinstance(user, str) for user in scorer.user_ids[:1])
-    if named and (caller is None or not caller.has_role("reader")):
-        raise HTTPException(
-            401 if caller is None else 403,
-            "these user ids are strings, which may be names; listing them needs the role reader",
-        )
+    listed = state.settings.console.list_users and not named
+    if not listed and (caller is None or not caller.has_role("reader")):
+        reason = "these user ids are texts, which may be names" if named else "[console] list_users is off"
+        raise HTTPException(401 if caller is None else 403, f"listing user ids needs the role reader: {reason}")
     return json_response(
         {"users": queries.find_users(scorer, request.text, request.count), "total": len(scorer.user_ids)}
     )
@@ -146,6 +146,7 @@ def _page(name: str, state: AppState) -> Response:
         low=low,
         high=high,
         learns=online,
+        learns_keyless=state.settings.online.keyless_per_hour > 0,
         stores=state.store is not None,
         filters=queries.list_filters(served.trained),
         known_users=len(served.trained.user_ids),

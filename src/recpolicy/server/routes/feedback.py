@@ -1,13 +1,16 @@
 """Routes for feedback on recommended items."""
 
+import asyncio
+
 from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException
 
-from recpolicy.server.active_request import ActiveDep
+from recpolicy.server.active_request import ActiveDep, ActiveRequest
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.feedback import FeedbackItem, Outcome
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
+from recpolicy.server.jobs.alerts import send_alert
 from recpolicy.server.json_output import error_response, json_response
 from recpolicy.server.schemas.requests import FeedbackBatch, FeedbackRequest
 from recpolicy.server.schemas.responses import ErrorResponse, FeedbackResponse, FeedbackResults
@@ -24,9 +27,12 @@ router = APIRouter(prefix="/v1", tags=["feedback"], responses=_FEEDBACK_ERRORS)
 
 
 @router.post("/feedback", response_model=FeedbackResponse)
-async def send_feedback(request: FeedbackRequest, state: StateDep) -> Response:
-    """Store a user's feedback on a recommended item. The server ignores a repeated request, so retries are safe."""
-    (outcome,) = await _store(state, [request])
+async def send_feedback(request: FeedbackRequest, state: StateDep, active: ActiveDep) -> Response:
+    """Store a user's feedback on a recommended item. The server ignores a repeated request, so retries are safe.
+
+    Online learning learns only from feedback with a key, unless the setting `keyless_per_hour` allows for more.
+    """
+    (outcome,) = await _store(state, [request], active)
     if outcome.status in STATUS_OF:
         return error_response(STATUS_OF[outcome.status], outcome.status, outcome.message)
     return json_response({"status": outcome.status, "reward": outcome.reward})
@@ -39,16 +45,17 @@ async def send_feedback_batch(batch: FeedbackBatch, state: StateDep, active: Act
     Ten pieces cost one request of the rate limit.
     """
     active.admit([0] * len(batch.items))
-    outcomes = await _store(state, batch.items)
+    outcomes = await _store(state, batch.items, active)
     results = [{"status": outcome.status, "reward": outcome.reward, "message": outcome.message} for outcome in outcomes]
     return json_response({"results": results})
 
 
-async def _store(state: AppState, batch: list[FeedbackRequest]) -> list[Outcome]:
+async def _store(state: AppState, batch: list[FeedbackRequest], active: ActiveRequest) -> list[Outcome]:
     if state.store is None:
         raise HTTPException(404, "this server has no database, so it takes no feedback (--no-store)")
+    client = active.address if active.caller is None else None
     items = [
-        FeedbackItem(piece.event_id, piece.item, piece.type, 1.0 if piece.value is None else piece.value)
+        FeedbackItem(piece.event_id, piece.item, piece.type, 1.0 if piece.value is None else piece.value, client)
         for piece in batch
     ]
     outcomes = await state.store.writer.feedback(items, now_ms())
@@ -58,4 +65,17 @@ async def _store(state: AppState, batch: list[FeedbackRequest]) -> list[Outcome]
         if outcome.reward is not None:
             state.metrics.reward_sum.inc(outcome.reward - low)
             state.metrics.reward_count.inc()
+            state.metrics.not_learned.inc(not outcome.online)
+    if not all(outcome.online for outcome in outcomes) and state.keyless.must_alert():
+        asyncio.get_running_loop().run_in_executor(None, _alert, state)
     return outcomes
+
+
+def _alert(state: AppState) -> None:
+    """Tell the operator that the bound was reached; the caller of the feedback does not wait for it."""
+    bound = state.settings.online.keyless_per_hour
+    message = (
+        f"feedback without a key reached the bound of {bound} learned rewards an hour for one address or one item;"
+        " online learning leaves out the rest ([online] keyless_per_hour)"
+    )
+    send_alert(state, "online.keyless_feedback", message, {"keyless_per_hour": bound})

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from recpolicy.server.schemas.requests import MAX_K, Id, ItemId, RecommendRequest, UserId, example_config
+from recpolicy.server.schemas.requests import MAX_K, Id, ItemId, RecommendRequest, Text, UserId, example_config
 from recpolicy.server.schemas.responses import AgentName, ErrorDetail, PolicyDigest, Rating, ServedPolicy, Std, Title
 
 _NUMBER = Annotated[int, Field(ge=1, lt=10**9)]
@@ -16,7 +16,7 @@ class SearchRequest(BaseModel):
 
     model_config = example_config(text="star wars", count=5)
 
-    text: str = Field("", max_length=200, description="The text to find; an empty text matches all.")
+    text: Text = Field("", max_length=200, description="The text to find; an empty text matches all.")
     count: int = Field(12, ge=1, le=MAX_K, description="Largest number of results.")
 
 

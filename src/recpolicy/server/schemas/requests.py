@@ -8,7 +8,7 @@ import re
 from collections.abc import Hashable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 MAX_USERS = 100
 MAX_ITEMS = 2_000
@@ -17,15 +17,23 @@ MAX_CONTEXT = 1_000
 MAX_FEEDBACK = 1_000
 
 _MAX_ID_LENGTH = 200
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can encode them, UTF-8 cannot
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that PostgreSQL (NUL) or UTF-8 (lone surrogates) cannot hold, although JSON can."""
 
 
 def _id(value: Any) -> int | str:
     if type(value) is int and -(2**63) <= value < 2**63:
         return value
-    if type(value) is str and 0 < len(value) <= _MAX_ID_LENGTH and not _LONE_SURROGATE.search(value):
-        return value
+    if type(value) is str and 0 < len(value) <= _MAX_ID_LENGTH:
+        return storable(value)
     raise ValueError(f"expected an id: a 64-bit integer or a string of 1 to {_MAX_ID_LENGTH} characters")
+
+
+def storable(text: str) -> str:
+    """Return the text; raises ValueError for a character that not every database can hold."""
+    if _UNSTORABLE.search(text):
+        raise ValueError("the text contains NUL or half of a surrogate pair, which no database can hold")
+    return text
 
 
 _ID_SCHEMA = {
@@ -34,6 +42,8 @@ _ID_SCHEMA = {
         {"type": "string", "minLength": 1, "maxLength": _MAX_ID_LENGTH},
     ]
 }
+Text = Annotated[str, AfterValidator(storable)]
+"""A text that every database can hold; for all texts of requests without a pattern."""
 Id = Annotated[int | str, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 Users = Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS, description="Ids of the users.")]
 Items = Annotated[list[Id], Field(max_length=MAX_ITEMS)]
@@ -97,7 +107,7 @@ class RecommendRequest(BaseModel):
     exclude_rated: bool = Field(True, description="True: leave out items that the user has rated.")
     # Pydantic copies a list at each request, but not a tuple.
     exclude: Items = Field(default=(), description="Ids of items to leave out.")  # type: ignore[arg-type]
-    genres: Annotated[list[str], Field(max_length=50)] = Field(
+    genres: Annotated[list[Text], Field(max_length=50)] = Field(
         default=(),  # type: ignore[arg-type]
         description="Only items with at least one of these genres; empty: all items.",
     )

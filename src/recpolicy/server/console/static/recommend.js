@@ -1,10 +1,10 @@
 // The page with a user's list, its ratings, and the change of the policy since.
 
-import { $, Problem, allWell, announce, ask, bar, complain, el, inWords, number, onKey, onStars, show, signed, stars, titleOf, anItem, itemLabel, itemsLabel } from "./shared.js";
+import { $, Problem, allWell, announce, ask, bar, complain, el, inWords, keyNow, number, onKey, onStars, show, signed, stars, titleOf, anItem, itemLabel, itemsLabel } from "./shared.js";
 import { asked, begin, called, give, isNew, scale } from "./user-picker.js";
 
 const LOOK_MS = 400, PATIENCE_MS = 9000;
-const { learns, stores } = $("result").dataset;
+const { learns, learnsKeyless, stores } = $("result").dataset;
 let list = null; // the last response
 let before = null; // item -> {rank, rating, title} in the previous list
 let gone = []; // items of the previous list that are not in this one, with their present estimates
@@ -180,7 +180,9 @@ onStars($("list"), async (form, value) => {
     say(`${title}: ${value}. Folded in.`);
     await load(true);
   } else if (taken.status === "accepted" && taken.reward !== null && learns === "true" && list.policy.variant === "champion") {
-    await learnt(title, value);
+    if (keyNow() || learnsKeyless === "true") return learnt(title, value);
+    say(`${title}: ${value}, accepted. The policy learns at once only from feedback with a key.`);
+    await load(true);
   } else {
     say(`${title}: ${value}, ${taken.status}. This policy does not learn from it while it serves.`);
     await load(true);
