@@ -7,6 +7,7 @@ from click_logs import read_complete_rounds, shop, write_open_bandit
 from command_line import recpolicy, refused
 from hand_logs import hand_rounds, write_log
 
+from recpolicy.data.loaders import load_ratings
 from recpolicy.training import tensorflow_export
 
 TINY = '[train]\nrating_model = "svd"\nworld = "item_knn"\nrank = 5\n\n[rating_model]\nrank = 3\nreg_0 = 0.5\n'
@@ -108,11 +109,14 @@ def test_options_of_ratings_do_not_go_with_a_log_that_needs_none(capsys, directo
     done(capsys, "log", "import", "clicks.csv", "--format", "obd", "--out", "log")
     (directory / "own.toml").write_text("[data]\nscale = [0, 1]\n")
     line = refused(recpolicy(capsys, "log", "ingest", "log", "--config", "own.toml", "--out", "rounds"))
-    assert "the table [data] is about ratings, but log has its own users and items" in line
+    assert "the table [data] is about ratings; name them with --data" in line
     assert not (directory / "rounds").exists()
 
 
-def test_any_other_log_is_still_ingested_with_the_ids_of_ml_100k(capsys, directory):
+def test_a_log_of_ones_own_is_ingested_with_its_own_ids(capsys, directory):
     write_log(directory / "own", hand_rounds())
-    line = refused(recpolicy(capsys, "log", "ingest", "own", "--out", "rounds"))
-    assert "ml-100k is not here; run: recpolicy data fetch" in line
+    done(capsys, "log", "ingest", "own", "--out", "rounds")
+    ratings = load_ratings(directory / "rounds" / "ratings")
+    assert ratings.users["user_id"].tolist() == sorted({*range(1, 5)} & {*ratings.users["user_id"]})
+    assert {*ratings.items["item_id"]} == {11, 12, 13, 15, 16}  # the catalog
+    assert ratings.scale == (1.0, 5.0)

@@ -51,7 +51,7 @@ def test_simulate_then_ingest_as_it_says(capsys, directory):
     assert answer.code == 0, answer
     assert answer.out == (
         "logged 300 events of rating_model on ml-100k/u1/train (seed 3): logs/week1\n"
-        "next: recpolicy log ingest logs/week1 --out logs/week1-rounds\n"
+        "next: recpolicy log ingest logs/week1 --data ml-100k --out logs/week1-rounds\n"
     )
     note = json.loads((directory / "logs" / "week1" / "simulation.json").read_text())
     assert (note["seed"], note["config"]["temperature"], note["train"]["world"]) == (3, 0.5, "item_knn")

@@ -15,6 +15,7 @@ def test_it_says_what_came_in_and_what_is_lost(tmp_path, capsys):
     assert answer.code == 0
     assert answer.out.splitlines() == [
         f"imported 4 rounds of 3 users and 3 items: {tmp_path / 'log'}",
+        "each round counts as another person: the file names no users (--unit user, or --user NAME)",
         "dropped: position, user-item_affinity_0",
         "users and items are those of the log",
         f"next: recpolicy log ingest {tmp_path / 'log'} --out {tmp_path / 'log'}-rounds",
@@ -26,9 +27,9 @@ def test_it_says_what_came_in_and_what_is_lost(tmp_path, capsys):
 
 def test_vowpal_wabbits_ids_and_scale_are_said_by_options(tmp_path, capsys):
     path = write_json(tmp_path / "log.json", line(2, cost=2.0), line(1, cost=-2.0), line(3, _skipLearn=True))
-    words = ("log", "import", path, "--format", "vw", "--out", tmp_path / "log", "--user-id", "User.id")
+    words = ("log", "import", path, "--format", "vw", "--out", tmp_path / "log", "--user", "User.id")
     assert "log.json:1: reward -2 is not in 0..1" in refused(recpolicy(capsys, *words))
-    answer = recpolicy(capsys, *words, "--item-id", "Item.n.id", "--scale", "-2", "2", "--json")
+    answer = recpolicy(capsys, *words, "--item", "Item.n.id", "--scale", "-2", "2", "--json")
     report = json.loads(answer.out)
     assert (report["rounds"], report["users"], report["items"], report["skipped"]) == (2, 1, 3, 1)
 

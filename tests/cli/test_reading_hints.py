@@ -82,7 +82,7 @@ def options_of(words):
         if not hasattr(command, "commands"):
             break
         command = command.commands[word]
-    return {name for parameter in command.params for name in parameter.opts}
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

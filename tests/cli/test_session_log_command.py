@@ -87,7 +87,7 @@ def test_a_log_of_the_wrong_kind_is_one_line(capsys, directory, log):
     words = ("--rounds", 40, "--logging-policy", "random", "--config", "log-rounds.toml", "--out", "rounds-log")
     (directory / "log-rounds.toml").write_text('[train]\nrating_model = "svd"\nworld = "item_knn"\nrank = 5\n')
     assert recpolicy(capsys, "log", "simulate", *words).code == 0
-    assert recpolicy(capsys, "log", "ingest", "rounds-log", "--out", "rounds").code == 0
+    assert recpolicy(capsys, "log", "ingest", "rounds-log", "--data", "ml-100k", "--out", "rounds").code == 0
     line = refused(recpolicy(capsys, "train", "dqn", "--log", "rounds", "--out", "never"))
     assert "dqn learns in simulated sessions, not from logged rounds such as rounds/training.parquet" in line
     line = refused(recpolicy(capsys, "train", "linucb", "--log", "log", "--out", "never"))

@@ -55,7 +55,7 @@ def log(capsys, directory):
 
 
 def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(capsys, directory, log):
-    told = json.loads(recpolicy(capsys, "log", "ingest", "pages", "--out", "slots", "--json").out)
+    told = json.loads(recpolicy(capsys, "log", "ingest", "pages", "--data", "ml-100k", "--out", "slots", "--json").out)
     assert (told["events"], told["training"] + told["evaluation"]) == (900, 900)
     assert recpolicy(capsys, "train", "linucb", "--config", "train.toml", "--log", "slots", "--out", "learnt").code == 0
     line = refused(recpolicy(capsys, "ope", "estimate", "learnt", "--log", "pages"))

@@ -50,7 +50,7 @@ def test_own_data_is_read_again_as_the_config_says(capsys, directory):
 
 def test_agent_learns_from_the_earlier_rounds_of_a_log(capsys, directory):
     recpolicy(capsys, "log", "simulate", "--config", "tiny.toml", "--rounds", 400, "--uniform-mix", 0.5, "--out", "log")
-    recpolicy(capsys, "log", "ingest", "log", "--evaluation-share", 0.25, "--out", "rounds")
+    recpolicy(capsys, "log", "ingest", "log", "--data", "ml-100k", "--evaluation-share", 0.25, "--out", "rounds")
     words = ("--config", "tiny.toml", "--log", "rounds", "--out", "run", "--json")
     metadata = json.loads(recpolicy(capsys, "train", "linucb", *words).out)
     assert metadata["training"]["mode"] == "log"

@@ -9,6 +9,7 @@ from hand_logs import tables
 
 from recpolicy.core.errors import DataError
 from recpolicy.data import vowpal_wabbit
+from recpolicy.data.log_import import LeftOut
 from recpolicy.data.vowpal_wabbit import read_vowpal_wabbit
 
 
@@ -48,7 +49,7 @@ def test_what_stands_in_the_file_is_what_was_logged_in_the_order_of_time(tmp_pat
     assert np.diff(rounds.time).tolist() == [1500]
     assert rounds.candidates is None  # every round had the whole catalog
     assert rounds.scale == (0.0, 1.0)
-    assert found.skipped == 0
+    assert found.left_out == LeftOut()
     assert len(found.lost) == 2
 
 
@@ -66,7 +67,7 @@ def test_pieces_of_a_file_are_put_together(tmp_path, monkeypatch):
     monkeypatch.setattr(vowpal_wabbit, "_LINES", 3)
     assert read_vowpal_wabbit(tmp_path / "log.json").rounds.digest == whole.rounds.digest
     records[6]["_label_cost"] = 9
-    with pytest.raises(DataError, match=r"log\.json:7: reward -9 is not in 0\.\.1; set scale"):
+    with pytest.raises(DataError, match=r"log\.json:7: reward -9 is not in 0\.\.1; give --scale"):
         read_vowpal_wabbit(write(tmp_path / "log.json", *records))
 
 
@@ -114,7 +115,7 @@ def test_lines_not_to_be_learnt_from_are_left_out_and_counted(tmp_path):
         write(tmp_path / "log.json", line(1, _skipLearn=True), line(2), line(3, _skipLearn=False))
     )
     assert len(found.rounds) == 2
-    assert found.skipped == 1
+    assert found.left_out == LeftOut(skipped=1)
 
 
 def _without(name: str) -> dict[str, Any]:
@@ -123,7 +124,6 @@ def _without(name: str) -> dict[str, Any]:
 
 FAULTS = {
     "not JSON": ("{\n", "not JSON: Expecting"),
-    "empty line": ("\n", "not JSON: Expecting"),
     "a list": ("[1]\n", "not a JSON object"),
     "no cost": (_without("_label_cost"), "_label_cost is None; expected a number"),
     "cost a truth": (line(1, _label_cost=True), "_label_cost is True; expected a number"),
@@ -131,13 +131,20 @@ FAULTS = {
     "cost off the scale": (line(1, _label_cost=3), r"reward -3 is not in 0\.\.1"),
     "probability 0": (line(1, probability=0.0), r"propensity 0: expected a probability in \(0, 1\]"),
     "probability text": (line(1, _label_probability="x"), "_label_probability is 'x'; expected a number"),
-    "action 0": (line(1, _label_Action=0), "_label_Action is 0; expected one of the 3 actions, from 1"),
-    "action beyond": (line(1, _label_Action=4), "_label_Action is 4; expected one of the 3"),
+    "action 0": (line(1, _label_Action=0, _labelIndex=None), "_label_Action is 0; expected one of the 3 act"),
+    "action beyond": (line(1, _label_Action=4, _labelIndex=None), "_label_Action is 4; expected one of the 3"),
     "no actions": (line(1, c={"User": {}}, a=None), "neither c._multi nor a lists"),
     "p another": (line(1, p=[0.5, 0.25, 0.25]), r"p gives action 1 0\.5, but _label_probability is 0\.75"),
     "p too short": (line(1, p=[1.0]), "a and p are not lists of one length"),
     "action not ranked": (line(1, a=[2, 3, 4]), "_label_Action 1 is not in a"),
-    "same item twice": (line(1, items=("11", "12", "11")), "two actions have the same id; `item` must name"),
+    "same item twice": (line(1, items=("11", "12", "11"), p=None), "the shown action is offered 2 times; its prob"),
+    "index": (line(1, _labelIndex=3), "_labelIndex is 3; expected one of the 3 actions, from 0"),
+    "actions from 0": (line(1, a=[0, 1, 2]), "a counts the actions from 0; expected from 1"),
+    "pdrop 1": (line(1, pdrop=1), "pdrop is 1; expected a probability below 1"),
+    "pdrop differs": (line(1, pdrop=0.9), r"pdrop is 0\.9, but 0 in earlier lines: .* rounds have no weights"),
+    "slots": ({"c": {"_multi": [], "_slots": []}, "_outcomes": []}, r"a log of slots \(CCB or slates\)"),
+    "continuous": ({"_label_ca": {"cost": 1}, "c": {}}, "a log of continuous actions"),
+    "label text": (line(1, _label="1:x:0.5", _labelIndex=None), "_label is '1:x:0.5'; expected action:cost:prob"),
     "action a number": (line(1, c={"_multi": [1, 2]}, p=None), "an action is 1; expected an object"),
     "context a list": (line(1, c=[]), r"c is \[\]; expected an object"),
     "time": (line(1, Timestamp="noon"), "Timestamp 'noon': expected such as 2026-01-05T12:00:00Z"),

@@ -44,7 +44,6 @@ from recpolicy.training import tensorflow_export
 from recpolicy.workflows.evaluation_files import read_candidate_evaluation
 from recpolicy.workflows.gating import gate_evaluation, read_gate, register
 from recpolicy.workflows.held_out_evaluation import evaluate
-from recpolicy.workflows.imported_logs import has_own_tables
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
 from recpolicy.workflows.policy_estimation import estimate, read_evaluation_log
 from recpolicy.workflows.policy_training import TrainConfig
@@ -312,7 +311,6 @@ def test_slates_are_ingested(tmp_path):
 
 
 def test_imported_log_is_ingested(tmp_path):
-    assert has_own_tables(V0 / "logs" / "imported")
     report, expected = ingest_log(V0 / "logs" / "imported", tmp_path / "rounds"), EXPECTED["imported"]
     assert report.joined == expected["report"]["joined"]
     parts = load_saved_split(tmp_path / "rounds" / "ratings")

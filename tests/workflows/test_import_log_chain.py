@@ -132,7 +132,7 @@ def test_users_and_items_without_a_round_to_learn_from_are_known_all_the_same(tm
 
 def test_vowpal_wabbits_log_goes_the_same_way(tmp_path):
     path = write_vowpal_wabbit(tmp_path / "choices.json", read_complete_rounds(WORLD, 2_000), items=20)
-    import_log(path, tmp_path / "log", "vw", user="User.id", item="Item.id")
+    import_log(path, tmp_path / "log", "vw", columns={"user": "User.id", "item": "Item.id"})
     ingest_log(tmp_path / "log", tmp_path / "rounds")
     policy = learn(tmp_path / "rounds", tmp_path / "run", "lints")
     assert WORLD.value(policy) > WORLD.logged_value

@@ -15,7 +15,8 @@ from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
 def test_an_imported_log_can_be_read_and_ingested_with_the_tables_beside_it(tmp_path):
     report = import_log(write(tmp_path / "log.csv"), tmp_path / "log", "obd")
     assert report.as_dict() == {
-        "rounds": 4, "users": 3, "items": 3, "skipped": 0, "derived": True,
+        "rounds": 4, "users": 3, "items": 3, "skipped": 0, "dangling": 0, "damaged": 0, "derived": True,
+        "unit": "round",
         "lost": ["position", "user-item_affinity_0"],
     }  # fmt: skip
     found, original = read_import_tables(tmp_path / "log"), read_open_bandit(tmp_path / "log.csv")
@@ -41,8 +42,14 @@ def test_what_is_wrong_is_refused_and_leaves_nothing(tmp_path):
         import_log(path, tmp_path / "log", "obd")
     with pytest.raises(ConfigError, match=r"no format of logs named 'odb'\. Did you mean 'obd'"):
         import_log(path, tmp_path / "log", "odb")
-    with pytest.raises(ConfigError, match="obd has fixed columns"):
-        import_log(path, tmp_path / "log", "obd", user="User.id")
+    with pytest.raises(ConfigError, match="--time, --separator: options of the format obd; vw has --user, --item"):
+        import_log(path, tmp_path / "log", "vw", columns={"time": "t"}, separator=";")
+    with pytest.raises(ConfigError, match="--skip-damaged: an option of the format vw"):
+        import_log(path, tmp_path / "log", "obd", skip_damaged=True)
+    with pytest.raises(ConfigError, match=r"no column of a log named 'tme'\. Did you mean 'time'"):
+        import_log(path, tmp_path / "log", "obd", columns={"tme": "t"})
+    with pytest.raises(ConfigError, match="no unit of a log named 'person'"):
+        import_log(path, tmp_path / "log", "obd", unit="person")
     assert [one.name for one in tmp_path.iterdir()] == ["log.csv"]
     (tmp_path / "log").mkdir()
     with pytest.raises(ArtifactError, match="log"):

@@ -106,9 +106,7 @@ def simulate(
         )
         return
     print_text(f"logged {written:,} events of {logging_policy} on {parts.train.name} (seed {seed}): {out}")
-    tables_option = (
-        f" --policy {logging_policy}" if not isinstance(policy, str) else "" if data == "ml-100k" else f" --data {data}"
-    )
+    tables_option = f" --policy {logging_policy}" if not isinstance(policy, str) else f" --data {data}"
     print_text(f"next: recpolicy log ingest {out}{tables_option} --out {out}-rounds")
 
 
@@ -184,7 +182,7 @@ def ingest(
         str | None,
         typer.Option(
             "--data",
-            help="Ratings that define users and items; by default, the imported log's own ones, or else ml-100k.",
+            help="Ratings that define users and items, such as ml-100k (default: those of the log).",
         ),
     ] = None,
     config: Annotated[
@@ -206,26 +204,43 @@ def ingest(
             "--evaluation-share", help="Fraction of rounds for evaluation, the latest ones. Overrides the file."
         ),
     ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            "--unit",
+            help="Unit of intervals: user, or round if each round is of another person (default: as the log says, else"
+            " user).",
+        ),
+    ] = None,
+    scale: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--scale", help="Without --policy and --data: lowest and highest reward (default: 0 1)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a log, join its rewards, split it by time, and print the counts of events and rewards."""
     from recpolicy.data.log_ingest import RATINGS
     from recpolicy.data.read_options import reading_for
-    from recpolicy.workflows.imported_logs import has_own_tables
     from recpolicy.workflows.interaction_logs import ingest_log
 
     _check_one_source(policy, data)
     tables, source = read_config_with_data(config, ("ingest",))
-    options = {"wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share}
+    options = {
+        "wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share, "unit": unit,
+    }  # fmt: skip
     settings = {**tables.get("ingest", {}), **{key: value for key, value in options.items() if value is not None}}
-    own = policy is None and data is None and has_own_tables(folder)
+    own = policy is None and data is None
     if own and source:
         raise typer.BadParameter(
-            f"the table [data] is about ratings, but {folder} has its own users and items", param_hint="--config"
+            "the table [data] is about ratings; name them with --data, or leave it out for the log's own users and"
+            " items",
+            param_hint="--config",
         )
+    if scale is not None and not own:
+        raise typer.BadParameter("rewards are on the scale of the policy or ratings", param_hint="--scale")
     with reading_for("config", config):
-        vocabulary = None if own else _vocabulary(policy, data or "ml-100k", source)
-    report = ingest_log(folder, out, vocabulary, settings)
+        vocabulary = None if data is None and policy is None else _vocabulary(policy, data or "", source)
+    report = ingest_log(folder, out, vocabulary, settings, scale=scale or (0.0, 1.0))
     if as_json:
         print_json(report.as_dict())
         return
@@ -252,9 +267,32 @@ def import_(
         tuple[float, float], typer.Option("--scale", help="Lowest and highest reward (click, or -cost) of the file.")
     ] = (0.0, 1.0),
     user: Annotated[
-        str, typer.Option("--user-id", help="vw: dotted name of the user's id among the shared features.")
+        str | None,
+        typer.Option(
+            "--user", help="obd: column of users (default: user_id); vw: dotted name of the id among shared features."
+        ),
+    ] = None,
+    item: Annotated[
+        str | None,
+        typer.Option("--item", help="obd: column of items (default: item_id); vw: dotted name within an action."),
+    ] = None,
+    time: Annotated[str | None, typer.Option("--time", help="obd: column of times (default: timestamp).")] = None,
+    reward: Annotated[str | None, typer.Option("--reward", help="obd: column of rewards (default: click).")] = None,
+    propensity: Annotated[
+        str | None, typer.Option("--propensity", help="obd: column of propensities (default: propensity_score).")
+    ] = None,
+    separator: Annotated[str | None, typer.Option("--separator", help="obd: separator (default: a comma).")] = None,
+    unit: Annotated[
+        str,
+        typer.Option(
+            "--unit",
+            help="Unit of intervals: user, or round if each round is of another person (default: user if the file"
+            " names users).",
+        ),
     ] = "",
-    item: Annotated[str, typer.Option("--item-id", help="vw: dotted name of the item's id within an action.")] = "",
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="vw: leave out and count lines that are no JSON.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert a log from another system and list the fields that were dropped."""
@@ -264,13 +302,23 @@ def import_(
     _check_one_source(policy, data)
     with reading_for("file"):
         tables = _vocabulary(policy, data or "", {}) if policy or data else None
-    report = import_log(file, out, form, tables, scale, user=user, item=item)
+    names = {"user": user, "item": item, "time": time, "reward": reward, "propensity": propensity}
+    report = import_log(
+        file, out, form, tables, scale, columns={key: name for key, name in names.items() if name is not None},
+        separator=None if separator is None else separator.replace("\\t", "\t"), unit=unit, skip_damaged=skip_damaged,
+    )  # fmt: skip
     if as_json:
         print_json(report.as_dict())
         return
     print_text(f"imported {report.rounds:,} rounds of {report.users:,} users and {report.items:,} items: {out}")
     if report.skipped:
         print_text(f"skipped {report.skipped:,} lines that are marked as excluded from learning")
+    if report.dangling:
+        print_text(f"skipped {report.dangling:,} lines without label and actions, such as rewards without their event")
+    if report.damaged:
+        print_text(f"skipped {report.damaged:,} lines that are no JSON")
+    if report.unit == "round":
+        print_text("each round counts as another person: the file names no users (--unit user, or --user NAME)")
     print_text(f"dropped: {', '.join(report.lost) or 'nothing'}")
     if report.derived:
         print_text("users and items are those of the log")

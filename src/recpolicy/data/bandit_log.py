@@ -58,6 +58,8 @@ class BanditLog:
     """Name of the exporter that keeps adding rounds to this log; None: the log is complete."""
     simulator: str | None = None
     """Name of the simulated world that paid the rewards; None: people gave them."""
+    unit: str | None = None
+    """round: every round is of another person, and users are contexts; None: the rounds of a user belong together."""
 
     def __post_init__(self) -> None:
         columns = (self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward)
@@ -76,6 +78,11 @@ class BanditLog:
         self._refuse(~np.isin(self.item, self.action_items), self.item, "item row {}: not in the catalog")
         self._check_candidates()
         self._check_context()
+
+    @property
+    def units(self) -> NDArray[np.integer]:
+        """Numbers [N] of the independent parts that the rounds belong to: users, or the rounds themselves."""
+        return np.arange(len(self)) if self.unit == "round" else self.user
 
     def _check_candidates(self) -> None:
         if self.candidates is None:

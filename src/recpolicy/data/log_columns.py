@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.core.ids import type_hint
 
 TIME = pa.timestamp("ms", tz="UTC")
 NO_NAMES: Mapping[str, str] = {}
@@ -144,7 +145,10 @@ def id_rows(
     rows = known.get_indexer(pd.Index(column.to_pandas()))
     piece.refuse(
         rows < 0 if stranger is None else (rows < 0) & ~stranger,
-        lambda row: f"{name} {column[row].as_py()!r} is none of the {len(known)} of the policy or ratings",
+        lambda row: (
+            f"{name} {column[row].as_py()!r} is none of the {len(known)} of the policy or ratings"
+            f"{type_hint([column[row].as_py()], known)}"
+        ),
     )
     return np.asarray(rows, np.int32)
 

@@ -5,7 +5,7 @@ this module maps them to rows of tables and checks everything. Every fault is a 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.core.hashes import Hashes, mix, text_hashes
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.candidates import CandidateSets
+from recpolicy.data.read_options import plain_number
 
 Texts = NDArray[np.object_]
 
 UNIT = (0.0, 1.0)
+UNITS = ("user", "round")
+"""The independent parts of a log: its users, or its rounds if it does not name users."""
+_ROUNDING = 1e-6
+"""A sum of float32 probabilities may exceed 1 by this much."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +55,36 @@ class Imported:
     tables: IdVocabulary
     lost: tuple[str, ...]
     """Fields of the file that a log cannot hold."""
+    left_out: "LeftOut" = field(default_factory=lambda: LeftOut())
+
+
+@dataclass
+class LeftOut:
+    """Counts of lines that became no rounds."""
+
     skipped: int = 0
-    """Number of lines that the log marks as excluded from learning."""
+    """Lines that the log marks as excluded from learning."""
+    dangling: int = 0
+    """Lines without label and actions, such as rewards without their event."""
+    damaged: int = 0
+    """Lines that are not JSON."""
 
 
 def assemble(
-    path: Path, policy: str, batches: Iterable[Batch], scale: tuple[float, float], tables: IdVocabulary | None
-) -> tuple[BanditLog, IdVocabulary]:
-    """Join the batches to one log in order of time; `policy` names the logging policy.
+    path: Path, policy: str, batches: Iterable[Batch], scale: tuple[float, float], tables: IdVocabulary | None,
+    unit: str = "user",
+) -> tuple[BanditLog, IdVocabulary]:  # fmt: skip
+    """Join the batches to one log in order of time; `policy` names the logging policy, `unit` is user or round.
 
     Rewards on `scale` are stretched to the scale of the tables. Without tables, users and items are those that occur.
     The catalog are the items that were shown or could be. Raises DataError for a propensity outside (0, 1], a reward
     off the scale, an id that the tables lack, an item that was no candidate, two events of one id, and no round at all;
     ConfigError for a scale without extent.
     """
-    if not scale[0] < scale[1]:
+    if not (np.isfinite(scale).all() and scale[0] < scale[1]):
         raise ConfigError(f"scale {scale[0]:g}..{scale[1]:g}: expected the lowest reward, then a higher one")
+    if unit not in UNITS:
+        raise unknown_name_error("unit of a log", unit, UNITS)
     users, items = (_Ids(name, tables) for name in ("user_id", "item_id"))
     parts = [_checked(path, batch, scale, users, items) for batch in batches if len(batch.line)]
     if not parts:
@@ -79,7 +98,8 @@ def assemble(
             columns[name] = items.sorted_rows()[columns[name]]
     low, high = tables.scale
     columns["reward"] = np.clip(low + (columns["reward"] - scale[0]) * (high - low) / (scale[1] - scale[0]), low, high)
-    return _rounds(path, policy, columns, tables.scale), tables
+    rounds = _rounds(path, policy, columns, tables.scale)
+    return replace(rounds, unit="round" if unit == "round" else None), tables
 
 
 def refuse(path: Path, line: NDArray[np.int64], wrong: NDArray[np.bool_], say: Callable[[int], str]) -> None:
@@ -132,11 +152,13 @@ def _checked(path: Path, batch: Batch, scale: tuple[float, float], users: _Ids, 
     """Return the columns of a batch, ids turned into rows."""
     low, high = scale
     propensity, reward = batch.propensity, batch.reward
-    refuse(path, batch.line, ~((propensity > 0) & (propensity <= 1)), lambda row: (
-        f"propensity {propensity[row]:g}: expected a probability in (0, 1]"
+    refuse(path, batch.line, ~((propensity > 0) & (propensity <= 1 + _ROUNDING)), lambda row: (
+        f"propensity {plain_number(propensity[row])}: expected a probability in (0, 1]"
     ))  # fmt: skip
+    propensity = np.minimum(propensity, 1.0)
     refuse(path, batch.line, ~((reward >= low) & (reward <= high)), lambda row: (
-        f"reward {reward[row]:g} is not in {low:g}..{high:g}; set scale to the lowest and highest reward of the log"
+        f"reward {plain_number(reward[row])} is not in {low:g}..{high:g}; give --scale with the lowest and highest"
+        " reward of the log"
     ))  # fmt: skip
     candidate = np.empty(0, object) if batch.candidate is None else batch.candidate
     rows = {"user": users.rows(batch.user), "item": items.rows(batch.item), "candidate": items.rows(candidate)}

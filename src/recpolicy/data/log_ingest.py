@@ -7,7 +7,7 @@ event waits for a later ingest if its window is still open; otherwise it gets th
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Interval
@@ -46,6 +46,9 @@ class IngestConfig:
     """Share of the rounds, the latest, that only evaluation sees."""
     contexts: bool = True
     """True keeps events with a context vector; only policies of the same features can use it."""
+
+    unit: Literal["user", "round"] | None = None
+    """Unit of intervals: user, or round if every round is of another person; None keeps that of the log."""
 
     @property
     def wait(self) -> int:

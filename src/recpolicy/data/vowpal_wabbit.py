@@ -3,15 +3,19 @@
     {"_label_cost": -1, "_label_probability": 0.8, "_label_Action": 2, "Timestamp": "...", "EventId": "...",
      "a": [2, 1], "p": [0.8, 0.2], "c": {"User": {"id": "u7"}, "_multi": [{"_tag": "m11"}, {"_tag": "m12"}]}}
 
-The reward is -cost. Actions are counted from 1. `_label_Action` is the position of the shown action in `_multi`, `a`
-has the positions of all actions in order, and `p` their probabilities. Without `_multi`, actions are the numbers in
-`a`. `user` and `item` are dotted names of the ids within the shared features and within an action ("User.id"). By
-default, an action is its `_tag` or else all its features, and a user all the shared features. Lost: all other features,
-and the probabilities of actions that were not shown.
+The reward is -cost. Actions are counted from 1; `a` has their numbers in order, `p` their probabilities; vw_records.py
+reads other forms of the label. Without `_multi`, actions are the numbers in `a`. An action that is offered several
+times is one item with the sum of its probabilities. `user` and `item` are dotted names of the ids within the shared
+features and within an action ("User.id"). By default, an item is its `_tag` or else all its features. Without `user`
+the log names nobody: rounds with the same shared features have one user, and the round is the unit of intervals.
+
+Blank lines are read over. Lines without label and actions (rewards that came without their event) are left out and
+counted, and so are lines with a true `_skipLearn`. Lost: all other features, and the probabilities of actions that were
+not shown.
 """
 
+import io
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +26,24 @@ import pandas as pd
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
-from recpolicy.data.log_import import UNIT, Batch, Imported, assemble
+from recpolicy.data.csv_reader import Source
+from recpolicy.data.log_import import UNIT, Batch, Imported, LeftOut, assemble
+from recpolicy.data.vw_records import (
+    action_features,
+    has_label,
+    probability_of_places,
+    read_label,
+    shared_features,
+    value_at,
+)
 
 _LINES = 1 << 14
-_TOLERANCE = 1e-4
-"""Between `p` and `_label_probability`, one of which may have been printed as a float32."""
 _LOST = ("features of users and actions beyond their ids", "probabilities of actions not shown")
+_OTHER_LOGS = {
+    "_outcomes": "a log of slots (CCB or slates): each line holds several choices; expected one choice a line",
+    "_label_ca": "a log of continuous actions; expected one of several actions a line",
+}
+"""Keys of lines of other kinds of logs."""
 
 
 def read_vowpal_wabbit(
@@ -38,132 +54,145 @@ def read_vowpal_wabbit(
     *,
     user: str = "",
     item: str = "",
+    unit: str = "",
+    skip_damaged: bool = False,
 ) -> Imported:
-    """Read the log; see `assemble` for scale, tables and errors; `user` and `item` as above.
+    """Read the log.
 
-    Lines with a true `_skipLearn` are left out. Raises DataError that names file and line.
+    Args:
+        path: The file; one that ends in .gz is uncompressed.
+        tables: See `assemble`, also for `scale` and errors.
+        scale: Lowest and highest reward of the file.
+        policy: Name of the logging policy.
+        user: Dotted name of the user's id among the shared features.
+        item: Dotted name of the item's id within an action.
+        unit: user or round; by default round unless `user` names the users.
+        skip_damaged: Leave out and count lines that are no JSON, instead of raising an error.
+
+    Raises:
+        DataError: A line is wrong; names file and line.
     """
-    reader = _Reader(path, user, item)
-    rounds, ids = assemble(path, policy, reader.batches(), scale, tables)
-    return Imported(rounds, ids, _LOST, reader.skipped)
+    reader = _Reader(path, user, item, skip_damaged)
+    rounds, ids = assemble(path, policy, reader.batches(), scale, tables, unit or ("user" if user else "round"))
+    dropped = reader.dropped_share
+    lost = (*_LOST, f"pdrop {dropped:g}: the log is a sample of its events") if dropped else _LOST
+    return Imported(rounds, ids, lost, reader.left_out)
 
 
 @dataclass
 class _Reader:
-    """A reader that counts skipped lines."""
+    """A reader that counts the lines that it leaves out."""
 
     path: Path
     user: str
     item: str
-    skipped: int = 0
+    skip_damaged: bool
+    left_out: LeftOut = field(default_factory=LeftOut)
     timed: bool | None = None
     """True if lines have a time; all or none must."""
+    dropped_share: float | None = None
+    """`pdrop` of the lines; all must have the same."""
 
     def batches(self) -> Iterator[Batch]:
         """Yield the rounds, some thousands at a time."""
         rows = _Rows()
         try:
-            with self.path.open(encoding="utf-8") as stream:
+            with Source(self.path).open() as raw, io.TextIOWrapper(raw, "utf-8-sig") as stream:
                 for line, text in enumerate(stream, 1):
-                    self._take(line, text, rows)
+                    if text.strip():
+                        try:
+                            self._take(line, text, rows)
+                        except ValueError as error:
+                            raise DataError(f"{self.path}:{line}: {error}") from None
                     if len(rows.line) == _LINES:
                         yield rows.batch(self.timed, self.path)
                         rows = _Rows()
-        except FileNotFoundError:
-            raise DataError(f"{self.path}: no such file; expected lines of JSON") from None
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path}: not UTF-8 text: {error}") from None
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error}") from None
         if rows.line:
             yield rows.batch(self.timed, self.path)
 
     def _take(self, line: int, text: str, rows: "_Rows") -> None:
-        """Append the content of a line."""
+        """Append the content of a line; raises ValueError that says what is wrong with it."""
         try:
             record = json.loads(text)
-        except ValueError as error:
-            raise self._wrong(line, f"not JSON: {error}") from None
+        except json.JSONDecodeError as error:
+            if not self.skip_damaged:
+                raise ValueError(f"not JSON: {error}") from None
+            self.left_out.damaged += 1
+            return
         if not isinstance(record, dict):
-            raise self._wrong(line, "not a JSON object")
+            raise ValueError("not a JSON object")
+        for key, meaning in _OTHER_LOGS.items():
+            if key in record:
+                raise ValueError(meaning)
         if record.get("_skipLearn") is True:
-            self.skipped += 1
+            self.left_out.skipped += 1
             return
         context = record.get("c", record)
         if not isinstance(context, dict):
-            raise self._wrong(line, f"c is {context!r}; expected an object")
-        cost, probability = (self._number(line, record, name) for name in ("_label_cost", "_label_probability"))
-        names, action = self._actions(line, record, context)
-        self._check_ranking(line, record, action, probability)
+            raise ValueError(f"c is {context!r}; expected an object")
+        actions = _actions(record, context)
+        if not actions:
+            if has_label(record, {}):
+                raise ValueError("neither c._multi nor a lists the actions")
+            self.left_out.dangling += 1
+            return
+        self._check_dropped(record.get("pdrop", 0.0))
+        label = read_label(record, actions)
+        names = {number: self._name(number, features) for number, features in actions.items()}
+        shown = names[label.action]
+        places = [number for number, name in names.items() if name == shown]
         rows.line.append(line)
-        rows.reward.append(-cost)
-        rows.propensity.append(probability)
-        rows.user.append(self._user(line, context))
-        rows.item.append(names[action])
-        rows.count.append(len(names))
-        rows.candidate.extend(names.values())
+        rows.reward.append(-label.cost)
+        rows.propensity.append(probability_of_places(record, label, places))
+        rows.user.append(self._user(record, context))
+        rows.item.append(shown)
+        candidates = list(dict.fromkeys(names.values()))
+        rows.count.append(len(candidates))
+        rows.candidate.extend(candidates)
         rows.event_id.append(None if record.get("EventId") is None else str(record["EventId"]))
         if self.timed is not None and self.timed != ("Timestamp" in record):
-            raise self._wrong(line, "some lines have a Timestamp, and some have none")
+            raise ValueError("some lines have a Timestamp, and some have none")
         self.timed = "Timestamp" in record
         rows.time.append(str(record.get("Timestamp")))
 
-    def _number(self, line: int, record: dict[str, Any], name: str) -> float:
-        value = record.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self._wrong(line, f"{name} is {value!r}; expected a number")
-        return float(value)
+    def _check_dropped(self, share: Any) -> None:
+        """Check the share of events that were dropped before logging; recpolicy has no weights of rounds."""
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+            raise ValueError(f"pdrop is {share!r}; expected a probability below 1")
+        if self.dropped_share is not None and share != self.dropped_share:
+            raise ValueError(
+                f"pdrop is {share:g}, but {self.dropped_share:g} in earlier lines: they stand for different numbers of"
+                " events, and rounds have no weights; import the lines of each pdrop as a log"
+            )
+        self.dropped_share = float(share)
 
-    def _actions(self, line: int, record: dict[str, Any], context: dict[str, Any]) -> tuple[dict[int, str], int]:
-        """Return names of the actions by their number, and the number of the one that was taken."""
-        multi, ranked, action = context.get("_multi"), record.get("a"), record.get("_label_Action")
-        if isinstance(multi, list):
-            names = {number: self._name(line, features) for number, features in enumerate(multi, 1)}
-        elif isinstance(ranked, list):
-            names = {number: str(number) for number in ranked if isinstance(number, int)}
-        else:
-            raise self._wrong(line, "neither c._multi nor a lists the actions")
-        if isinstance(action, bool) or not isinstance(action, int) or action not in names:
-            raise self._wrong(line, f"_label_Action is {action!r}; expected one of the {len(names)} actions, from 1")
-        if len(set(names.values())) < len(names):
-            raise self._wrong(line, "two actions have the same id; `item` must name the feature that holds the id")
-        return names, action
-
-    def _check_ranking(self, line: int, record: dict[str, Any], action: int, probability: float) -> None:
-        """Check that `a` and `p`, if present, agree with the label."""
-        ranked, chances = record.get("a"), record.get("p")
-        if ranked is None or chances is None:
-            return
-        if not isinstance(ranked, list) or not isinstance(chances, list) or len(ranked) != len(chances):
-            raise self._wrong(line, "a and p are not lists of one length")
-        if action not in ranked:
-            raise self._wrong(line, f"_label_Action {action} is not in a")
-        said = chances[ranked.index(action)]
-        if not isinstance(said, int | float) or abs(said - probability) > _TOLERANCE:
-            raise self._wrong(line, f"p gives action {action} {said!r}, but _label_probability is {probability:g}")
-
-    def _name(self, line: int, action: Any) -> str:
+    def _name(self, number: int, action: Any) -> str:
+        if action is None:
+            return str(number)
         if not isinstance(action, dict):
-            raise self._wrong(line, f"an action is {action!r}; expected an object of features")
+            raise ValueError(f"an action is {action!r}; expected an object of features")
+        features = action_features(action)
         if self.item:
-            return self._at(line, action, self.item)
-        return str(action["_tag"]) if "_tag" in action else _text(action)
+            return value_at(features, self.item)
+        return value_at(features, "_tag") if "_tag" in features else _text(features)
 
-    def _user(self, line: int, context: dict[str, Any]) -> str:
-        shared = {
-            key: value for key, value in context.items() if not key.startswith("_") and key not in ("a", "p")
-        }  # without `c`, labels stand among the features
-        return self._at(line, shared, self.user) if self.user else _text(shared)
+    def _user(self, record: dict[str, Any], context: dict[str, Any]) -> str:
+        shared = shared_features(record, context)
+        return value_at(shared, self.user) if self.user else _text(shared)
 
-    def _at(self, line: int, features: dict[str, Any], name: str) -> str:
-        """Return the value at a dotted name."""
-        nested: Any = features
-        for key in name.split("."):
-            nested = nested.get(key) if isinstance(nested, dict) else None
-        if nested is None or isinstance(nested, dict | list):
-            raise self._wrong(line, f"no {name} among the features {', '.join(features) or '(none)'}")
-        return str(nested)
 
-    def _wrong(self, line: int, what: str) -> DataError:
-        return DataError(f"{self.path}:{line}: {what}")
+def _actions(record: dict[str, Any], context: dict[str, Any]) -> dict[int, Any]:
+    """Return the features of the actions by their number, from 1; None as features where the line has none."""
+    multi, ranked = context.get("_multi"), record.get("a", record.get("_a"))
+    if isinstance(multi, list):
+        return dict(enumerate(multi, 1))
+    if isinstance(ranked, list):
+        return {number: None for number in ranked if isinstance(number, int) and not isinstance(number, bool)}
+    return {}
 
 
 @dataclass

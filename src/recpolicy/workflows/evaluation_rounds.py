@@ -48,7 +48,8 @@ def read_evaluation_rounds(path: Path, policy: Policy) -> BanditLog:
 def rounds_of_users(log: BanditLog, users: str) -> BanditLog:
     """Return the rounds of all users, or of one half of them, drawn at random but always the same.
 
-    A choice on the rounds of one half has no influence on the rounds of the other, because users are independent.
+    A choice on the rounds of one half has no influence on the rounds of the other, because users are independent. If
+    the unit of the log is the round, the halves are of rounds.
 
     Args:
         log: The rounds.
@@ -60,7 +61,7 @@ def rounds_of_users(log: BanditLog, users: str) -> BanditLog:
     """
     if users == ALL_USERS:
         return log
-    rows = np.flatnonzero(chosen_users(int(log.user.max()) + 1, users)[log.user])
+    rows = np.flatnonzero(chosen_users(int(log.units.max()) + 1, users)[log.units])
     if not len(rows):
         raise DataError(f"{log.name}: no rounds of the users for {users}; a sweep needs a log of more users")
     return log.select(rows, log.name)

@@ -13,6 +13,7 @@ from recpolicy.core.files import atomic_directory, file_digest, read_versioned_j
 from recpolicy.data.bandit_log_files import IdVocabulary, write_events
 from recpolicy.data.log_import import UNIT, Imported
 from recpolicy.data.log_parts import EVENTS
+from recpolicy.data.log_vocabulary import own_vocabulary
 from recpolicy.data.open_bandit import read_open_bandit
 from recpolicy.data.vowpal_wabbit import read_vowpal_wabbit
 from recpolicy.workflows.artifacts import check_absent
@@ -45,6 +46,12 @@ class ImportReport:
     """Items that were recommended or eligible."""
     skipped: int
     """Lines that are marked as excluded from learning."""
+    dangling: int
+    """Lines without label and actions, such as rewards that came without their event."""
+    damaged: int
+    """Lines that are no JSON, left out because `skip_damaged` was set."""
+    unit: str
+    """user, or round if every round counts as another person."""
     lost: tuple[str, ...]
     """Fields of the file that a log cannot hold."""
     derived: bool
@@ -62,8 +69,10 @@ def import_log(
     tables: IdVocabulary | None = None,
     scale: tuple[float, float] = UNIT,
     *,
-    user: str = "",
-    item: str = "",
+    columns: Mapping[str, str] | None = None,
+    separator: str | None = None,
+    unit: str = "",
+    skip_damaged: bool = False,
 ) -> ImportReport:
     """Read a log of another system and write it as a log of recpolicy, rewards included.
 
@@ -74,8 +83,11 @@ def import_log(
         tables: The users and items of a policy or of ratings; the file must use their ids, and rewards are mapped from
             `scale` to their scale. Without them, the ids of the file are written to `out` (`read_import_tables`).
         scale: Lowest and highest reward of the file.
-        user: For vw, the dotted name of the user id.
-        item: For vw, the dotted name of the item id.
+        columns: Names by meaning. For obd columns: time, user, item, reward and propensity. For vw the dotted names of
+            user and item.
+        separator: For obd, the separator of the file; a comma if None.
+        unit: user or round: the independent parts of the log. By default round, unless the file names its users.
+        skip_damaged: For vw, leave out and count lines that are no JSON.
 
     Returns:
         The counts of the import.
@@ -87,19 +99,18 @@ def import_log(
     """
     if format not in FORMATS:
         raise unknown_name_error("format of logs", format, FORMATS)
-    if (user or item) and format != "vw":
-        raise ConfigError(f"user and item are names within JSON of the format vw; {format} has fixed columns")
+    options = _reader_options(format, dict(columns or {}), separator, skip_damaged)
     check_absent(Path(out))
-    names = {"user": user, "item": item} if format == "vw" else {}
-    imported = FORMATS[format](Path(file), tables, scale, **names)
+    imported = FORMATS[format](Path(file), tables, scale, unit=unit, **options)
     rounds = imported.rounds
     report = ImportReport(
         len(rounds),
         len(pd.unique(rounds.user)),
         len(rounds.action_items),
-        imported.skipped,
-        imported.lost,
-        tables is None,
+        **asdict(imported.left_out),
+        unit=rounds.unit or "user",
+        lost=imported.lost,
+        derived=tables is None,
     )
     metadata = {"format": _KIND, "version": _VERSION, "scale": list(rounds.scale), "digest": file_digest(Path(file))}
     with atomic_directory(Path(out)) as folder:
@@ -111,14 +122,33 @@ def import_log(
     return report
 
 
-def has_own_tables(folder: str | Path) -> bool:
-    """Return True if `folder` is an imported log with users and items derived from it.
+def _reader_options(format: str, columns: dict[str, str], separator: str | None, skip_damaged: bool) -> dict[str, Any]:
+    """Return the arguments of the reader; raise ConfigError for options that the format does not have."""
+    if format == "vw":
+        unknown = [*(f"--{meaning}" for meaning in columns if meaning not in ("user", "item"))]
+        unknown += [] if separator is None else ["--separator"]
+        if unknown:
+            raise ConfigError(f"{', '.join(unknown)}: options of the format obd; vw has --user, --item")
+        return {**columns, "skip_damaged": skip_damaged}
+    if skip_damaged:
+        raise ConfigError("--skip-damaged: an option of the format vw, whose lines are independent")
+    return {"columns": columns, **({} if separator is None else {"separator": separator})}
+
+
+def log_vocabulary(folder: str | Path, scale: tuple[float, float] = UNIT) -> IdVocabulary:
+    """Return the users and items of a log that no policy and no ratings describe.
+
+    Args:
+        folder: An imported log, or a log of one's own, whose ids then come from its events or slates.
+        scale: Lowest and highest reward of a log of one's own whose file does not say.
 
     Raises:
-        ArtifactError: The metadata of the import is damaged.
+        DataError: The log is missing or wrong, or was imported with the users and items of a policy or of ratings.
+        ArtifactError: The metadata of the import are damaged.
     """
-    path = Path(folder) / IMPORT
-    return path.is_file() and bool(read_versioned_json(path, _KIND, _VERSION, _MIGRATIONS).get("derived"))
+    if (Path(folder) / IMPORT).is_file():
+        return read_import_tables(folder)
+    return own_vocabulary(Path(folder), scale)
 
 
 def read_import_tables(folder: str | Path) -> IdVocabulary:

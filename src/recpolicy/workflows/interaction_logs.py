@@ -19,6 +19,7 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary, write_events, write_rewards
+from recpolicy.data.log_import import UNIT
 from recpolicy.data.log_ingest import (
     EVALUATION,
     RATINGS,
@@ -38,7 +39,7 @@ from recpolicy.inference.action_distributions import softmax, with_uniform_mix
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.workflows.artifacts import check_absent
-from recpolicy.workflows.imported_logs import read_import_tables
+from recpolicy.workflows.imported_logs import log_vocabulary
 from recpolicy.workflows.logging_policies import (
     Day,
     Days,
@@ -156,6 +157,8 @@ def ingest_log(
     out: str | Path,
     tables: IdVocabulary | None = None,
     config: IngestConfig | Mapping[str, Any] | None = None,
+    *,
+    scale: tuple[float, float] = UNIT,
 ) -> IngestReport:
     """Check a raw log, join its rewards, and write rounds for training and for evaluation to `out`.
 
@@ -164,9 +167,10 @@ def ingest_log(
     Args:
         folder: The raw log.
         out: The folder to write; it must not exist.
-        tables: Users and items of the log. Without them, an imported log uses the ones derived from it, and `out` gets
-            the log as a ratings table, with its split, in the folder RATINGS.
+        tables: Users and items of the log. Without them the log's own ids apply, and `out` gets the log as a ratings
+            table, with its split, in the folder RATINGS.
         config: An IngestConfig or its settings.
+        scale: Without tables, lowest and highest reward of a log whose file does not say.
 
     Returns:
         Counts of all events and rewards.
@@ -174,14 +178,17 @@ def ingest_log(
     Raises:
         DataError: The log is wrong; names the file and the row.
         ConfigError: A setting is out of range.
-        ArtifactError: `out` exists, or the log is not an imported one and `tables` is None.
+        ArtifactError: `out` exists.
     """
     check_absent(Path(out))
-    vocabulary = tables or read_import_tables(folder)
+    settings = coerce(IngestConfig, config, "ingest")
+    vocabulary = tables or log_vocabulary(folder, scale)
     read = ingest_slates if (Path(folder) / SLATES).exists() else ingest
-    train_rounds, test_rounds, report = read(Path(folder), vocabulary, coerce(IngestConfig, config, "ingest"))
-    simulator = _simulator(Path(folder))
-    train_rounds, test_rounds = (replace(part, simulator=simulator) for part in (train_rounds, test_rounds))
+    train_rounds, test_rounds, report = read(Path(folder), vocabulary, settings)
+    origin: dict[str, Any] = {"simulator": _simulator(Path(folder))}
+    if settings.unit is not None:
+        origin["unit"] = "round" if settings.unit == "round" else None
+    train_rounds, test_rounds = (replace(part, **origin) for part in (train_rounds, test_rounds))
     with atomic_directory(Path(out)) as tmp:
         write_events(tmp / TRAINING, train_rounds, vocabulary, with_rewards=True)
         write_events(tmp / EVALUATION, test_rounds, vocabulary, with_rewards=True)

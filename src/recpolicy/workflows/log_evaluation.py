@@ -57,6 +57,8 @@ class LogComparison:
     q: Rows | None
     """Rewards [n, A] predicted by the candidate's rating estimates, for `estimates` and `predictions`."""
     config: OffPolicyConfig
+    user: NDArray[np.int32]
+    """Row [N] of the table of users, for groups of users; the feedback has the units of the intervals."""
 
     @cached_property
     def gain(self) -> PolicyComparison:
@@ -93,7 +95,7 @@ class LogComparison:
         users, ones = groups.member.shape[1], np.ones(len(self.feedback))
         columns = (terms, ones, candidate.weight, ones if incumbent is None else incumbent.weight)
         low, high = candidate.reward_limits
-        total, size, *weights = (np.bincount(self.feedback.user, values, users)[:users] for values in columns)
+        total, size, *weights = (np.bincount(self.user, values, users)[:users] for values in columns)
         return group_figures(groups, total, size, high - low, self.config.level, weights)
 
     def figures(self, baseline: str) -> dict[str, Any]:
@@ -173,7 +175,8 @@ def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, see
         _check_same_features(policy, incumbent, log)
     choice, rating = _tables(policy, log)
     feedback = BanditFeedback(
-        action=log.arm(), reward=log.reward, behavior_prob=log.propensity, user=log.user, actions=len(log.action_items),
+        action=log.arm(), reward=log.reward, behavior_prob=log.propensity, user=log.units,
+        actions=len(log.action_items),
     )  # fmt: skip
     return LogComparison(
         feedback,
@@ -181,6 +184,7 @@ def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, see
         None if incumbent is None else TargetPolicy.from_table(feedback, _tables(incumbent, log)[0]),
         rating,
         OffPolicyConfig(seed=seed, reward_range=log.scale),
+        log.user,
     )
 
 
