@@ -36,6 +36,14 @@ REMEDIES = {
         'repeated = "last", "first" or "mean" in [data]',
         "timestamps = false",
     ),
+    "parameter": (
+        'name it with data_settings={"columns": {"rating": "NAME"}}',
+        'set data_settings={"scale": [1, 9]}',
+        'set data_settings={"separator": ";"}',
+        'set data_settings={"header": false}',
+        'set data_settings={"repeated": "last"}',
+        'set data_settings={"timestamps": false}',
+    ),
     "file": (
         "rename the column to 'rating' in the file",
         "correct it in the file",
@@ -60,7 +68,7 @@ COMMANDS = {
     "compare policy --data TABLE": "file",
     "report policy --data TABLE": "file",
     "gate policy --log log --data TABLE": "file",
-    "pipeline run train --inline --param data=TABLE": "file",
+    "pipeline run train --inline --param data=TABLE": "parameter",
 }
 
 

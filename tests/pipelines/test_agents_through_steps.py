@@ -29,7 +29,7 @@ class Inputs:
         self.folder = folder
         self.ratings, self.features, self.rounds = (str(folder / name) for name in ("ratings", "features", "rounds"))
         data, log = str(write_miniature(folder / "data")), str(folder / "log")
-        steps.fetch_data_step(self.ratings, data=data, split="u1", seed=0)
+        steps.fetch_data_step(self.ratings, data=data, settings={}, split="u1", seed=0)
         features = {"rating_model": "svd", "rank": 5, "items": 0, "settings": {}, "seed": 0}
         steps.fit_embeddings_step(self.ratings, self.features, **features)
         shown = {"temperature": 0.5, "uniform_mix": 0.1}

@@ -1,5 +1,8 @@
 """Inputs of a run: what does not exist is one line before any step; and what the steps themselves try again."""
 
+import json
+import re
+
 import pytest
 import yaml
 from command_line import recpolicy, refused
@@ -7,8 +10,10 @@ from tiny_policies import write_tiny
 
 from recpolicy.core.errors import DataError, FetchError
 from recpolicy.data import movielens_download
+from recpolicy.data.ratings_store import load_saved_ratings
 from recpolicy.pipelines import steps
 from recpolicy.pipelines.compile import pipeline_yaml
+from recpolicy.pipelines.inputs import input_paths
 from recpolicy.pipelines.kfp_runner import without_retries
 from recpolicy.registry.model_registry import Registry
 
@@ -41,6 +46,43 @@ def test_missing_input_is_one_line_before_any_step(capsys, tmp_path, inline, pip
     answer = recpolicy(capsys, "pipeline", "run", pipeline, "--root", tmp_path / "runs", *words, *inline)
     assert message in refused(answer)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "no column 'user' for the user.*name it with data_settings="),
+        ({"columns": {"user": "uid"}}, "no column 'item' for the item.*name it with data_settings="),
+        ({"columns": {"usr": "uid"}}, "no rating column named 'usr'"),
+        ({"colums": {}}, "colums"),
+        (
+            {"columns": {"user": "uid", "item": "film"}, "items": "nix.csv"},
+            "nix.csv: no such file; expected a table of items",
+        ),
+    ],
+)
+def test_columns_are_checked_before_any_step(capsys, tmp_path, settings, message):
+    (tmp_path / "own.csv").write_text("uid,film,rating\n1,10,4\n")
+    words = ["--param", f"data={tmp_path / 'own.csv'}", "--param", f"data_settings={json.dumps(settings)}"]
+    answer = recpolicy(capsys, "pipeline", "run", "train", "--root", tmp_path / "runs", *words)
+    assert re.search(message, refused(answer))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_settings_of_the_data_reach_the_table(tmp_path):
+    (tmp_path / "own.csv").write_text("uid;film;stars\n" + "".join(f"{n};{n % 5};{1 + n % 10}\n" for n in range(40)))
+    settings = {
+        "columns": {"user": "uid", "item": "film", "rating": "stars"}, "scale": [1.0, 10.0], "separator": ";"
+    }  # fmt: skip
+    figures = steps.fetch_data_step(
+        str(tmp_path / "out"), data=str(tmp_path / "own.csv"), settings=settings, split="random", seed=0
+    )
+    assert (figures["ratings"], figures["users"], figures["items"]) == (40, 40, 5)
+    assert load_saved_ratings(tmp_path / "out").scale == (1.0, 10.0)
+    paths = input_paths("train", {"data": str(tmp_path / "own.csv"), "data_settings": {"items": "books.csv"}})
+    assert {key: str(path) for key, path in paths.items()} == {
+        "data": str(tmp_path / "own.csv"), "data_settings.items": "books.csv"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("pipeline", ["train", "sweep", "retrain"])

@@ -144,8 +144,8 @@ def read_text(source: Source, names: Sequence[str] | None = None) -> Any:
             fields, or bytes that are not in the encoding.
     """
     if names is None:
-        _check_header(source)
-        names = None if source.header else [str(place) for place in range(1, len(header_names(source)) + 1)]
+        found = column_names(source)
+        names = None if source.header else found
     try:
         with source.open() as raw:
             stream: Any = raw
@@ -280,6 +280,16 @@ def _with_separator(table: Any, source: Source) -> Any:
             restored = pc.replace_substring(column, _UNIT_SEPARATOR, source.separator)
             table = table.set_column(place, table.column_names[place], restored)
     return table
+
+
+def column_names(source: Source) -> list[str]:
+    """Return the names of the columns: those of the header, or "1", "2", ... without one.
+
+    Raises DataError for an empty file, and if the first line seems to have another separator.
+    """
+    _check_header(source)
+    fields = header_names(source)
+    return fields if source.header else [str(place) for place in range(1, len(fields) + 1)]
 
 
 def header_names(source: Source) -> list[str]:

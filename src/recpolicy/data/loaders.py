@@ -15,7 +15,7 @@ from recpolicy.data.csv_reader import find_parts
 from recpolicy.data.datasets import DATASETS, data_folder
 from recpolicy.data.movielens import FOLDER_KINDS, read_movielens
 from recpolicy.data.ratings import Ratings
-from recpolicy.data.ratings_files import ratings_from_frame, read_table
+from recpolicy.data.ratings_files import check_columns, ratings_from_frame, read_table
 from recpolicy.data.ratings_store import is_saved_ratings, load_saved_ratings
 from recpolicy.data.read_options import reading_for
 
@@ -125,10 +125,26 @@ def _load(source: "str | Path | pd.DataFrame", options: Mapping[str, Any]) -> Ra
     return read_table(path, **options)
 
 
-def check_source(source: str) -> None:
-    """Raise DataError if there is no file or folder of this name, and it is no data set that can be downloaded."""
-    if source not in DATASETS and not (data_folder(source) if source in NAMES else Path(source)).exists():
+def check_source(source: str, options: Mapping[str, Any] | None = None) -> None:
+    """Check what is quick to check of a table: that it exists, or can be downloaded, and has the columns.
+
+    Args:
+        source: A source of `load_ratings`.
+        options: Its further arguments.
+
+    Raises:
+        DataError: There is no file or folder of this name, or a column is missing.
+        ConfigError: An option is out of range.
+    """
+    path = data_folder(source) if source in NAMES else Path(source)
+    if source not in DATASETS and not path.exists():
         raise _nothing_there(source)
+    for name in ("users", "items"):
+        table = (options or {}).get(name)
+        if table is not None and not Path(table).exists():
+            raise DataError(f"{table}: no such file; expected a table of {name}")
+    if path.is_file():
+        check_columns(path, **(options or {}))
 
 
 def _is_known_folder(path: Path) -> bool:

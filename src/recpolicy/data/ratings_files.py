@@ -5,7 +5,7 @@ text. Tables of items and users may accompany it (joined_tables.py). N ratings.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.data.column_names import ITEM_COLUMNS, RATING_COLUMNS, USER_COLUMNS, find_column
-from recpolicy.data.csv_reader import Source, TableFile, check_separator, open_table
+from recpolicy.data.csv_reader import (
+    Source,
+    TableFile,
+    check_separator,
+    column_names,
+    is_parquet,
+    open_table,
+    text_source,
+)
 from recpolicy.data.joined_tables import Table, bare_items, frame_table, read_items, read_users
 from recpolicy.data.ratings import GENRE_SEPARATOR, Ratings
 from recpolicy.data.read_options import plain_number, repeated_error, scale_error
@@ -82,6 +90,18 @@ def read_table(path: Path | str, *, name: str | None = None, **options: Any) -> 
     return _read(file, settings, name or path.name.partition(".")[0])
 
 
+def check_columns(path: Path, **options: Any) -> None:
+    """Raise DataError if a ratings file lacks a column; only its first line, or its schema, is read."""
+    settings = TableOptions(**options)
+    if is_parquet(path):
+        file = open_table(path, settings.separator, header=settings.header)
+        names, source = file.names, file.source
+    else:
+        source = text_source(path, settings.separator, header=settings.header)
+        names = column_names(source)
+    _find_columns(names, source, settings)
+
+
 def ratings_from_frame(frame: pd.DataFrame, *, name: str = "frame", **options: Any) -> Ratings:
     """Return the ratings of a data frame, checked as those of `read_table`; rows are counted from 1 in errors."""
     return _read(frame_table(frame, name), TableOptions(**options), name)
@@ -127,14 +147,7 @@ def assemble(
 
 
 def _read(file: TableFile, options: TableOptions, name: str) -> Ratings:
-    found = {
-        meaning: find_column(
-            file.names, meaning, file.source, options.columns.get(meaning), needed=meaning != "timestamp"
-        )
-        for meaning in RATING_COLUMNS
-        if meaning != "timestamp" or options.timestamps
-    }
-    columns = {meaning: column for meaning, column in found.items() if column is not None}
+    columns = _find_columns(file.names, file.source, options)
     table = file.read([*dict.fromkeys(columns.values())])
     users = None if options.users is None else read_users(options.users, options.user_columns, options.separator)
     items = (
@@ -151,6 +164,16 @@ def _read(file: TableFile, options: TableOptions, name: str) -> Ratings:
         items=items,
         repeated=options.repeated,
     )
+
+
+def _find_columns(names: Sequence[str], source: Source, options: TableOptions) -> dict[str, str]:
+    """Return the names of the columns by meaning; without timestamp if there is none, or none is wanted."""
+    found = {
+        meaning: find_column(names, meaning, source, options.columns.get(meaning), needed=meaning != "timestamp")
+        for meaning in RATING_COLUMNS
+        if meaning != "timestamp" or options.timestamps
+    }
+    return {meaning: column for meaning, column in found.items() if column is not None}
 
 
 def _sorted_ids(ids: NDArray[Any]) -> NDArray[Any]:

@@ -21,8 +21,8 @@ def _summary() -> Any:
     return _small(step.summarize_run()).set_caching_options(False)
 
 
-def _fetched(data: Any, split: Any, seed: Any) -> Any:
-    return _small(step.fetch_data(data=data, split=split, seed=seed))
+def _fetched(data: Any, settings: Any, split: Any, seed: Any) -> Any:
+    return _small(step.fetch_data(data=data, settings=settings, split=split, seed=seed))
 
 
 def _champion(policy: Any, registry: Any) -> Any:
@@ -87,6 +87,7 @@ def _with_resources(task: Any, cpu: str, memory: str) -> Any:
 
 def train(
     data: str = "ml-100k",
+    data_settings: dict = {},
     split: str = "u1",
     seed: int = 0,
     rating_model: str = "bayesian_fm",
@@ -111,6 +112,8 @@ def train(
 
     Args:
         data: ml-100k (downloaded and verified), or the path of a CSV or Parquet file of ratings.
+        data_settings: Options for reading the file: columns, scale, separator and others of the table [data], such as
+            {"columns": {"user": "uid"}, "scale": [1, 10]}.
         split: u1..u5, ua, ub, temporal, leave-last-N or random.
         seed: Seed of every random draw.
         rating_model: bayesian_fm, svd, item_knn, bias or item_mean.
@@ -132,7 +135,7 @@ def train(
         promote: Whether a policy that passes its gate replaces the champion. A registry without one always takes it.
     """
     with dsl.ExitHandler(_summary()):
-        ratings = _fetched(data, split, seed).outputs["ratings"]
+        ratings = _fetched(data, data_settings, split, seed).outputs["ratings"]
         embedded = _large(
             step.fit_embeddings(ratings=ratings, rating_model=rating_model, rank=rank, items=items, seed=seed)
         )
@@ -220,6 +223,7 @@ def retrain(
 
 def sweep(
     data: str = "ml-100k",
+    data_settings: dict = {},
     split: str = "u1",
     seed: int = 0,
     rating_model: str = "bayesian_fm",
@@ -242,6 +246,8 @@ def sweep(
 
     Args:
         data: ml-100k (downloaded and verified), or the path of a CSV or Parquet file of ratings.
+        data_settings: Options for reading the file: columns, scale, separator and others of the table [data], such as
+            {"columns": {"user": "uid"}, "scale": [1, 10]}.
         split: u1..u5, ua, ub, temporal, leave-last-N or random.
         seed: Seed of the data, the features and the log, which all trials share.
         rating_model: bayesian_fm, svd, item_knn, bias or item_mean.
@@ -262,7 +268,7 @@ def sweep(
         promote: Whether a policy that passes its gate replaces the champion. A registry without one always takes it.
     """
     with dsl.ExitHandler(_summary()):
-        ratings = _fetched(data, split, seed).outputs["ratings"]
+        ratings = _fetched(data, data_settings, split, seed).outputs["ratings"]
         embedded = _large(
             step.fit_embeddings(ratings=ratings, rating_model=rating_model, rank=rank, items=items, seed=seed)
         )

@@ -7,8 +7,10 @@ from typing import Any
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import content_digest, file_digest
 from recpolicy.data.loaders import check_source
+from recpolicy.data.read_options import reading_for
 from recpolicy.inference.artifact import read_manifest
 from recpolicy.pipelines.artifact_uris import is_address, log_folder
+from recpolicy.pipelines.parameters import data_options
 from recpolicy.registry.aliases import STATE
 from recpolicy.registry.model_registry import Registry
 
@@ -24,12 +26,14 @@ def check_inputs(name: str, values: Mapping[str, Any]) -> None:
         values: Its parameters, with the defaults.
 
     Raises:
-        DataError: The ratings or the log do not exist.
+        DataError: The ratings or the log do not exist, or the ratings lack a column.
         ArtifactError: A policy does not exist, or the registry of a retraining has no champion.
         ConfigError: The registry has a challenger, and `promote` is true.
     """
     if "data" in values:
-        check_source(values["data"])
+        options = data_options(values.get("data_settings", {}))
+        with reading_for("parameter"):
+            check_source(values["data"], options)
     for key in ("policy", "incumbent"):
         path = values.get(key, "").strip()
         if path and not is_address(path):
@@ -54,6 +58,8 @@ def input_paths(name: str, values: Mapping[str, Any]) -> dict[str, Path]:
     Raises what `check_inputs` raises for a registry without a champion.
     """
     paths = {key: Path(values[key]) for key in _INPUTS if values.get(key, "").strip()}
+    settings = values.get("data_settings", {})
+    paths |= {f"data_settings.{key}": Path(settings[key]) for key in ("users", "items") if settings.get(key)}
     if name == "retrain" and "incumbent" not in paths:
         paths["incumbent"] = _champion(values["registry"])
     return paths

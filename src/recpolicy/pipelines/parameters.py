@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from recpolicy.core.config import build
+from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.tensorflow_setup import silence_libraries
 
@@ -82,6 +82,14 @@ def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
         raise ConfigError(NO_INCUMBENT)
 
 
+def data_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `load_ratings` of the parameter data_settings; raise ConfigError for a wrong one."""
+    from recpolicy.data.loaders import DataConfig
+
+    options = as_dict(build(DataConfig, settings, "parameter data_settings"))
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def training_settings(agent: str, learn_from: str, world: str, total_timesteps: int, epochs: int) -> dict[str, Any]:
     """Return the settings of TrainConfig, or of SessionTrainConfig for session agents; raise ConfigError."""
     if not learns_from_logs(agent):
@@ -129,6 +137,8 @@ def _check_value(name: str, value: Any) -> None:
             from recpolicy.workflows.logging_policies import LOGGING_POLICIES
 
             _check_choice("logging policy", value, LOGGING_POLICIES)
+        case "data_settings":
+            data_options(value)
         case "log_settings" | "ingest_settings":
             build(_config_type(name), value, f"parameter {name}")
         case "gate_settings":

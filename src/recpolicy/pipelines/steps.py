@@ -16,7 +16,7 @@ from recpolicy.core.files import atomic_directory, write_json
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split, save_ratings
 from recpolicy.pipelines.artifact_uris import importable, is_address, log_folder
-from recpolicy.pipelines.parameters import training_settings
+from recpolicy.pipelines.parameters import data_options, training_settings
 
 Figures = dict[str, Any]
 _FETCH_PAUSES = (5, 30)
@@ -24,7 +24,7 @@ _FETCH_PAUSES = (5, 30)
 _MODEL, _SETTINGS = "rating_model", "features.json"
 
 
-def fetch_data_step(ratings: str, *, data: str, split: str, seed: int) -> Figures:
+def fetch_data_step(ratings: str, *, data: str, settings: Mapping[str, Any], split: str, seed: int) -> Figures:
     """Download (ml-100k) or read a table of ratings, check it, and write it with its split to the folder `ratings`."""
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.read_options import reading_for
@@ -32,8 +32,8 @@ def fetch_data_step(ratings: str, *, data: str, split: str, seed: int) -> Figure
 
     if data == "ml-100k":
         _fetch_patiently()
-    with reading_for("file"):
-        table = load_ratings(data)
+    with reading_for("parameter"):
+        table = load_ratings(data, **data_options(settings))
     parts = split_ratings(table, split, seed)
     save_ratings(table, Path(ratings), split=(split, seed))
     users, items = table.shape

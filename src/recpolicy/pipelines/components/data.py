@@ -9,18 +9,19 @@ from recpolicy.pipelines.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def fetch_data(ratings: Output[Dataset], data: str = "ml-100k", split: str = "u1", seed: int = 0):
+def fetch_data(ratings: Output[Dataset], data: str = "ml-100k", settings: dict = {}, split: str = "u1", seed: int = 0):
     """Download or read a table of ratings, check it, and split it.
 
     Args:
         ratings: The checked table with its split: ratings, users and items as Parquet.
         data: ml-100k (downloaded and verified), or the path of a CSV or Parquet file of ratings.
+        settings: Options for reading the file: columns, scale, separator and others of the table [data].
         split: u1..u5, ua, ub, temporal, leave-last-N or random.
         seed: Seed of a random split.
     """
     from recpolicy.pipelines import steps
 
-    ratings.metadata.update(steps.fetch_data_step(ratings.path, data=data, split=split, seed=seed))
+    ratings.metadata.update(steps.fetch_data_step(ratings.path, data=data, settings=settings, split=split, seed=seed))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
