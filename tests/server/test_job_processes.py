@@ -159,7 +159,13 @@ def test_an_evaluation_says_what_was_earned_and_what_would_have_been(state):
     assert 10 < policies["champion"]["snips"]["effective_sample_size"] <= 40
     assert policies["logged"]["value"] == pytest.approx(row["mean"])
     assert policies["random"]["ips"]["verdict"] == "no verdict"  # ten of the catalog are explored
+    assert (policies["logged"]["events"], policies["logged"]["fraction"]) == (500, 1.0)
     assert estimate_days(request(state, days=0.001)).metadata["no_verdict"]
+    few = replace(state, settings=Settings(jobs=JobsConfig(evaluation_events=200)))
+    sampled = estimate_days(request(few, days=1.0)).metadata
+    assert (sampled["policies"]["logged"]["events"], sampled["policies"]["logged"]["fraction"]) == (500, 0.4)
+    assert 140 < sampled["policies"]["logged"]["rounds"] < 260
+    assert sampled["versions"] == result.metadata["versions"]  # they count all rewards
 
 
 def test_the_interval_of_a_version_is_by_user(engine):
@@ -233,6 +239,22 @@ def test_a_child_is_stopped_with_the_server(state, monkeypatch):
         run_in_subprocess(state, "evaluate", {})
     STOP_EVENT.reset(token)
     assert children[0].poll() == -signal.SIGKILL
+
+
+def test_a_child_that_is_done_ends_with_exit_code_0_while_the_server_lives(tmp_path):
+    request = JobRequest("sqlite:///x", "r", str(tmp_path), {"jobs": {}}, {})
+    body = "import recpolicy.server.jobs.job_process as w, sys, time\n" + (
+        "w.WORK = {'nap': lambda request: (time.sleep(0.2), w.JobResult())[1]}\nsys.argv[1] = 'nap'\nw.main()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", body, "nap"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    child.stdin.write(json.dumps(vars(request)).encode() + b"\n")
+    child.stdin.flush()
+    assert child.wait(PATIENCE) == 0
+    assert json.loads(child.stdout.read())["status"] == "done"
+    assert b"Fatal" not in child.stderr.read()
+    child.communicate()
 
 
 def test_a_child_ends_when_the_server_was_killed(tmp_path):

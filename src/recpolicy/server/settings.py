@@ -208,7 +208,7 @@ class JobsConfig:
     """Start a rollout of each version that passes its gate."""
     evaluation_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """Days that the daily evaluation covers."""
-    evaluation_events: Annotated[int, Field(ge=1_000, le=10**9)] = 200_000
+    evaluation_events: Annotated[int, Field(ge=100, le=10**9)] = 200_000
     """Events that the estimates of the daily evaluation use; of more, a uniform sample."""
 
 

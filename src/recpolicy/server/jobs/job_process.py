@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import IO, Any
+from typing import Any
 
 from recpolicy.core.errors import RecpolicyError
 from recpolicy.server.db.jobs import JobResult
@@ -40,7 +40,7 @@ def main() -> None:
     os.dup2(2, 1)
     os.nice(NICENESS)
     request = JobRequest(**json.loads(sys.stdin.buffer.readline()))
-    threading.Thread(target=_end_with_the_server, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_end_with_the_server, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         body: dict[str, Any] = asdict(WORK[sys.argv[1]](request))
     except Exception as error:
@@ -51,9 +51,13 @@ def main() -> None:
     output.flush()
 
 
-def _end_with_the_server(stdin: "IO[bytes]") -> None:
-    """Wait for the end of stdin, which means that the server is gone; then exit."""
-    stdin.read()
+def _end_with_the_server(stdin: int) -> None:
+    """Wait for the end of stdin, which means that the server is gone; then exit.
+
+    It reads the descriptor: a reader of the buffered stream holds its lock, and Python aborts at its exit.
+    """
+    while os.read(stdin, 1):
+        pass
     os._exit(_GONE)
 
 
