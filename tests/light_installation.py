@@ -1,0 +1,44 @@
+"""A pytest plugin for an installation without the extra `train`: tests that need it are skipped (scripts/test-light).
+
+A test or a file is skipped only if it fails for the lack of a package of an extra. Every other failure counts.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from recpolicy.core.errors import MissingExtraError
+
+_OF_EXTRAS = {
+    "google", "gymnasium", "kfp", "matplotlib", "myfm", "scipy", "sklearn", "surprise", "tensorflow", "tf_agents", "tf_keras",
+}  # fmt: skip
+"""Modules of the extras that a light installation lacks."""
+
+
+def find_missing(error: BaseException | None) -> str | None:
+    """Return what the installation lacks, if that is the cause of an error; None for any other error."""
+    while error is not None:
+        lacks = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _OF_EXTRAS
+        if lacks or isinstance(error, MissingExtraError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Skip files that import a missing package."""
+    report = (yield).get_result()
+    _skip(report, report.call, str(collector.path))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[object]") -> Iterator[None]:
+    """Skip tests that need a missing package."""
+    _skip((yield).get_result(), call, str(item.path))
+
+
+def _skip(report: "pytest.CollectReport | pytest.TestReport", call: "pytest.CallInfo[object]", path: str) -> None:
+    missing = find_missing(call.excinfo.value) if report.failed and call.excinfo else None
+    if missing:
+        report.outcome, report.longrepr = "skipped", (path, 0, f"Skipped: {missing}")
