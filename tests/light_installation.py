@@ -10,7 +10,8 @@ import pytest
 from recpolicy.core.errors import MissingExtraError
 
 _OF_EXTRAS = {
-    "google", "gymnasium", "kfp", "matplotlib", "myfm", "scipy", "sklearn", "surprise", "tensorflow", "tf_agents", "tf_keras",
+    "google", "gymnasium", "kfp", "matplotlib", "myfm", "scipy", "sklearn", "surprise", "tensorflow", "tf_agents",
+    "tf_keras",
 }  # fmt: skip
 """Modules of the extras that a light installation lacks."""
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from waiting import PATIENCE
 
-SCRIPTS = ("attack", "demo", "test", "check", "docs", "lock", "compile-pipelines")
+SCRIPTS = ("attack", "demo", "test", "test-light", "check", "docs", "lock", "compile-pipelines")
 
 # One program plays all parts: it logs its name and arguments, and makes the folders that the real one would make.
 # Under the name `python3` it is a Python other than 3.11.

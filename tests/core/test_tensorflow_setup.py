@@ -13,6 +13,7 @@ import pytest
 from recpolicy.core import tensorflow_setup
 from recpolicy.core.tensorflow_setup import prepare_environment
 
+needs_tensorflow = pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="needs the extra train")
 VARIABLES = ("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL", "PYGAME_HIDE_SUPPORT_PROMPT")
 
 
@@ -62,6 +63,7 @@ def test_tensorflow_imported_before_with_it_is_fine(monkeypatch, value):
     prepare_environment()
 
 
+@needs_tensorflow
 def test_tensorflow_still_exports_the_function_that_sets_its_log_level():
     # Else silence_libraries gives up without a word: look up the name in the new release (nm -D --defined-only).
     folder = Path(importlib.util.find_spec("tensorflow").origin).parent
@@ -69,6 +71,7 @@ def test_tensorflow_still_exports_the_function_that_sets_its_log_level():
     assert hasattr(library, tensorflow_setup._SET_MIN_LOG_LEVEL)
 
 
+@needs_tensorflow
 def test_first_compiled_function_prints_nothing():
     script = """
 import recpolicy
