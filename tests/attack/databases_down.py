@@ -21,7 +21,7 @@ from processes import ServerProcess
 from attack.client import address_of, ask
 from attack.load import Load, check_stored, count_failures
 from attack.session import Session, kill_tree, operator, write_policy
-from recpolicy.server.db.writer import Spool
+from recpolicy.server.db.spool import Spool
 from recpolicy.server.lifespan import DATABASE_URL
 
 DOWN = {

@@ -9,6 +9,7 @@ import os
 import pwd
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -60,6 +61,18 @@ class PostgresServer:
         first = int((self._data / "postmaster.pid").read_text().split()[0])
         children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
         return [first, *map(int, children)]
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """Stop all its processes, as if they hang: the kernel still accepts connections and data."""
+        pids = self.pids()  # the parent first, so that there are no new ones
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def new_database(self) -> str:
         """The URL of an empty database."""

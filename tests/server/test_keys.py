@@ -210,3 +210,53 @@ def test_many_who_wait_are_answered_by_one_lookup():
 
     assert asyncio.run(all_at_once()) == ["anna"] * 30
     assert world.loads == 1
+
+
+def test_a_lookup_that_hangs_is_waited_for_once_and_counts_when_it_ends(monkeypatch):
+    monkeypatch.setattr("recpolicy.server.auth.keys._WAIT_SECONDS", 0.05)
+    world, go_on, begun = World(anna="a"), threading.Event(), []
+
+    def hang():
+        begun.append(None)
+        assert go_on.wait(PATIENCE)
+        return dict(world.callers)
+
+    async def ask():
+        keys = KeyCache(hang, lambda: world.now)
+        for _ in range(20):
+            with pytest.raises(StoreError):
+                await keys.caller("a")
+            world.now += 2.0
+        assert len(begun) == 1
+        go_on.set()
+        while True:
+            try:
+                return (await keys.caller("a")).name
+            except StoreError:
+                await asyncio.sleep(0.01)
+
+    assert asyncio.run(asyncio.wait_for(ask(), PATIENCE)) == "anna"
+
+
+def test_while_a_lookup_hangs_known_keys_work_for_a_minute(monkeypatch):
+    monkeypatch.setattr("recpolicy.server.auth.keys._WAIT_SECONDS", 0.05)
+    world, go_on = World(anna="a"), threading.Event()
+    go_on.set()
+
+    def load():
+        assert go_on.wait(PATIENCE)
+        return dict(world.callers)
+
+    async def ask():
+        keys = KeyCache(load, lambda: world.now)
+        assert (await keys.caller("a")).name == "anna"
+        go_on.clear()
+        for _ in range(58):
+            world.now += 1.0
+            assert (await keys.caller("a")).name == "anna"
+        world.now += 3.0
+        with pytest.raises(StoreError):
+            await keys.caller("a")
+        go_on.set()
+
+    asyncio.run(asyncio.wait_for(ask(), PATIENCE))

@@ -17,7 +17,8 @@ from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.feedback import DAY_MS, FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import events, feedback, rewards, rollouts
-from recpolicy.server.db.writer import GroupCommitWriter, Spool
+from recpolicy.server.db.spool import Spool
+from recpolicy.server.db.writer import GroupCommitWriter
 from recpolicy.server.jobs.retention import DELETE_OLD_EVENTS, delete_old_events
 from recpolicy.server.settings import FeedbackConfig, Settings, StoreConfig, read_settings
 

@@ -17,7 +17,7 @@ from recpolicy.server.db.engine import migrate, transaction
 from recpolicy.server.db.events import insert_events
 from recpolicy.server.db.schema import events
 from recpolicy.server.db.session_history import pack_history, unpack_history
-from recpolicy.server.db.writer import Spool
+from recpolicy.server.db.spool import Spool
 from recpolicy.server.live_models import LiveState, LoadedVersion
 from recpolicy.server.recommend import NO_EXPLORATION, choose
 from recpolicy.server.schemas.requests import MAX_K, RecommendRequest
@@ -78,13 +78,13 @@ def test_the_spool_has_it_and_events_of_older_spools_have_none(tmp_path):
     stored, replayed = [chosen(SESSION, history=items_shown((104, True))), chosen(SESSION), event()], []
     spool = Spool(tmp_path)
     spool.append(stored)
-    spool.replay(replayed.extend)
+    spool.replay(lambda rows: replayed.extend(rows) or [])
     assert replayed == stored
     spool.close()
     row = {name: value for name, value in event()._asdict().items() if name != "history"}
     (tmp_path / "1-a.jsonl").write_text(json.dumps(row) + "\n")
     spool = Spool(tmp_path)
-    spool.replay(replayed.extend)
+    spool.replay(lambda rows: replayed.extend(rows) or [])
     assert replayed[-1].history is None
     spool.close()
 

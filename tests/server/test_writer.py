@@ -1,27 +1,22 @@
 import asyncio
-import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from databases import postgres
 from event_factory import event
 from sqlalchemy import event as happening
 from sqlalchemy import func, select
-from waiting import PATIENCE
+from waiting import PATIENCE, wait_until
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.db import writer as writer_module
 from recpolicy.server.db.engine import migrate
 from recpolicy.server.db.events import Event
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules
 from recpolicy.server.db.schema import events
-from recpolicy.server.db.writer import GroupCommitWriter, QueueFullError, Spool
+from recpolicy.server.db.spool import Spool
+from recpolicy.server.db.writer import GroupCommitWriter, QueueFullError
 
 RULES = RewardRules((1.0, 5.0), window_ms=10_000)
 
@@ -136,7 +131,7 @@ def test_without_the_database_events_are_spooled_feedback_is_refused_and_nothing
 
     async def while_down(writer):
         await writer.events([during])
-        with pytest.raises(StoreError, match="cannot write"):
+        with pytest.raises(StoreError, match="does not answer"):
             await writer.feedback([FeedbackItem(before.id, 7, "like", 1.0)], before.time)
 
     async def again(writer):
@@ -150,9 +145,10 @@ def test_without_the_database_events_are_spooled_feedback_is_refused_and_nothing
             assert (writer.down, writer.spooled) == (True, 1)
         finally:
             server.start()
+        wait_until(lambda: not writer.down, "the recovery")
         outcomes = asyncio.run(again(writer))
         assert [one.status for one in outcomes] == ["accepted", "accepted"]
-        assert not writer.down
+        assert writer.spooled == 0
     assert count(engine) == 2
     with engine.connect() as connection:
         assert bytes(connection.scalar(select(events.c.allowed).where(events.c.id == during.id))) == b"\x00\xff"
@@ -171,62 +167,3 @@ def test_with_neither_database_nor_disk_the_caller_is_told(engine, tmp_path, mon
             asyncio.run(writer.events([event()]))
         monkeypatch.undo()
         assert [path.read_bytes() for path in (tmp_path / "spool").glob("*.jsonl")] == [b""]
-
-
-def test_a_spooled_event_comes_back_as_it_was(tmp_path):
-    spool, shown, got = Spool(tmp_path), [event(allowed=bytes(range(256))), event(user="ü\x00")], []
-    spool.append(shown)
-    assert spool.replay(got.extend) == 2
-    assert got == shown
-    assert spool.replay(got.extend) == 0
-    assert not spool.waiting()
-    spool.close()
-
-
-def test_a_line_that_was_cut_short_was_never_acknowledged(tmp_path):
-    spool, got = Spool(tmp_path), []
-    spool.append([event()])
-    (path,) = tmp_path.glob("*.jsonl")
-    path.write_bytes(path.read_bytes() + json.dumps(event()).encode()[:40])
-    assert spool.replay(got.extend) == 1
-    spool.close()
-
-
-def test_a_database_that_fails_again_leaves_the_spool_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "_EVENTS_AT_ONCE", 2)
-    spool, got = Spool(tmp_path), []
-    spool.append([event() for _ in range(5)])
-
-    def fails(rows):
-        got.extend(rows)
-        if len(got) >= 4:
-            raise StoreError("again")
-
-    with pytest.raises(StoreError):
-        spool.replay(fails)
-    assert spool.replay(lambda rows: None) == 5
-    spool.close()
-
-
-OTHER = """
-import os, pathlib, signal, sys
-sys.path[:0] = sys.argv[2:]
-from recpolicy.server.db.writer import Spool
-from event_factory import event
-spool = Spool(pathlib.Path(sys.argv[1]))
-spool.append([event()])
-print("spooled", flush=True)
-signal.pause()
-"""
-
-
-def test_what_a_killed_process_spooled_is_replayed_by_another_but_not_while_it_lives(tmp_path):
-    here = Path(__file__).parent
-    other = subprocess.Popen([sys.executable, "-c", OTHER, tmp_path, here], stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "spooled\n"
-    spool, got = Spool(tmp_path), []
-    assert spool.replay(got.extend) == 0
-    other.send_signal(signal.SIGKILL)
-    other.communicate()
-    assert spool.replay(got.extend) == 1
-    spool.close()

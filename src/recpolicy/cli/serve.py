@@ -2,11 +2,9 @@
 
 import atexit
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,9 +62,14 @@ def serve(
     os.umask(0o077)  # nobody else reads events, keys' digests or checkpoints; the workers inherit it
     if not source.is_dir():
         raise ConfigError(f"{source}: the folder does not exist; expected a run or a registry")
-    with _listen(host, port) as listener:
+    from recpolicy.server.processes import MetricsFolder, connection_bounds, raise_open_files
+
+    _, backlog = connection_bounds(raise_open_files())
+    with _listen(host, port, backlog) as listener:
         if workers > 1:
-            _count_together()
+            folder = MetricsFolder()
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder.path)
+            atexit.register(folder.remove)
         with freeze_startup_objects():
             from recpolicy.server.asgi import ServeOptions, log_as_json, open_app
 
@@ -75,7 +78,7 @@ def serve(
                 config=None if config is None else str(config), store=store, host=host,
             )  # fmt: skip
             app = open_app(what)
-            how = _config(app if workers == 1 else "recpolicy.server.asgi:app", workers)
+            how = _config(app if workers == 1 else "recpolicy.server.asgi:app", workers, backlog)
         _greet(app, source, host, listener.getsockname()[1])
         log_as_json()
         if workers == 1:
@@ -101,7 +104,7 @@ def _greet(app: "FastAPI", source: Path, host: str, port: int) -> None:
             print_text(line, flush=True)
 
 
-def _config(app: object, workers: int) -> "uvicorn.Config":
+def _config(app: object, workers: int, backlog: int) -> "uvicorn.Config":
     import uvicorn
 
     from recpolicy.server.protocol import BoundedProtocol
@@ -109,26 +112,19 @@ def _config(app: object, workers: int) -> "uvicorn.Config":
     return uvicorn.Config(
         app, factory=isinstance(app, str), workers=workers, access_log=False, log_config=None, server_header=False,  # type: ignore[arg-type]
         http=BoundedProtocol, proxy_headers=False, timeout_graceful_shutdown=_SECONDS_TO_FINISH, timeout_keep_alive=30,
-        backlog=2048,
+        backlog=backlog,
     )  # fmt: skip
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, backlog: int) -> socket.socket:
     """Bind the port first, so that a port in use gives one line and no log."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=backlog)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host} port {port}: {error.strerror or error}; choose others with --host and --port"
         ) from None
-
-
-def _count_together() -> None:
-    """Make the workers write their metrics to one new folder."""
-    folder = tempfile.mkdtemp(prefix="recpolicy-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _run(config: "uvicorn.Config", listener: socket.socket) -> None:

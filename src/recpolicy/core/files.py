@@ -1,5 +1,6 @@
 """Write files atomically (write a temporary file, then rename it), and compute digests."""
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ _TEXTS = 1 << 16
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 """A function from the content of a file to its content in the next version of the format."""
 NO_MIGRATIONS: Mapping[int, Migration] = {}
+STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
+"""Reasons for which a file cannot be written, and which an operator can remove."""
 
 
 def mode_in(folder: Path, widest: int) -> int:

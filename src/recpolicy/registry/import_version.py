@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from recpolicy.core.errors import ArtifactError
-from recpolicy.core.files import atomic_directory
+from recpolicy.core.files import STORAGE_ERRORS, atomic_directory
 from recpolicy.inference.artifact import MANIFEST
 from recpolicy.registry.model_registry import Note, Registry
 from recpolicy.registry.version_files import Version, sound_manifest
@@ -69,6 +69,8 @@ def unpack_version(archive: Path | str, into: Path | str, *, limits: ImportLimit
         except ArtifactError:
             raise
         except _UNREADABLE as error:
+            if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+                raise  # not the fault of the archive
             raise ArtifactError(f"{source}: cannot be unpacked: {error}") from None
         artifact = _artifact_in(source, root)
         manifest = sound_manifest(artifact)

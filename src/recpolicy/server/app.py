@@ -6,8 +6,8 @@ the shape {"error": {"code", "message"}}. Pages load nothing from another host.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
-from functools import cached_property
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from functools import cached_property, partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,12 +19,14 @@ from recpolicy.server.deps import AppState
 from recpolicy.server.errors import handle_errors
 from recpolicy.server.jobs import JOBS
 from recpolicy.server.jobs.scheduler import Scheduler
+from recpolicy.server.live_models import WATCH_SECONDS
 from recpolicy.server.middleware import RequestMiddleware
 from recpolicy.server.online.learner import learning
+from recpolicy.server.processes import connection_bounds, raise_open_files
 from recpolicy.server.protocol import Connections
 from recpolicy.server.recommend import fast_path as recommend_fast_path
 from recpolicy.server.recommend import router as recommend_router
-from recpolicy.server.rollout.background import run_background
+from recpolicy.server.rollout.background import flush, start_background
 from recpolicy.server.routes import (
     admin_jobs,
     admin_keys,
@@ -38,6 +40,7 @@ from recpolicy.server.routes import (
 from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
 
 VERSION = "1"
+GAUGE_SECONDS = 1.0
 BACKGROUND: tuple[Callable[[AppState], AbstractContextManager[None]], ...] = (learning,)
 """Services that start with the app and stop with it, in reverse order."""
 
@@ -102,16 +105,23 @@ async def _life(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """Run the background services while the app runs; yield what the protocol (protocol.py) needs: the
     limits, and a count of connections."""
     state: AppState = app.state.server
-    watching = asyncio.gather(state.models.watch(), run_background(state))
+    follow, keep_gauges = state.models.follow_registry, partial(health.set_gauges, state)
+    tasks = [
+        state.background.start("registry_watch", WATCH_SECONDS, follow),
+        state.background.start("gauges", GAUGE_SECONDS, keep_gauges),
+        *start_background(state),
+    ]
     with ExitStack() as stack:
         stack.callback(app.state.close)
+        stack.callback(flush, state)
         for begin in BACKGROUND:
             stack.enter_context(begin(state))
         stack.enter_context(app.state.scheduler.running())
         try:
-            yield {"limits": state.settings.limits, "connections": Connections(state.settings.limits)}
+            connections = Connections(state.settings.limits, connection_bounds(raise_open_files())[0])
+            yield {"limits": state.settings.limits, "connections": connections}
         finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             await asyncio.to_thread(stack.close)

@@ -15,6 +15,8 @@ from recpolicy.server import freeze_startup_objects
 from recpolicy.server.app import make_app
 from recpolicy.server.json_output import JsonFormatter
 from recpolicy.server.lifespan import open_state, stateless_state
+from recpolicy.server.log_output import BackgroundHandler
+from recpolicy.server.processes import end_with_parent
 from recpolicy.server.settings import read_settings
 
 OPTIONS_VARIABLE = "RECPOLICY_SERVE"
@@ -43,6 +45,7 @@ def app() -> FastAPI:
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     what = ServeOptions(**json.loads(os.environ[OPTIONS_VARIABLE]))
+    end_with_parent()
     log_as_json()
     with freeze_startup_objects():
         return open_app(what)
@@ -72,7 +75,7 @@ def log_as_json() -> None:
     logging._srcfile = None
     root = logging.getLogger()
     if not root.handlers:
-        root.addHandler(logging.StreamHandler())
+        root.addHandler(BackgroundHandler())
     for handler in root.handlers:
         handler.setFormatter(JsonFormatter())
     logging.getLogger("recpolicy").setLevel(logging.INFO)

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from recpolicy.core.errors import StoreError
 from recpolicy.registry.model_registry import Registry
+from recpolicy.server.background import BackgroundTasks
 from recpolicy.server.db.feedback import DAY_MS, RewardRules
 from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.db.rollouts import ConflictError
@@ -45,6 +46,8 @@ class AppState:
     """The bound of online learning from feedback without a key."""
     rollout_counters: RolloutCounters = field(default_factory=RolloutCounters)
     """Counts and shadow comparisons of the rollout."""
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
+    """The background tasks of the process."""
 
     def require_store(self) -> Store:
         """Return the store; raises StoreError for a server that stores nothing."""

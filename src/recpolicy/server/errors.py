@@ -1,5 +1,6 @@
 """Responses to errors, {"error": {"code", "message"}}, with the meaning of each code."""
 
+import os
 import re
 import tempfile
 from http import HTTPStatus
@@ -12,7 +13,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ConfigError, DataError, RecpolicyError, StoreError, UnknownIdError
+from recpolicy.core.files import STORAGE_ERRORS
 from recpolicy.server.answer_limits import RejectedError
+from recpolicy.server.db.failures import failure_reason
 from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.json_output import error_response
@@ -35,8 +38,8 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
     503: {
         "model": ErrorResponse,
-        "description": "The database does not answer (`database_unavailable`). The header Retry-After says when to try"
-        " again.",
+        "description": "The database does not answer (`database_unavailable`), or the server cannot write its files,"
+        " for example on a full disk (`storage_unavailable`). The header Retry-After says when to try again.",
     },
 }
 
@@ -52,6 +55,7 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(StoreError, _store_error)
     for database_error in (OperationalError, PoolTimeoutError):
         app.add_exception_handler(database_error, _database_unavailable)
+    app.add_exception_handler(OSError, _storage_unavailable)
     app.add_exception_handler(Exception, _internal_error)
 
 
@@ -132,6 +136,15 @@ def _store_error(_: Request | None, error: Exception) -> Response:
     return error_response(503, "database_unavailable", str(error), {"retry-after": "5"})
 
 
-def _database_unavailable(_: Request, __: Exception) -> Response:
-    """Answer 503 to a handler whose query got no answer."""
-    return error_response(503, "database_unavailable", "the database does not answer", {"retry-after": "5"})
+def _database_unavailable(_: Request, error: Exception) -> Response:
+    """Answer 503 to a handler whose statement failed, with the reason."""
+    return error_response(503, "database_unavailable", failure_reason(error), {"retry-after": "5"})
+
+
+def _storage_unavailable(_: Request, error: Exception) -> Response:
+    """Answer 503 to a handler that could not write a file, with the reason; other errors are the server's fault."""
+    assert isinstance(error, OSError)
+    if error.errno not in STORAGE_ERRORS:
+        raise error
+    message = f"the server cannot write its files: {os.strerror(error.errno)}"
+    return error_response(503, "storage_unavailable", message, {"retry-after": "30"})

@@ -5,10 +5,11 @@ single trained policy, it also holds a registry with that policy as version 1.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,8 +21,10 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import admin
 from recpolicy.server.db.engine import open_store, sqlite_url
 from recpolicy.server.db.keyless_feedback import KeylessBound
+from recpolicy.server.db.recovery import log_alert
 from recpolicy.server.db.schema import rollouts
-from recpolicy.server.db.writer import GroupCommitWriter, Spool
+from recpolicy.server.db.spool import Spool
+from recpolicy.server.db.writer import COMMIT_SECONDS, GroupCommitWriter
 from recpolicy.server.deps import AppState, Store
 from recpolicy.server.jobs.alerts import send_alert
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, ReloadHooks
@@ -99,19 +102,27 @@ def _open_locked(source: Path, folder: Path, settings: Settings) -> Iterator[App
     """Open the state in a folder that no restore is changing."""
     registry = open_registry(source, folder)
     make_private(folder, source)
-    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / DATABASE))
+    seconds = min(COMMIT_SECONDS, settings.limits.seconds / 4)
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / DATABASE), seconds)
     try:
         registered = registry.versions()
         admin.check_same_registry(engine, registered)
         admin.add_versions(engine, registered)
         models = ModelManager.from_registry(registry, _reload_hooks(engine, folder, settings))
         holder: list[AppState] = []
-        with closing(GroupCommitWriter(engine, Spool(folder / "spool"), lambda: holder[0].reward_rules())) as writer:
+
+        def alert(alert_type: str, message: str, metrics: Mapping[str, Any]) -> None:
+            send_alert(holder[0], alert_type, message, metrics) if holder else log_alert(alert_type, message, metrics)
+
+        spool = Spool(folder / "spool")
+        with closing(GroupCommitWriter(engine, spool, lambda: holder[0].reward_rules(), alert, seconds)) as writer:
             bound = KeylessBound(settings.online.keyless_per_hour)
             holder.append(AppState(models, Store(engine, writer), settings, Metrics(), folder, bound))
             models.on_fault = partial(send_alert, holder[0], "registry.version")
             if models.fault is not None:
                 models.on_fault(models.fault)
+            for name, is_alive in writer.tasks().items():
+                holder[0].background.add(name, is_alive)
             yield holder[0]
     finally:
         engine.dispose()

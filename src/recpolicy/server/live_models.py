@@ -24,6 +24,7 @@ from recpolicy.core.lru import LRUCache
 from recpolicy.inference.scorer import Scorer, load_scorer
 from recpolicy.registry.aliases import Routing
 from recpolicy.registry.model_registry import Registry
+from recpolicy.server.json_output import exception_location
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +139,9 @@ class ModelManager:
         self._hooks = hooks or ReloadHooks()
         self._lock = threading.Lock()
         self._stamp = self._look()
+        self._failed: tuple[Any, ...] | None = None
+        """The stamp of a state of the registry that did not load."""
+        self._retry_at = 0.0
 
     @classmethod
     def from_registry(cls, registry: Registry, hooks: ReloadHooks | None = None) -> "ModelManager":
@@ -170,19 +174,23 @@ class ModelManager:
             self.on_fault(fault)
         return new != old
 
-    async def watch(self) -> None:
-        """Load the changes of other processes, until cancelled."""
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            if self._look() == self._stamp:
-                continue
-            try:
-                await asyncio.to_thread(self.refresh)
-            except (ArtifactError, ConfigError, OSError) as error:
-                self._stamp = self._look()  # logged once, not twice a second
-                logger.error(
-                    "the registry names a version that does not load; the previous version stays live: %s", error
-                )
+    async def follow_registry(self) -> None:
+        """Load the changes of other processes; one that does not load is logged once, and tried again later."""
+        stamp, now = self._look(), time.monotonic()
+        if stamp == self._stamp or (stamp == self._failed and now < self._retry_at):
+            return
+        known, self._failed = stamp == self._failed, None
+        try:
+            await asyncio.to_thread(self.refresh)
+        except Exception as error:
+            self._failed, self._retry_at = stamp, time.monotonic() + RETRY_SECONDS
+            if known:
+                return
+            reason = str(error) if isinstance(error, (ArtifactError, ConfigError)) else type(error).__name__
+            logger.error(
+                "the registry names a version that does not load; the previous version stays live: %s", reason,
+                extra={"fields": exception_location(error)},
+            )  # fmt: skip
 
     def _look(self) -> tuple[Any, ...]:
         """Return a value that changes whenever the aliases or the champion's updates do; a fault changes it in time."""

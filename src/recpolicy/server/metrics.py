@@ -33,8 +33,10 @@ class Metrics:
         self.reward_count = counter("reward_count", "Rewards set.")
         self.not_learned = counter("rewards_not_learned", "Rewards without a key that online learning leaves out.")
         self.waiting = gauge("writes_waiting", "Writes that wait.", "livesum")
-        self.spooled = gauge("events_spooled", "Events written to the spool.", "livesum")
-        self.store_up = gauge("store_up", "1 if the last commit succeeded.", "livemin")
+        self.spooled = gauge("events_spooled", "Events that wait in the spool.", "livesum")
+        self.rejected = gauge("events_rejected", "Events that the database refused since the start.", "livesum")
+        self.log_dropped = gauge("log_lines_dropped", "Log lines dropped because nobody read them.", "livesum")
+        self.store_up = gauge("store_up", "1 while the database accepts writes.", "livemin")
         self.version = gauge("version", "Version of an alias; 0: none.", "livemostrecent", ("alias",))
         self.traffic_fraction = gauge(
             "challenger_traffic_fraction", "Fraction of the users that the challenger serves.", "livemostrecent"

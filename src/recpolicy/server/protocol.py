@@ -17,6 +17,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from recpolicy.server.json_output import error_response
+from recpolicy.server.processes import MAX_OPEN_FILES
 from recpolicy.server.rate_limit import ClientAddresses, client_network
 from recpolicy.server.settings import LimitsConfig
 
@@ -75,10 +76,12 @@ class JoinedWrites:
 
 
 class Connections:
-    """The open connections of the clients of a process, with the most of one client."""
+    """The open connections of the clients of a process, with the most of one client and of all."""
 
-    def __init__(self, limits: LimitsConfig):
+    def __init__(self, limits: LimitsConfig, most_of_all: int = MAX_OPEN_FILES):
         self._most, self._of_client = limits.connections_per_client, Counter[str]()
+        self.most_of_all = most_of_all
+        """Connections for which the process has open files."""
         self._addresses = ClientAddresses(limits.trusted_proxies)
 
     def add(self, address: str) -> str | None:
@@ -110,7 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait for the first headers."""
+        """Start to wait for the first headers; close a connection for which there may be no open files."""
         super().connection_made(transport)
         self._limits: LimitsConfig = self.app_state.get("limits") or LimitsConfig()
         self.transport = JoinedWrites(transport, self.loop, self._limits.seconds)  # type: ignore[assignment]
@@ -120,6 +123,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._connections: Connections | None = self.app_state.get("connections")
         self._counted: str | None = None
+        if self._connections is not None and len(self.connections) > self._connections.most_of_all:
+            transport.abort()
+            return
         try:
             if self._connections is not None and self.client is not None:
                 self._counted = self._connections.add(self.client[0])

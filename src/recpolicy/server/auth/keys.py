@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import hmac
 import itertools
+import logging
 import os
 import re
 import secrets
@@ -22,8 +23,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ConfigError, StoreError
 from recpolicy.server.db import admin
@@ -33,6 +32,7 @@ from recpolicy.server.deps import Store
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+logger = logging.getLogger(__name__)
 
 ROLES = ("client", "reader", "operator")
 """Each role may do everything that the roles before it may do."""
@@ -45,7 +45,7 @@ KEPT_SECONDS = 60.0
 """Time for which cached keys still work while the database does not answer."""
 _SHORTEST, _DIFFERENT, _RUN = 32, 12, 6
 _FIRST = 16
-_WAIT_SECONDS, _REST_SECONDS = 5.0, 1.0
+_WAIT_SECONDS, _REST_SECONDS = 2.0, 1.0
 _COMMON = re.compile(
     "password|passw0rd|passwd|change|secret|letmein|qwert|recpolicy|default|example|sample|admin|operator|dummy|token"
     "|apikey|production|staging|develop|local|public|private|insecure|unsafe|placeholder|replace|insert|welcome|master"
@@ -135,6 +135,8 @@ class KeyCache:
         self._as_of = self._changed = self._rest_until = float("-inf")
         self._failing = False
         self._turn = asyncio.Lock()
+        self._loading: asyncio.Future[Mapping[str, Caller]] | None = None
+        self._began = 0.0
 
     async def caller(self, key: str) -> Caller | None:
         """Return the caller with this key; None for an unknown key, or a second after a key is revoked in another
@@ -165,20 +167,32 @@ class KeyCache:
         return caller if hmac.compare_digest(known, digest) else None
 
     async def _reload(self, since: float) -> None:
-        """Reload the keys unless they were loaded at `since` or later; one load at a time, with a pause after a failed
-        load.
+        """Reload the keys unless they were loaded at `since` or later.
+
+        There is one load at a time. Nobody waits longer for one that takes too long; it counts when it ends.
         """
         async with self._turn:
             if self._as_of >= since or self._clock() < self._rest_until:
                 return
-            began = self._clock()
+            late = self._loading is not None
+            if self._loading is None:
+                self._loading, self._began = asyncio.ensure_future(asyncio.to_thread(self._load)), self._clock()
+            await asyncio.wait([self._loading], timeout=0.0 if late else _WAIT_SECONDS)
+            if not self._loading.done():
+                self._failing = True
+                return
+            loading, self._loading = self._loading, None
             try:
-                callers = await asyncio.wait_for(asyncio.to_thread(self._load), _WAIT_SECONDS)
-            except (SQLAlchemyError, TimeoutError):
+                callers = loading.result()
+            except Exception as error:
+                if not self._failing:
+                    logger.error("the API keys could not be read: %s", type(error).__name__)
                 self._failing, self._rest_until = True, self._clock() + _REST_SECONDS
             else:
                 self._callers = {digest[:_FIRST]: (digest, caller) for digest, caller in callers.items()}
-                self._failing, self._as_of = False, began
+                self._failing, self._as_of = False, self._began
+        if late and self._as_of < since:
+            await self._reload(since)
 
 
 def ensure_operator_key(store: Store | None) -> str | None:

@@ -16,9 +16,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from recpolicy.core.errors import ConfigError, StoreError
+from recpolicy.server.db.deadlines import limit_waits, postgresql_options
 
 DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
-_BUSY_MS = 5_000
+_BUSY_SECONDS = 5.0
 _CONNECT_SECONDS = 3
 _WAL_PAGES = 16_000
 """64 MiB, four events a page: commits wait during a checkpoint of the log, so it must not run every second."""
@@ -30,11 +31,17 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path.absolute()}"
 
 
-def open_store(url: str) -> Engine:
+def open_store(url: str, seconds: float | None = None) -> Engine:
     """Return the engine of a database and update its tables.
 
-    Raises ConfigError for an unknown kind of URL or a missing driver, StoreError if the database cannot be reached or
-    written.
+    Args:
+        url: The database.
+        seconds: Time limit of the engine's waits for the database (deadlines.py), but not of the update; None: the
+            engine waits as long as the database works.
+
+    Raises:
+        ConfigError: The kind of URL is unknown, or a driver is missing.
+        StoreError: The database cannot be reached or written.
     """
     engine = make_engine(url)
     try:
@@ -44,11 +51,14 @@ def open_store(url: str) -> Engine:
         raise StoreError(
             f"{redacted_url(engine)}: {first_line(error)}; does the database exist, and is it writable?"
         ) from None
-    return engine
+    if seconds is None:
+        return engine
+    engine.dispose()
+    return make_engine(url, seconds)
 
 
-def make_engine(url: str) -> Engine:
-    """Return an engine that has not connected yet; raises ConfigError."""
+def make_engine(url: str, seconds: float | None = None) -> Engine:
+    """Return an engine that has not connected yet, with a time limit as in `open_store`; raises ConfigError."""
     try:
         address = make_url(url)
     except ArgumentError:
@@ -60,16 +70,19 @@ def make_engine(url: str) -> Engine:
         raise ConfigError(
             f"RECPOLICY_DATABASE_URL names the unknown database {kind!r}; expected {' or '.join(DRIVERS)}"
         )
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"pool_timeout": _CONNECT_SECONDS}
     if kind == "postgresql":
-        settings |= {"pool_pre_ping": True, "pool_size": 4, "max_overflow": 2, "pool_timeout": _CONNECT_SECONDS}
-        settings["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
+        limits = {} if seconds is None else postgresql_options(seconds)
+        settings |= {"pool_pre_ping": True, "pool_size": 4, "max_overflow": 2}
+        settings["connect_args"] = {"connect_timeout": _CONNECT_SECONDS, **limits}
     try:
         engine = create_engine(address.set(drivername=DRIVERS[kind]), **settings)
     except (ModuleNotFoundError, NoSuchModuleError):
         raise ConfigError("PostgreSQL needs a driver: pip install 'recpolicy[postgres]'") from None
     if kind == "sqlite":
-        _tune_sqlite(engine)
+        _tune_sqlite(engine, _BUSY_SECONDS if seconds is None else seconds)
+    elif seconds is not None:
+        limit_waits(engine, seconds)
     return engine
 
 
@@ -96,11 +109,10 @@ def migrate(engine: Engine) -> None:
 
 def is_up_to_date(engine: Engine) -> bool:
     """Return True if there is nothing to migrate; does not import Alembic, which loads slowly and stays in memory."""
-    steps = schema_steps()
     with engine.connect() as connection:
         if not inspect(connection).has_table("alembic_version"):
             return False
-        return bool(connection.scalar(text("SELECT version_num FROM alembic_version")) == steps[-1])
+        return bool(connection.scalar(text("SELECT version_num FROM alembic_version")) == schema_steps()[-1])
 
 
 def schema_steps() -> list[str]:
@@ -183,11 +195,11 @@ def _one_at_a_time(engine: Engine) -> Iterator[None]:
         connection.exec_driver_sql("SELECT pg_advisory_unlock(7265637)")
 
 
-def _tune_sqlite(engine: Engine) -> None:
+def _tune_sqlite(engine: Engine, busy_seconds: float) -> None:
     @event.listens_for(engine, "connect")
     def tune(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None  # this code begins transactions, not the driver
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        connection.execute(f"PRAGMA busy_timeout={round(1e3 * busy_seconds)}")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
         connection.execute("PRAGMA foreign_keys=ON")

@@ -8,7 +8,7 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -86,8 +86,8 @@ def id_key(identity: Hashable) -> str:
     return str(identity) if type(identity) is int else json.dumps(identity)
 
 
-def insert_events(connection: Connection, new: Sequence[Event]) -> None:
-    """Insert new events. The caller commits.
+def insert_events(connection: Connection, new: Sequence[Event], *, replayed: bool = False) -> None:
+    """Insert new events; of replayed ones, those that the database does not have. The caller commits.
 
     One statement inserts many rows: the driver gives up the interpreter in each statement, and waits for it afterwards.
     """
@@ -96,21 +96,17 @@ def insert_events(connection: Connection, new: Sequence[Event]) -> None:
         # Powers of two, so that the driver prepares few different statements.
         count = min(_ROWS_AT_ONCE, 1 << ((len(new) - start).bit_length() - 1))
         values = tuple(chain.from_iterable(new[start : start + count]))
-        connection.exec_driver_sql(_insert_statement(count, connection.dialect.paramstyle), values)
+        connection.exec_driver_sql(_insert_statement(count, connection.dialect.paramstyle, replayed), values)
         start += count
 
 
 @lru_cache
-def _insert_statement(count: int, paramstyle: str) -> str:
+def _insert_statement(count: int, paramstyle: str, replayed: bool) -> str:
     """Return the INSERT of `count` rows."""
     mark = "?" if paramstyle == "qmark" else "%s"
     row = f"({', '.join([mark] * len(Event._fields))})"
-    return f"INSERT INTO events ({', '.join(Event._fields)}) VALUES {', '.join([row] * count)}"
-
-
-def existing_ids(connection: Connection, ids: Iterable[str]) -> set[str]:
-    """Return the event ids that exist in the database."""
-    return set(connection.scalars(select(events.c.id).where(events.c.id.in_(list(ids)))))
+    end = " ON CONFLICT (id) DO NOTHING" if replayed else ""
+    return f"INSERT INTO events ({', '.join(Event._fields)}) VALUES {', '.join([row] * count)}{end}"
 
 
 @dataclass(frozen=True)

@@ -1,159 +1,103 @@
 """One thread that writes: requests that arrive during a commit go into the next one together.
 
 fsync limits us to far fewer than 1,000 commits per second, so we batch many rows into each commit. A caller gets its
-answer after the commit. If the database does not answer, events go to the spool and count as stored. Feedback is then
-rejected, because only the database knows whether it is new.
+answer after the commit. While the database is down, events go to the spool (spool.py) at once and count as stored.
+Feedback is then rejected, because only the database knows whether it is new. Another thread brings the database back
+(recovery.py).
 
-The spool appends each event durably to a file, as one line of JSON, and replays the file when the database answers
-again. An incomplete last line was never acknowledged and is ignored. Each process locks its own file while it runs;
-another process that finds an unlocked file replays it.
+Nothing ends the writing: a third thread watches the writer. If a commit takes too long, because the database hangs or
+another process holds its lock, this thread counts the database as down, takes the events of the commit to the spool,
+and starts a new writer. The abandoned one ends when its commit does; a replay ignores what it may have committed.
 """
 
 import asyncio
-import base64
-import json
 import logging
-import os
 import queue
-import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
-from typing import Any
 
-from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from recpolicy.core.errors import StoreError
-from recpolicy.core.files import rename_keys
-from recpolicy.server.db.engine import CommitLock, first_line, transaction_on
-from recpolicy.server.db.events import Event, existing_ids, insert_events
-from recpolicy.server.db.feedback import FeedbackItem, Outcome, RewardRules, apply_feedback
+from recpolicy.server.db.database_file import DatabaseFile
+from recpolicy.server.db.engine import CommitLock, transaction_on
+from recpolicy.server.db.events import Event
+from recpolicy.server.db.failures import refuses_values
+from recpolicy.server.db.feedback import FeedbackItem, Outcome, RewardRules
+from recpolicy.server.db.group_writes import GroupResult, Result, WriteRequest, write_separately, write_together
+from recpolicy.server.db.recovery import Alert, Recovery, StoreStatus, log_alert, store_failure
+from recpolicy.server.db.spool import Spool
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 5_000
 """Write requests that may wait; further ones are rejected."""
+COMMIT_SECONDS = 2.0
+"""Time for a commit; a longer one counts as a failure of the database."""
 _MAX_GROUP = 500
-_REPLAY_SECONDS = 1.0
-_BYTES = ("allowed", "context", "history")
-_OLD_KEYS = {"movies": "item_ids", "content": "policy_digest"}
-"""Names in files of older versions, and the current ones."""
-_EVENTS_AT_ONCE = 500
+_GRACE = 1.25
+"""The database gets its own time limit first: its error says more."""
+_CHECKS = 8
+"""Checks of the writer within the time for a commit."""
 
 
 class QueueFullError(StoreError):
     """Too many write requests wait."""
 
 
-@dataclass
-class WriteRequest:
-    """Events or feedback to write, and the future of their outcomes."""
+class _Session:
+    """A writer thread with its connection, and the group that it commits."""
 
-    events: Sequence[Event]
-    feedback: Sequence[FeedbackItem]
-    time: int
-    done: "asyncio.Future[list[Outcome]]"
-
-
-def _finish(group: Sequence[WriteRequest], results: Sequence[list[Outcome] | Exception]) -> None:
-    """Give each request of a group its outcomes or its error, with one message to each event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[WriteRequest, list[Outcome] | Exception]]] = {}
-    for request, result in zip(group, results, strict=True):
-        by_loop.setdefault(request.done.get_loop(), []).append((request, result))
-    for loop, finished in by_loop.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(_set_results, finished)
-
-
-def _set_results(finished: Sequence[tuple[WriteRequest, list[Outcome] | Exception]]) -> None:
-    """Wake the callers, in their event loop; those that gave up are left out."""
-    for request, result in finished:
-        if request.done.done():
-            continue
-        if isinstance(result, Exception):
-            request.done.set_exception(result)
-        else:
-            request.done.set_result(result)
-
-
-class Spool:
-    """A folder of spooled events."""
-
-    def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._own = folder / f"{os.getpid()}-{secrets.token_hex(4)}.jsonl"
-        self._lock = FileLock(f"{self._own}.lock")
-        self._lock.acquire()
-
-    def append(self, events: Sequence[Event]) -> None:
-        """Append events durably. Raises OSError; then none of them counts."""
-        lines = "".join(json.dumps(_as_text(event)) + "\n" for event in events).encode()
-        with self._own.open("ab") as stream:
-            before = stream.tell()
-            try:
-                stream.write(lines)
-                stream.flush()
-                os.fsync(stream.fileno())
-            except OSError:
-                stream.truncate(before)
-                raise
-
-    def waiting(self) -> bool:
-        """Return True if there may be events to replay."""
-        return any(self._folder.glob("*.jsonl"))
-
-    def replay(self, write: Callable[[list[Event]], None]) -> int:
-        """Pass the spooled events of this and of dead processes to `write`, then delete them; return their number.
-
-        After a crash between the two, `write` gets an event a second time and must ignore it.
-        """
-        return sum(self._replay_file(path, write) for path in sorted(self._folder.glob("*.jsonl")))
+    def __init__(self, engine: Engine):
+        self.connection: Connection | None = None  # kept open: a pooled connection costs as much as a commit
+        self.commit_lock = CommitLock(engine)
+        self.group: list[WriteRequest] | None = None
+        self.began = 0.0
+        self.thread: threading.Thread | None = None
 
     def close(self) -> None:
-        """Unlock the file, so that another process can replay it."""
-        self._lock.release()
+        """Close the connection and the lock."""
+        self.disconnect()
+        self.commit_lock.close()
 
-    def _replay_file(self, path: Path, write: Callable[[list[Event]], None]) -> int:
-        lock = FileLock(f"{path}.lock")
-        if path != self._own:
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                return 0
-        try:
-            events = _read_spooled(path)
-            for start in range(0, len(events), _EVENTS_AT_ONCE):
-                write(events[start : start + _EVENTS_AT_ONCE])
-            path.unlink(missing_ok=True)
-        finally:
-            if path != self._own:
-                lock.release()
-                Path(f"{path}.lock").unlink(missing_ok=True)
-        return len(events)
+    def disconnect(self) -> None:
+        """Close the connection; the next commit opens a new one."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            with suppress(DBAPIError):
+                connection.invalidate()
+            connection.close()
 
 
 class GroupCommitWriter:
-    """A writer of events and feedback in groups; one per process."""
+    """A writer of events and feedback in groups; one per process.
 
-    def __init__(self, engine: Engine, spool: Spool, rules: Callable[[], RewardRules]):
-        self._engine, self._spool, self._rules = engine, spool, rules
+    Args:
+        engine: The database, with a time limit of its waits.
+        spool: Takes events while the database is down.
+        rules: Returns the rules that turn feedback into rewards at this time.
+        alert: Called in a separate thread with type, message and metrics of a failure that an operator must know.
+        seconds: Time for a commit.
+    """
+
+    def __init__(
+        self, engine: Engine, spool: Spool, rules: Callable[[], RewardRules], alert: Alert = log_alert,
+        seconds: float = COMMIT_SECONDS,
+    ):  # fmt: skip
+        self._engine, self._spool, self._rules, self._seconds = engine, spool, rules, seconds
         self._queue: queue.SimpleQueue[WriteRequest | None] = queue.SimpleQueue()
-        self._connection: Connection | None = None  # kept open: a pooled connection costs as much as a commit
-        self._commit_lock = CommitLock(engine)
-        self._next_replay = 0.0
-        self.spooled = 0
-        """Events written to the spool since the start."""
-        self.down = False
-        """True if the last commit failed."""
-        self._thread = threading.Thread(target=self._run, name="recpolicy-writer", daemon=True)
-        self._thread.start()
+        self._file = DatabaseFile(engine)
+        self._status = StoreStatus()
+        self._recovery = Recovery(engine, spool, self._file, self._status, alert)
+        self._lock = threading.Lock()  # for _session and the group of a session
+        self._ending, self._closing = False, threading.Event()
+        self._session = self._start_session()
+        self._watch = threading.Thread(target=self._watch_forever, name="recpolicy-writer-watch", daemon=True)
+        self._watch.start()
+        self._recovery.start()
 
     async def events(self, events: Sequence[Event]) -> None:
         """Write events.
@@ -163,7 +107,11 @@ class GroupCommitWriter:
         await self._submit(events, (), 0)
 
     async def feedback(self, batch: Sequence[FeedbackItem], time: int) -> list[Outcome]:
-        """Write feedback; raises StoreError if the database fails, QueueFullError if too many requests wait."""
+        """Write feedback.
+
+        Raises StoreError if the database is down, or an event may still wait in a spool; DataError if the database
+        refuses a value; QueueFullError if too many requests wait.
+        """
         return await self._submit((), batch, time)
 
     @property
@@ -171,12 +119,43 @@ class GroupCommitWriter:
         """Number of write requests that wait."""
         return self._queue.qsize()
 
+    @property
+    def spooled(self) -> int:
+        """Number of events that wait in the spool."""
+        return self._spool.waiting
+
+    @property
+    def rejected(self) -> int:
+        """Number of rows that the database refused since the start."""
+        return self._status.rejected
+
+    @property
+    def down(self) -> bool:
+        """True from a failed commit until the database accepts a write again."""
+        return self._status.failure is not None
+
+    def is_alive(self) -> bool:
+        """Return True if the writer's thread runs."""
+        thread = self._session.thread
+        return thread is not None and thread.is_alive()
+
+    def tasks(self) -> Mapping[str, Callable[[], bool]]:
+        """Return the background tasks by name, each with a function that returns True while it runs."""
+        return {
+            "writer": self.is_alive, "writer_watch": self._watch.is_alive, "spool_replay": self._recovery.is_alive
+        }  # fmt: skip
+
     def close(self) -> None:
         """Write the waiting requests, then stop."""
+        self._ending = True
         self._queue.put(None)
-        self._thread.join()
+        while (thread := self._session.thread) is not None and thread.is_alive():  # a hanging one is replaced
+            thread.join(self._seconds / _CHECKS)
+        self._closing.set()
+        self._watch.join()
+        self._recovery.close(2 * self._seconds)
         self._spool.close()
-        self._commit_lock.close()
+        self._file.close()
 
     def _submit(
         self, events: Sequence[Event], feedback: Sequence[FeedbackItem], time: int
@@ -188,26 +167,27 @@ class GroupCommitWriter:
         self._queue.put(WriteRequest(events, feedback, time, done))
         return done
 
-    def _run(self) -> None:
-        while True:
-            group, last = self._next_group()
-            if self.down or monotonic() > self._next_replay:
-                self._next_replay = monotonic() + _REPLAY_SECONDS
-                if self._spool.waiting():
-                    self._replay()
-            if group:
-                self._write_or_fail(group)
-            if last:
-                self._disconnect()
-                return
+    def _start_session(self) -> _Session:
+        session = _Session(self._engine)
+        session.thread = threading.Thread(target=self._run, args=(session,), name="recpolicy-writer", daemon=True)
+        session.thread.start()
+        return session
+
+    def _run(self, session: _Session) -> None:
+        """Write groups until the writer closes, or until another session has taken over."""
+        last = False
+        try:
+            while not last:
+                group, last = self._next_group()
+                if group and not self._write(session, group):
+                    break
+        finally:
+            session.close()
 
     def _next_group(self) -> tuple[list[WriteRequest], bool]:
         """Wait for a request; return it with those behind it, at most _MAX_GROUP, and whether the writer closes."""
-        try:
-            request = self._queue.get(timeout=_REPLAY_SECONDS)
-        except queue.Empty:
-            return [], False
         group: list[WriteRequest] = []
+        request = self._queue.get()
         while request is not None:
             group.append(request)
             if len(group) == _MAX_GROUP:
@@ -218,100 +198,118 @@ class GroupCommitWriter:
                 return group, False
         return group, True
 
-    def _write_or_fail(self, group: list[WriteRequest]) -> None:
-        """Write a group; after an unexpected error, fail its requests and keep the thread alive."""
+    def _write(self, session: _Session, group: list[WriteRequest]) -> bool:
+        """Write a group and answer its requests; return False if another session has taken over."""
+        failure = self._status.failure
+        if failure is not None:
+            self._spool_events(group, StoreError(failure))
+            return True
+        session.began = monotonic()
+        session.group = group
+        result = self._commit(session, group)
+        with self._lock:
+            abandoned, session.group = session.group is None, None
+        if abandoned:
+            return False
+        if isinstance(result, StoreError):
+            self._recovery.begin(result)
+            self._spool_events(group, result)
+            return True
+        if result.rejected:
+            self._recovery.reject(result.rejected)
+        _finish(group, [self._answer(outcomes) for outcomes in result.results])
+        return True
+
+    def _commit(self, session: _Session, group: list[WriteRequest]) -> GroupResult | StoreError:
+        """Write a group in a transaction; return its results after the commit, or the failure."""
         try:
-            self._write(group)
-        except Exception as error:
-            logger.exception("the writer failed")
-            _finish(group, [error] * len(group))
-
-    def _write(self, group: list[WriteRequest]) -> None:
-        events = [event for request in group for event in request.events]
-        outcomes: list[list[Outcome]] = []
-
-        def write(connection: Connection) -> None:
-            if events:
-                insert_events(connection, events)
-            for request in group:
-                feedback = request.feedback
-                outcomes.append(apply_feedback(connection, feedback, request.time, self._rules()) if feedback else [])
-
-        failure = self._commit(write)
-        if failure is not None and events:
             try:
-                self._spool.append(events)
-                self.spooled += len(events)
-            except OSError as error:
-                failure = StoreError(f"neither the database nor the spool accepts events: {error.strerror}")
-                events = []
-        if failure is None:
-            _finish(group, outcomes)
-        else:
-            _finish(group, [[] if request.events and events else failure for request in group])
-
-    def _commit(self, write: Callable[[Connection], None]) -> StoreError | None:
-        """Run `write` in a transaction; return the failure, or None after the commit."""
-        try:
-            if self._connection is None:
-                self._connection = self._engine.connect()
-            with self._commit_lock, transaction_on(self._connection):
-                write(self._connection)
-        except DBAPIError as error:
-            failure = StoreError(f"the database cannot write: {first_line(error)}")
-        except PoolTimeoutError:
-            failure = StoreError("the database does not answer")
-        else:
-            self.down = False
-            return None
-        self._disconnect()
-        if not self.down:
-            logger.error("%s", failure)
-        self.down = True
+                return self._in_transaction(session, lambda on: write_together(on, group, self._rules()))
+            except Exception as error:
+                if not refuses_values(error):
+                    raise
+                return self._in_transaction(session, lambda on: write_separately(on, group, self._rules()))
+        except Exception as error:
+            failure = store_failure(error)
+        session.disconnect()
         return failure
 
-    def _disconnect(self) -> None:
-        """Close the connection; the next commit opens a new one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(DBAPIError):
-                connection.invalidate()
-            connection.close()
+    def _in_transaction(self, session: _Session, write: Callable[[Connection], GroupResult]) -> GroupResult:
+        first = session.connection is None
+        if session.connection is None:
+            session.connection = self._engine.connect()
+        with session.commit_lock, transaction_on(session.connection):
+            if first:
+                self._file.opened()
+            result = write(session.connection)
+            if session.group is None:
+                raise StoreError("the commit was abandoned")
+        self._file.check(writing=True)  # after the commit: from now on, it counts as stored
+        return result
 
-    def _replay(self) -> None:
-        """Write the spooled events to the database unless it already has them."""
+    def _answer(self, outcomes: Result) -> Result:
+        """Return the result; a client must try again while an unknown event may wait in a spool."""
+        unknown = isinstance(outcomes, list) and any(outcome.status == "unknown_event" for outcome in outcomes)
+        if unknown and not self._spool.is_empty():
+            return StoreError("the event may wait for the database; try again")
+        return outcomes
 
-        def give(events: list[Event]) -> None:
-            def write(connection: Connection) -> None:
-                known = existing_ids(connection, (event.id for event in events))
-                fresh = [event for event in events if event.id not in known]
-                if fresh:
-                    insert_events(connection, fresh)
-
-            failure = self._commit(write)
-            if failure is not None:
-                raise failure
-
+    def _spool_events(self, group: Sequence[WriteRequest], failure: StoreError) -> None:
+        """Append the events of a group to the spool, and answer its requests."""
+        events = [event for request in group for event in request.events]
         try:
-            count = self._spool.replay(give)
-        except StoreError:
+            if events:
+                self._spool.append(events)
+        except OSError as error:
+            failure = StoreError(f"neither the database nor the spool accepts events: {error.strerror}")
+            events = []
+        _finish(group, [[] if request.events and events else failure for request in group])
+
+    def _watch_forever(self) -> None:
+        while not self._closing.wait(self._seconds / _CHECKS):
+            try:
+                self._check_writer()
+            except Exception:
+                logger.exception("the watch of the writer failed")
+
+    def _check_writer(self) -> None:
+        """Replace a writer whose commit takes too long, or whose thread has ended."""
+        session = self._session
+        overdue = session.group is not None and monotonic() - session.began > _GRACE * self._seconds
+        ended = not self.is_alive() and not self._ending
+        if not (overdue or ended):
             return
-        if count:
-            logger.info("%d spooled events were written to the database", count)
+        failure = StoreError(f"the database did not answer within {_GRACE * self._seconds:g} s")
+        with self._lock:
+            group = session.group
+            if group is None and not ended:
+                return  # it has ended just now
+            new = self._start_session()  # first, because it may fail; then the next check tries again
+            session.group, self._session = None, new
+        if self._ending:
+            self._queue.put(None)  # the abandoned writer may have taken the first one
+        if overdue:
+            self._recovery.begin(failure)
+        if group is not None:
+            self._spool_events(group, failure)
 
 
-def _as_text(event: Event) -> dict[str, Any]:
-    row = event._asdict()
-    return row | {name: base64.b64encode(row[name]).decode() for name in _BYTES if row[name] is not None}
+def _finish(group: Sequence[WriteRequest], results: Sequence[Result]) -> None:
+    """Give each request of a group its outcomes or its error, with one message to each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[WriteRequest, Result]]] = {}
+    for request, result in zip(group, results, strict=True):
+        by_loop.setdefault(request.done.get_loop(), []).append((request, result))
+    for loop, finished in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(_set_results, finished)
 
 
-def _read_spooled(path: Path) -> list[Event]:
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    return [_from_text(rename_keys(json.loads(line), _OLD_KEYS)) for line in lines]
-
-
-def _from_text(row: dict[str, Any]) -> Event:
-    return Event(**row | {name: base64.b64decode(row[name]) for name in _BYTES if row.get(name) is not None})
+def _set_results(finished: Sequence[tuple[WriteRequest, Result]]) -> None:
+    """Wake the callers, in their event loop; those that gave up are left out."""
+    for request, result in finished:
+        if request.done.done():
+            continue
+        if isinstance(result, Exception):
+            request.done.set_exception(result)
+        else:
+            request.done.set_result(result)

@@ -96,6 +96,7 @@ class Scheduler:
             self.crons()
             self._thread = threading.Thread(target=self._loop, name="recpolicy-scheduler", daemon=True)
             self._thread.start()
+            self._state.background.add("scheduler", self._thread.is_alive)
 
     def close(self) -> None:
         """Stop: begin no more runs, stop unfinished runs and record them as failed."""

@@ -20,7 +20,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from sqlalchemy import Engine, func, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DivergedError
 from recpolicy.inference.scorer import Scorer
@@ -58,6 +57,10 @@ class OnlineLearner:
         self._thread: threading.Thread | None = None
         self._version: LearningVersion | None = None
         self._failure = ""
+
+    def is_alive(self) -> bool:
+        """Return True while the learner works, or if it is disabled."""
+        return self._thread is None or self._thread.is_alive()
 
     def start(self) -> None:
         """Learn in a thread until `close`."""
@@ -109,7 +112,7 @@ class OnlineLearner:
                 self._failure = ""
             except (ArtifactError, ConfigError, DivergedError) as error:
                 self._log_once(str(error))
-            except (SQLAlchemyError, OSError) as error:
+            except Exception as error:  # of any kind: the next rewards may be better
                 self._log_once(type(error).__name__)
 
     def _log_once(self, failure: str) -> None:
@@ -150,6 +153,7 @@ def learning(state: "AppState") -> Iterator[None]:
         return
     learner = OnlineLearner(state.store.engine, state.models, state.folder, state.settings.online)
     learner.start()
+    state.background.add("online_learning", learner.is_alive)
     try:
         yield
     finally:

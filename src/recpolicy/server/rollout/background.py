@@ -22,12 +22,13 @@ FLUSH_SECONDS = 2.0
 POLL_SECONDS = 0.05
 
 
-async def run_background(state: AppState) -> None:
-    """Write counts and compare lists until cancelled, then write the last counts."""
-    try:
-        await asyncio.gather(_flush_forever(state), _compare_forever(state))
-    finally:
-        await asyncio.to_thread(flush, state)
+def start_background(state: AppState) -> "list[asyncio.Task[None]]":
+    """Start to write counts and to compare lists."""
+    start = state.background.start
+    return [
+        start("rollout_counts", FLUSH_SECONDS, lambda: asyncio.to_thread(flush, state)),
+        start("shadow_comparison", POLL_SECONDS, lambda: _compare_waiting(state)),
+    ]
 
 
 def flush(state: AppState) -> None:
@@ -89,15 +90,10 @@ def _rating_difference(pair: ShadowPair) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
-async def _flush_forever(state: AppState) -> None:
-    while True:
-        await asyncio.sleep(FLUSH_SECONDS)
-        await asyncio.to_thread(flush, state)
-
-
-async def _compare_forever(state: AppState) -> None:
-    while True:
-        if not state.models.live.shadow:
-            await asyncio.sleep(1.0)
-        elif not await asyncio.to_thread(compare_next, state):
-            await asyncio.sleep(POLL_SECONDS)
+async def _compare_waiting(state: AppState) -> None:
+    """Compare the pairs that wait; none can wait without a shadow challenger."""
+    if not state.models.live.shadow:
+        await asyncio.sleep(1.0)
+        return
+    while await asyncio.to_thread(compare_next, state):
+        pass

@@ -33,6 +33,7 @@ from recpolicy.server.recommend import (
     recommend_all,
     without_routing,
 )
+from recpolicy.server.routes.health import liveness
 from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest
 from recpolicy.server.schemas.responses import Estimates, LivenessResponse, ModelState, Predictions
 
@@ -111,9 +112,9 @@ async def model_ready() -> Response:
     return json_response({"name": MODEL, "ready": True})
 
 
-async def health() -> Response:
-    """Report that the process is alive."""
-    return json_response({"status": "alive"})
+async def health(state: StateDep) -> Response:
+    """Report that the process is alive: it can answer recommendations."""
+    return liveness(state)
 
 
 def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None, stop: threading.Event = NEVER) -> bytes:
