@@ -27,7 +27,7 @@ from recpolicy.server.backup.restore import read_backup, restore_backup
 from recpolicy.server.db.engine import make_engine, transaction
 from recpolicy.server.db.events import insert_events
 from recpolicy.server.db.schema import events
-from recpolicy.server.db.writer import Spool
+from recpolicy.server.db.spool import Spool
 from recpolicy.server.lifespan import DATABASE_URL, open_state
 from recpolicy.server.online.learner import OnlineLearner
 from recpolicy.server.settings import OnlineConfig
