@@ -96,8 +96,15 @@ async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -
 class Client:
     """A client with one connection, which it opens again after the server has closed it."""
 
-    def __init__(self, address: Address, headers: Mapping[str, str] | None = None, timeout: float = 30.0):
+    def __init__(
+        self,
+        address: Address,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+        source: str | None = None,
+    ):
         self._address, self._headers, self._timeout = address, dict(headers or {}), timeout
+        self._source = None if source is None else (source, 0)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def __aenter__(self) -> "Client":
@@ -117,7 +124,9 @@ class Client:
         async with asyncio.timeout(self._timeout):
             for again in (self._streams is not None, False):
                 if self._streams is None:
-                    self._streams = await asyncio.open_connection(*self._address, limit=HEAD_BYTES)
+                    self._streams = await asyncio.open_connection(
+                        *self._address, limit=HEAD_BYTES, local_addr=self._source
+                    )
                 reader, writer = self._streams
                 try:
                     writer.write(data)

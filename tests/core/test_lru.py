@@ -34,6 +34,15 @@ def test_the_same_key_again_is_counted_once():
     assert (cache.get("a"), len(cache), cache.size) == (2, 1, 3)
 
 
+def test_a_cleared_cache_is_empty_and_usable():
+    cache = LRUCache(3)
+    cache.put("a", 1, 2)
+    cache.clear()
+    assert (cache.get("a"), len(cache), cache.size) == (None, 0, 0)
+    cache.put("b", 2, 3)
+    assert cache.get("b") == 2
+
+
 @given(st.integers(0, 8), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5))))
 def test_no_sequence_of_answers_exceeds_the_bound(most, puts):
     cache = LRUCache(most)

@@ -26,6 +26,12 @@ class LRUCache(Generic[Value]):
     def __contains__(self, key: Hashable) -> bool:
         return key in self._entries
 
+    def clear(self) -> None:
+        """Drop all values."""
+        with self._lock:
+            self._entries.clear()
+            self._size = 0
+
     @property
     def size(self) -> int:
         """Total size of the cached values, at most the bound."""

@@ -89,6 +89,10 @@ class Scorer:
         other._cache = LRUCache(self._cache.max_size)
         return other
 
+    def forget_predictions(self) -> None:
+        """Drop the cached predictions: another scorer answers in place of this one."""
+        self._cache.clear()
+
     def user_row(self, user: Hashable) -> int | None:
         """Return the row of a user; None for a user that the policy does not know."""
         return self._user_row.get(user)

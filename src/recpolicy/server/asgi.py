@@ -12,6 +12,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from recpolicy.server import freeze_startup_objects
+from recpolicy.server.allocator import limit_arenas
 from recpolicy.server.app import make_app
 from recpolicy.server.json_output import JsonFormatter
 from recpolicy.server.lifespan import open_state, stateless_state
@@ -55,6 +56,7 @@ def open_app(what: ServeOptions) -> FastAPI:
     """Open the state and make an app that closes it at shutdown; raises what `open_state` raises."""
     # Event loop and writer hand over the interpreter at each commit; by default, each hand-over waits 5 ms.
     sys.setswitchinterval(0.0005)
+    limit_arenas()
     settings = read_settings(None if what.config is None else Path(what.config))
     source = Path(what.source)
     with ExitStack() as stack:

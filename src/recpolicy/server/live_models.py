@@ -32,10 +32,10 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 WATCH_SECONDS = 0.5
 RETRY_SECONDS = 30.0
 """Time until a version that did not load is tried again; the reason may pass, such as a lack of memory."""
-LIST_BYTES = 16 << 20
-"""For cached lists of one version: about 4,000 lists of 10 items."""
-CACHE_BYTES = 12 << 20
-"""For other answers of a version: 300 users of 1,682 items."""
+LIST_BYTES = 8 << 20
+"""For cached lists of one version: about 2,000 lists of 10 items."""
+CACHE_BYTES = 4 << 20
+"""For other answers of a version: 100 users of 1,682 items."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +241,8 @@ def _combine(
         rival, why = _try_load(registry, challenger, known, "the champion serves its users")
         fault = fault or why
     learned = hooks.learned(champion)
+    if learned is not champion:
+        champion.forget_predictions()
     live = LiveState(
         LoadedVersion(learned, number, None if learned is champion else champion),
         None if rival is None else LoadedVersion(rival, challenger),

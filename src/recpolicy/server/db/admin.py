@@ -90,7 +90,7 @@ def add_versions(engine: Engine, registered: Iterable[Version]) -> int:
     rows = [_row(version) for version in registered if version.number not in known]
     if rows:
         with transaction(engine) as connection:
-            connection.execute(upsert(connection, versions).on_conflict_do_nothing(), rows)
+            connection.execute(upsert(connection.dialect.name, versions).on_conflict_do_nothing(), rows)
     return len(rows)
 
 

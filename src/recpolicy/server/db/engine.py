@@ -167,9 +167,9 @@ class CommitLock:
             self._file.close()
 
 
-def upsert(connection: Connection, table: Table) -> Any:
-    """Return the dialect's INSERT, which has `on_conflict_do_nothing` and `on_conflict_do_update`."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+def upsert(dialect: str, table: Table) -> Any:
+    """Return the INSERT of a dialect, which has `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 def redacted_url(engine: Engine) -> str:

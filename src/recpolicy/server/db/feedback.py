@@ -8,15 +8,23 @@ keys decide between processes.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import BindParameter, Connection, Table, bindparam, select
 
 from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.db.schema import events, feedback, rewards
 
 DAY_MS = 24 * 3600 * 1000
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+# Statements are made once: each is a cycle of objects, so making one per request left 8 KiB for the garbage collector.
+# On PostgreSQL the lock keeps the events until the commit: a deletion in between would fail the whole batch.
+_EVENTS = select(events).where(events.c.id.in_(_IDS)).with_for_update(read=True, key_share=True)
+_KNOWN = select(feedback.c.event_id, feedback.c.position, feedback.c.type, feedback.c.value).where(
+    feedback.c.event_id.in_(_IDS)
+)
 FeedbackValues = dict[tuple[str, int, str], float]
 """Values by event, position and type."""
 
@@ -78,18 +86,14 @@ def apply_feedback(
     connection: Connection, batch: Sequence[FeedbackItem], time: int, rules: RewardRules
 ) -> list[Outcome]:
     """Store the batch in order and return an outcome for each piece. The caller commits."""
-    ids = {item.event_id for item in batch}
-    # On PostgreSQL the lock keeps the events until the commit: a deletion in between would fail the whole batch.
-    wanted = select(events).where(events.c.id.in_(ids)).with_for_update(read=True, key_share=True)
-    rows = connection.execute(wanted).mappings()
+    rows = connection.execute(_EVENTS, {"ids": list({item.event_id for item in batch})}).mappings()
     by_id = {row["id"]: row for row in rows}
     known = _known_feedback(connection, by_id)
     return [_apply_one(connection, item, by_id.get(item.event_id), known, time, rules) for item in batch]
 
 
 def _known_feedback(connection: Connection, ids: Mapping[str, Any]) -> FeedbackValues:
-    columns = (feedback.c.event_id, feedback.c.position, feedback.c.type, feedback.c.value)
-    rows = connection.execute(select(*columns).where(feedback.c.event_id.in_(list(ids))))
+    rows = connection.execute(_KNOWN, {"ids": list(ids)})
     return {(event, position, feedback_type): value for event, position, feedback_type, value in rows}
 
 
@@ -132,5 +136,9 @@ def _set_reward(connection: Connection, event: Any, row: dict[str, Any]) -> Outc
 
 def _insert(connection: Connection, table: Any, row: dict[str, Any]) -> bool:
     """Insert a row unless its key exists; return True if it was new."""
-    statement = upsert(connection, table).values(row).on_conflict_do_nothing().returning(table.c.seq)
-    return connection.scalar(statement) is not None
+    return connection.scalar(_insert_statement(connection.dialect.name, table), row) is not None
+
+
+@cache
+def _insert_statement(dialect: str, table: Table) -> Any:
+    return upsert(dialect, table).on_conflict_do_nothing().returning(table.c.seq)

@@ -152,7 +152,9 @@ def set_crons(connection: Connection, crons: dict[str, str], now: int, next_time
         if name in known:
             connection.execute(update(schedules).where(schedules.c.name == name).values(values))
         else:  # another process may be starting, too
-            connection.execute(upsert(connection, schedules).values(name=name, **values).on_conflict_do_nothing())
+            connection.execute(
+                upsert(connection.dialect.name, schedules).values(name=name, **values).on_conflict_do_nothing()
+            )
 
 
 def list_schedules(connection: Connection) -> list[Schedule]:

@@ -102,7 +102,7 @@ def add_health(connection: Connection, worker: str, counted: Mapping[tuple[int, 
     key = {"worker": worker, "minute": now_ms() // MINUTE_MS}
     for (rollout, variant), health in counted.items():
         numbers = asdict(health)
-        row = upsert(connection, variant_health).values(rollout=rollout, variant=variant, **key, **numbers)
+        row = upsert(connection.dialect.name, variant_health).values(rollout=rollout, variant=variant, **key, **numbers)
         grown = {name: variant_health.c[name] + row.excluded[name] for name in numbers}
         connection.execute(
             row.on_conflict_do_update(index_elements=["rollout", "variant", "worker", "minute"], set_=grown)
