@@ -1,12 +1,12 @@
 """Policy artifacts of a few kilobytes: drawn at random, not trained, so that no TensorFlow is needed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recpolicy.core.files import content_digest
-from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
+from recpolicy.inference.artifact import Artifact, policy_digest, write_arrays, write_manifest
 
 RANK = 3
 
@@ -27,7 +27,7 @@ def tiny_artifact(
         "bias": np.bool_(False),
     }
     user_id, item_id = np.arange(1, users + 1), np.arange(101, 101 + items)
-    return Artifact(
+    artifact = Artifact(
         agent="linucb",
         estimator="linear",
         head="upper_confidence",
@@ -52,12 +52,9 @@ def tiny_artifact(
         ),
         scale=(1.0, 5.0),
         noise_std=0.5,
-        metadata={
-            "data": "tiny",
-            "seed": seed,
-            "policy_digest": content_digest(*(policy[name] for name in sorted(policy))),
-        },
+        metadata={"data": "tiny", "seed": seed},
     )
+    return replace(artifact, metadata={**artifact.metadata, "policy_digest": policy_digest(artifact)})
 
 
 def write_tiny(folder: Path, seed: int = 0) -> Path:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from tiny_policies import RANK, tiny_artifact
 
-from recpolicy.core.files import content_digest
 from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.action_distributions import greedy
-from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
+from recpolicy.inference.artifact import Artifact, policy_digest, write_arrays, write_manifest
 from recpolicy.inference.predictor import Policy
 
 GENRES, STEPS, LAST_N = 4, 4, 2
@@ -43,11 +42,13 @@ def tiny_session_artifact(
                "dueling": np.bool_(False)}  # fmt: skip
     epsilon = {"epsilon": 0.4, "top_k": 5.0, "temperature": 0.5}
     dqn = head == "epsilon_top_k"
-    return replace(
+    artifact = replace(
         plain, agent="dqn" if dqn else "topk_reinforce", estimator="session_values" if dqn else "session", head=head,
         settings=epsilon if dqn else {}, uniform_mix=0.05 * dqn, policy=policy, action_items=action_items,
-        metadata={"data": "tiny", "seed": seed, "policy_digest": content_digest(seed, view), **(metadata or {})},
+        metadata={"data": "tiny", "seed": seed},
     )  # fmt: skip
+    own = {"policy_digest": policy_digest(artifact), **(metadata or {})}
+    return replace(artifact, metadata={**artifact.metadata, **own})
 
 
 def write_tiny_sessions(folder: Path, seed: int = 0, **changes: Any) -> Path:

@@ -269,6 +269,16 @@ def test_a_lineage_that_is_not_utf8_is_refused(registry, good, tmp_path):
     assert len(registry.versions()) == 2
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"\xff", b'{"format": "recpolicy registry", "version": 2, "champion": "x"}']
+)
+def test_a_damaged_registry_is_a_conflict_and_users_are_served(app, registry, operator, content):
+    (registry.folder / "aliases.json").write_bytes(content)
+    message = refusal(ask(app, "GET", "/v1/admin/versions", headers=operator), 409, "conflict")
+    assert str(registry.folder) not in message
+    assert ask(app, "POST", "/v1/recommend", {"user": 3}).json()["policy"]["version"] == 1
+
+
 def test_previews_load_one_version_at_a_time(app, operator):
     with get_cache(app)._loading:
         compared = {"user": 3, "versions": [1, 2], "k": 3}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from recpolicy.cli.output import print_json
+from recpolicy.cli.output import print_json, print_text
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -32,9 +32,9 @@ def backup(
     if as_json:
         print_json(facts)
         return
-    print(f"backup: {out}, {created.bytes / 1e6:,.1f} MB in {len(created.files):,} files, readable only by you")
-    print(f"database: {created.database}, {created.events:,} events")
-    print(f"next: recpolicy admin restore {out} NEW_STATE")
+    print_text(f"backup: {out}, {created.bytes / 1e6:,.1f} MB in {len(created.files):,} files, readable only by you")
+    print_text(f"database: {created.database}, {created.events:,} events")
+    print_text(f"next: recpolicy admin restore {out} NEW_STATE")
 
 
 def restore(
@@ -57,5 +57,5 @@ def restore(
         print_json({"state": str(state), "registry": str(registry), "database": restored.database,
                     "events": restored.events})  # fmt: skip
         return
-    print(f"restored: {state}, {restored.events:,} events ({restored.database})")
-    print(f"next: recpolicy serve {registry}{'' if registry == state else f' --state {state}'}")
+    print_text(f"restored: {state}, {restored.events:,} events ({restored.database})")
+    print_text(f"next: recpolicy serve {registry}{'' if registry == state else f' --state {state}'}")

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from recpolicy.core.errors import ConfigError, DataError, RecpolicyError, StoreError, UnknownIdError
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, RecpolicyError, StoreError, UnknownIdError
 from recpolicy.core.files import STORAGE_ERRORS
 from recpolicy.server.answer_limits import RejectedError
 from recpolicy.server.db.failures import failure_reason
@@ -51,7 +51,8 @@ def handle_errors(app: FastAPI) -> None:
     for input_error in (DataError, ConfigError):
         app.add_exception_handler(input_error, _invalid_value)
     app.add_exception_handler(RejectedError, _rejected)
-    app.add_exception_handler(ConflictError, _conflict)
+    for conflict in (ConflictError, ArtifactError):
+        app.add_exception_handler(conflict, _conflict)
     app.add_exception_handler(StoreError, _store_error)
     for database_error in (OperationalError, PoolTimeoutError):
         app.add_exception_handler(database_error, _database_unavailable)
@@ -125,7 +126,7 @@ def _rejected(_: Request, error: Exception) -> Response:
 
 
 def _conflict(request: Request, error: Exception) -> Response:
-    """Answer 409 to a change that is impossible in the present state."""
+    """Answer 409 to what is impossible in the present state, also of the registry's files."""
     return error_response(409, "conflict", hide_folders(request.app.state.server, str(error)))
 
 
