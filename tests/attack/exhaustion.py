@@ -17,6 +17,7 @@ SHED = {
     ("/v1/recommend", 429, "overloaded"),
     ("/v1/feedback", 429, "overloaded"),
     ("/v1/recommend", 429, "rate_limited"),
+    ("/v1/feedback", 429, "rate_limited"),
 }
 SERVED_SECONDS = 8.0
 """Longest time until an answer for others; the server's own limit is 10 s."""

@@ -73,7 +73,7 @@ class LimitsConfig:
     """Requests whose bodies are still arriving; the same holds for callers with a key and the admin routes."""
     receiving_per_client: Count = 256
     """Requests of one key, or of one address without a key, whose bodies are still arriving."""
-    connections_per_client: CountOrZero = 1024
+    connections_per_client: CountOrZero = 4096
     """Open connections of one address that is no trusted proxy; 0: no limit."""
     answer_rows: Count = 20_000
     """Largest answer: users times items, or all positions of the lists of a batch."""
