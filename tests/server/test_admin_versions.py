@@ -154,6 +154,20 @@ def test_a_damaged_version_is_refused_and_nothing_moves(world):
     assert world.ask("GET", "/v1/admin/versions").json()["routing"]["champion"] == 1
 
 
+def test_a_registry_that_cannot_be_read_is_503_with_the_reason_and_the_server_goes_on(world):
+    aliases = world.state.models.registry.folder / "aliases.json"
+    good = aliases.read_text()
+    for damaged in ("", good[:20], "[]", good.replace(": 1", ': "x"', 1)):
+        aliases.write_text(damaged)
+        message = refusal(world.ask("GET", "/v1/admin/versions"), 503, "registry_damaged")
+        assert "aliases.json" in message or "the registry" in message
+        assert str(world.folder.name) not in message
+        refusal(world.ask("POST", "/v1/admin/exploration/pause"), 409, "conflict")
+        assert ask(world.app, "POST", "/v1/recommend", {"user": 1}).status_code == 200
+    aliases.write_text(good)
+    assert world.ask("GET", "/v1/admin/versions").status_code == 200
+
+
 def test_traffic_is_divided_changed_and_withdrawn(world):
     answer = world.ask("POST", "/v1/admin/traffic", {"version": 2, "traffic_fraction": 1.0}).json()
     assert (answer["routing"]["challenger"], answer["routing"]["traffic_fraction"]) == (2, 1.0)

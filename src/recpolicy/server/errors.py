@@ -39,7 +39,8 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     503: {
         "model": ErrorResponse,
         "description": "The database does not answer (`database_unavailable`), or the server cannot write its files,"
-        " for example on a full disk (`storage_unavailable`). The header Retry-After says when to try again.",
+        " for example on a full disk (`storage_unavailable`), or cannot read those of its registry"
+        " (`registry_damaged`). The header Retry-After says when to try again.",
     },
 }
 
@@ -54,6 +55,7 @@ def handle_errors(app: FastAPI) -> None:
     for conflict in (ConflictError, ArtifactError):
         app.add_exception_handler(conflict, _conflict)
     app.add_exception_handler(StoreError, _store_error)
+    app.add_exception_handler(ArtifactError, _registry_damaged)
     for database_error in (OperationalError, PoolTimeoutError):
         app.add_exception_handler(database_error, _database_unavailable)
     app.add_exception_handler(OSError, _storage_unavailable)
@@ -94,12 +96,11 @@ async def _internal_error(_request: Request, _error: Exception) -> Response:
 def hide_folders(state: Any, message: str) -> str:
     """Return a message for callers without the folders of this server: paths begin inside of the registry or state."""
     registry = None if state.models.registry is None else state.models.registry.folder
-    # A folder for files in transit, and the hidden one in it that becomes complete.
-    message = re.sub(rf"{re.escape(tempfile.gettempdir())}/[^/\s]+/(?:\.[^/\s]+/)?", "", message)
     for folder, name in ((registry, "the registry"), (state.folder, "the state folder")):
         for path in () if folder is None else (folder.absolute(), folder.resolve()):
             message = message.replace(f"{path}/", "").replace(str(path), name)
-    return message
+    # A folder for files in transit, and the hidden one in it that becomes complete.
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^/\s]+/(?:\.[^/\s]+/)?", "", message)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
@@ -128,6 +129,12 @@ def _rejected(_: Request, error: Exception) -> Response:
 def _conflict(request: Request, error: Exception) -> Response:
     """Answer 409 to what is impossible in the present state, also of the registry's files."""
     return error_response(409, "conflict", hide_folders(request.app.state.server, str(error)))
+
+
+def _registry_damaged(request: Request, error: Exception) -> Response:
+    """Answer 503 to what needs a file of the registry that cannot be read; the versions in memory keep serving."""
+    message = hide_folders(request.app.state.server, str(error))
+    return error_response(503, "registry_damaged", message, {"retry-after": "30"})
 
 
 def _store_error(_: Request | None, error: Exception) -> Response:
