@@ -30,6 +30,7 @@ from recpolicy.server.db.events import insert_events
 from recpolicy.server.db.export import Cursor, ExportOptions, LogPolicy, export
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import events, rewards
+from recpolicy.server.db.session_history import pack_history
 from recpolicy.server.live_models import LiveState, LoadedVersion
 from recpolicy.server.recommend import NO_EXPLORATION, choose
 from recpolicy.server.schemas.requests import RecommendRequest
@@ -478,3 +479,18 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
     prob = compare_on_log(policy, None, log).candidate.prob
     np.testing.assert_array_equal(prob[greedy], 1)
     assert (prob[~greedy] == 0).any()
+
+
+def test_the_session_that_a_policy_saw_is_exported_with_each_round(each_engine, tmp_path, registry):
+    """Item rows of the version: 0 is item 101."""
+    session = pack_history(np.array([3, 0, 3]), [True, False, False])
+    shown = [seen(history=session), seen(user=4, history=b""), seen(user=5)]
+    show(each_engine, *shown)
+    say(each_engine, shown[0], 104, 4.0)
+    export(each_engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
+    exported = [(row["history_item"], row["history_liked"]) for row in rows(tmp_path / "log")]
+    assert exported == 2 * [([104, 101, 104], [True, False, False])] + 2 * [([], [])] + 2 * [(None, None)]
+    show(each_engine, seen(user=6, history=session))
+    assert export(each_engine, LogPolicy(registry), ExportOptions(tmp_path / "log")).new_rounds == 2
+    tables = IdVocabulary.from_policy(load_policy(tmp_path / "tiny"))
+    assert ingest_log(tmp_path / "log", tmp_path / "rounds", tables, {"evaluation_share": 0.0}).joined == 1

@@ -9,6 +9,7 @@ import typer
 
 from recpolicy.cli.admin_backup import backup, restore
 from recpolicy.cli.admin_client import URL
+from recpolicy.cli.admin_erase import erase_user
 from recpolicy.cli.admin_tables import say, say_drift, say_routing, say_rows, say_runs
 from recpolicy.cli.output import print_text
 from recpolicy.core.errors import ConfigError
@@ -26,6 +27,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(rollout_app, name="rollout")
 app.command(epilog="Example:  recpolicy admin backup runs/linucb.server-state --out backups/monday")(backup)
 app.command(epilog="Example:  recpolicy admin restore backups/monday state")(restore)
+app.command("erase-user", epilog="Example:  recpolicy admin erase-user 196 --export logs/server --yes")(erase_user)
 
 Url = Annotated[str, typer.Option("--url", envvar="RECPOLICY_URL", help="Address of the server.")]
 KeyFile = Annotated[

@@ -31,6 +31,7 @@ from recpolicy.server.routes import (
     admin_jobs,
     admin_keys,
     admin_rollouts,
+    admin_users,
     admin_versions,
     console,
     feedback,
@@ -94,7 +95,7 @@ def make_app(state: AppState, close: Callable[[], None] = lambda: None, listenin
         policy.prediction_routes(),
     ):
         app.include_router(router)
-    for admin in (admin_versions, admin_rollouts, admin_keys, admin_jobs):
+    for admin in (admin_versions, admin_rollouts, admin_keys, admin_jobs, admin_users):
         app.include_router(admin.router, responses=ADMIN_ERROR_RESPONSES)
     handle_errors(app)
     return app

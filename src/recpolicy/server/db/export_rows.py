@@ -22,11 +22,14 @@ from recpolicy.data.log_metadata import encode_metadata
 from recpolicy.data.log_parts import EVENTS, REWARDS
 from recpolicy.server.db.export_policy import LogPolicy
 from recpolicy.server.db.schema import events, rewards
+from recpolicy.server.db.session_history import unpack_history
 
 _EVENT_COLUMNS = (
     "seq", "id", "time", "user_key", "version", "policy_digest", "agent", "item_ids", "propensities", "allowed",
-    "context",
+    "context", "history",
 )  # fmt: skip
+HISTORY_ITEM, HISTORY_LIKED = "history_item", "history_liked"
+"""The session that a session policy saw, oldest item first; null for other policies and for events of before."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class EventRows:
     """The rows of the events table, as rounds."""
 
     name, table = EVENTS, events
-    later = (EXCLUDED, "context")
+    later = (EXCLUDED, "context", HISTORY_ITEM, HISTORY_LIKED)
     """Columns that older files lack."""
 
     def __init__(self, policy: LogPolicy, options: ExportOptions):
@@ -60,7 +63,8 @@ class EventRows:
                 ("event_id", pa.string()), ("time", TIME), ("user_id", user), ("item_id", item),
                 ("log_propensity", pa.float64()), ("policy", text), ("policy_version", text),
                 (CANDIDATES, PACKED), (EXCLUDED, pa.list_(item)), ("reward", pa.float64()),
-                ("context", pa.list_(pa.float32())),
+                ("context", pa.list_(pa.float32())), (HISTORY_ITEM, pa.list_(item)),
+                (HISTORY_LIKED, pa.list_(pa.bool_())),
             ],
             encode_metadata(self.metadata),
         )  # fmt: skip
@@ -98,7 +102,20 @@ class EventRows:
             "reward": pa.nulls(len(event), pa.float64()),
             "context": _vectors([row.context for row in rows]).take(of_event),
         }  # fmt: skip
+        histories = self._histories([row.history for row in rows])
+        columns |= {name: lists.take(of_event) for name, lists in histories.items()}
         return pa.record_batch([columns[name] for name in self.schema.names], schema=self.schema)
+
+    def _histories(self, packed: list[bytes | None]) -> dict[str, Any]:
+        """Return items and responses of n sessions as lists, null where there is none."""
+        rows, liked = unpack_history(b"".join(history for history in packed if history is not None))
+        count = np.array([0 if history is None else len(history) // 4 for history in packed], np.int64)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(count)]).astype(np.int32))
+        missing = pa.array([history is None for history in packed], pa.bool_())
+        values = {
+            HISTORY_ITEM: pa.array(self.policy.item_id[rows], self.policy.id_types[1]), HISTORY_LIKED: pa.array(liked)
+        }  # fmt: skip
+        return {name: pa.ListArray.from_arrays(offsets, part, mask=missing) for name, part in values.items()}
 
 
 class RewardRows:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from recpolicy.server.errors import ERROR_RESPONSES
-from recpolicy.server.schemas.requests import Number, example_config
+from recpolicy.server.schemas.requests import Number, UserId, example_config
 from recpolicy.server.schemas.responses import AgentName, ErrorResponse, PolicyDigest
 
 ADMIN_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -58,6 +58,33 @@ class TrafficRequest(BaseModel):
         None, description="True: compute and compare the challenger's lists, but serve those of the champion."
     )
     ungated: bool = Field(False, description="True: let the version serve although it passed no gate.")
+
+
+class EraseUserRequest(BaseModel):
+    """The user to erase."""
+
+    model_config = example_config(user=196)
+
+    user: UserId
+    as_policy: bool = Field(
+        False, description="True: read a text as the champion types its user ids, so that `196` may be the number 196."
+    )
+
+
+class ErasedUserResponse(BaseModel):
+    """The number of erased rows, by place."""
+
+    user: int | str = Field(description="The id that was erased.")
+    events: int = Field(description="Events in the database.")
+    feedback: int = Field(description="Feedback on these events.")
+    rewards: int = Field(description="Rewards of these events.")
+    spooled: int = Field(description="Events in the spool.")
+    other_id_events: int = Field(
+        description="Events of the id that looks the same but is of the other type (196 and `196`); they stay."
+    )
+    job_running: bool = Field(
+        description="True if a training or an evaluation is running; it may have read the events."
+    )
 
 
 class VersionResponse(BaseModel):

@@ -1,0 +1,89 @@
+"""Erasure of one user from an exported log of rounds (log_parts.py): events by user id, rewards by their event ids.
+
+A file is rewritten row group by row group, and only if it has rows of the user. Its metadata stay, also the cursor of
+the export, so a later export continues and brings nothing back. Rewards are rewritten first: after a kill in between,
+the next call still finds their event ids.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import atomic_path
+from recpolicy.data.bandit_log_files import parquet_writer
+from recpolicy.data.log_parts import EVENTS, REWARDS, log_parts
+
+_ARROW_SCHEMA = b"ARROW:schema"
+
+
+@dataclass(frozen=True)
+class ErasedLog:
+    """The number of erased rows, and of rewritten files."""
+
+    rounds: int
+    rewards: int
+    files: int
+
+
+def erase_from_log(folder: Path, user: int | str) -> ErasedLog:
+    """Erase a user from the log in a folder; raises DataError for a folder without one, or with a damaged file."""
+    parts = log_parts(folder, EVENTS) if folder.is_dir() else []
+    if not parts:
+        raise DataError(f"{folder}: no {EVENTS}; expected the folder of recpolicy log export")
+    try:
+        with FileLock(folder / ".lock", timeout=60):
+            return _erase(folder, parts, user)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{folder}: a file cannot be rewritten: {error}") from None
+
+
+def _erase(folder: Path, parts: list[Path], user: int | str) -> ErasedLog:
+    ids = pa.chunked_array([_event_ids(path, user) for path in parts], pa.string())
+    if not len(ids):
+        return ErasedLog(0, 0, 0)
+    rewards = [_rewrite(path, lambda rows: pc.is_in(rows["event_id"], ids)) for path in log_parts(folder, REWARDS)]
+    rounds = [_rewrite(path, lambda rows: _is_user(rows["user_id"], user)) for path in parts]
+    return ErasedLog(sum(rounds), sum(rewards), sum(count > 0 for count in (*rounds, *rewards)))
+
+
+def _event_ids(path: Path, user: int | str) -> Any:
+    """Return the ids of the user's rows in a file."""
+    found = [pa.array([], pa.string())]
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["event_id", "user_id"]):
+            found.append(batch["event_id"].filter(_is_user(batch["user_id"], user)).cast(pa.string()))
+    return pa.concat_arrays(found)
+
+
+def _is_user(user_id: Any, user: int | str) -> Any:
+    """Return the mask of a user's rows; ids of another type are other users."""
+    same_type = pa.types.is_integer(user_id.type) == isinstance(user, int)
+    return pc.equal(user_id, pa.scalar(user, user_id.type) if same_type else pa.scalar(None, user_id.type))
+
+
+def _rewrite(path: Path, erased: Callable[[Any], Any]) -> int:
+    """Write a file without the rows of a mask; return their number. A file without such rows stays."""
+    with pq.ParquetFile(path) as file:
+        count = sum(_count(erased(file.read_row_group(group))) for group in range(file.num_row_groups))
+        if not count:
+            return 0
+        known = file.schema_arrow.metadata or {}
+        extra = {key: value for key, value in (file.metadata.metadata or {}).items()
+                 if key != _ARROW_SCHEMA and key not in known}  # fmt: skip
+        with atomic_path(path) as temporary, parquet_writer(temporary, file.schema_arrow) as writer:
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group)
+                writer.write_table(rows.filter(pc.invert(pc.fill_null(erased(rows), False))))
+            writer.add_key_value_metadata(extra)
+    return count
+
+
+def _count(mask: Any) -> int:
+    return int(pc.sum(mask).as_py() or 0)

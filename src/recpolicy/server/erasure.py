@@ -1,0 +1,86 @@
+"""Erasure of one user: from the spool, the database and the files of jobs of a server.
+
+The spool comes first, because it does not need the database. A replay may store events that it read before; so after
+spooled events the database is searched once more.
+"""
+
+import shutil
+import time
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from recpolicy.core.errors import StoreError
+from recpolicy.core.ids import convert_id
+from recpolicy.server.db import admin
+from recpolicy.server.db.deletion import delete_user
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.events import id_key
+from recpolicy.server.db.jobs import under_way
+from recpolicy.server.db.schema import events
+from recpolicy.server.db.spool_erasure import erase_from_spool
+from recpolicy.server.deps import AppState
+from recpolicy.server.jobs.subprocess_jobs import FOLDER
+
+EXPORTING_JOBS = ("retrain", "evaluate")
+"""Jobs that export events to a folder of their own."""
+REPLAY_SECONDS = 2.0
+"""Time in which a replay stores the events that it has read."""
+
+
+@dataclass(frozen=True)
+class ErasedUser:
+    """The number of erased rows, by place."""
+
+    events: int
+    feedback: int
+    rewards: int
+    spooled: int
+    """Events in the spool."""
+    other_id_events: int
+    """Events of the same id as the other type (196 and "196"), which stay."""
+    job_running: bool
+    """A training or an evaluation is running and may have read the user's events."""
+
+
+def erase_user(state: AppState, user: int | str, actor: str) -> ErasedUser:
+    """Erase a user and write the audit line, which does not name the user.
+
+    Raises StoreError if the database does not answer; the spool is erased even then.
+    """
+    store, key = state.require_store(), id_key(user)
+    assert state.folder is not None  # a server with a store has one
+    spooled = erase_from_spool(state.folder / "spool", key)
+    try:
+        deleted = delete_user(store.engine, key)
+        if spooled:
+            time.sleep(REPLAY_SECONDS)
+            deleted += delete_user(store.engine, key)
+        counts = {**asdict(deleted), "spooled": spooled}
+        with transaction(store.engine) as connection:
+            admin.write_audit(connection, actor, "erase_user", counts)
+            others = _count(connection, _other_key(user))
+            running = {name for name in EXPORTING_JOBS if under_way(connection, name) is not None}
+    except SQLAlchemyError:
+        raise StoreError(
+            f"the database does not answer; {spooled} spooled events are erased, the database may still have others."
+            " Erase the user again when it answers"
+        ) from None
+    for name in set(EXPORTING_JOBS) - running:  # what a killed job left; a job that ends removes its files
+        shutil.rmtree(state.folder / FOLDER / name, ignore_errors=True)
+    return ErasedUser(**counts, other_id_events=others, job_running=bool(running))
+
+
+def _count(connection: Connection, key: str | None) -> int:
+    """Return the number of a user's events."""
+    statement = select(func.count()).select_from(events).where(events.c.user_key == key)
+    return 0 if key is None else int(connection.scalar(statement) or 0)
+
+
+def _other_key(user: int | str) -> str | None:
+    """Return the key of the id that looks the same but is of the other type; None if there is none."""
+    if isinstance(user, int):
+        return id_key(str(user))
+    other = convert_id(user, [0])
+    return None if isinstance(other, str) else id_key(other)
