@@ -22,7 +22,8 @@ from recpolicy.server.lifespan import open_state
 def state(tmp_path, monkeypatch):
     """A server with two events of user 3 and one of the text "3", and an export of them."""
     with open_state(write_tiny(tmp_path / "run"), tmp_path / "state", UNLIMITED) as opened:
-        shown = [event(user=user, items=(104,), propensities=(0.5,)) for user in (3, 3, "3")]
+        shown = [event(user=3, items=(104,), propensities=(0.5,)) for _ in range(2)]
+        shown += [event(user="3", items=(104,), propensities=(0.5,), context=bytes(12))]
         with transaction(opened.store.engine) as connection:
             insert_events(connection, shown)
         export(opened.store.engine, LogPolicy(opened.models.registry), ExportOptions(tmp_path / "log"))

@@ -10,6 +10,7 @@ import threading
 from contextlib import contextmanager
 
 import pytest
+from api_keys import bearing, key_for
 from client_helpers import ask
 from databases import new_url
 from event_factory import event
@@ -49,8 +50,8 @@ def show(app, user=3):
     return ask(app, "POST", "/v1/recommend", {"user": user, "k": 2}).json()["event_id"]
 
 
-def rate(app, event_id, value=5.0):
-    return ask(app, "POST", "/v1/feedback", {"event_id": event_id, "type": "rating", "value": value})
+def rate(app, event_id, value=5.0, headers=None):
+    return ask(app, "POST", "/v1/feedback", {"event_id": event_id, "type": "rating", "value": value}, headers=headers)
 
 
 def stored(state):
@@ -64,7 +65,7 @@ def used(run, folder):
         state = app.state.server
         learner = OnlineLearner(state.store.engine, state.models, folder, OnlineConfig(grace_seconds=0))
         learner.step()
-        assert rate(app, show(app)).is_success
+        assert rate(app, show(app), headers=bearing(key_for(app, "client"))).is_success
         assert learner.step() == 1
         return state.models.live.champion.policy_digest
 

@@ -27,8 +27,8 @@ from recpolicy.server.db.events import insert_events
 from recpolicy.server.db.export import ExportOptions, LogPolicy, export
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import events, jobs
+from recpolicy.server.db.spool import Spool
 from recpolicy.server.db.spool_erasure import erase_from_spool
-from recpolicy.server.db.writer import Spool
 from recpolicy.server.lifespan import DATABASE_URL, open_state
 
 RULES = RewardRules((1.0, 5.0), window_ms=10**9)

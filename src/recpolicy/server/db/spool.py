@@ -330,6 +330,8 @@ def _json_or_none(text: str) -> Any:
 def _parse(lines: Sequence[bytes]) -> tuple[list[Event], list[RejectedRow]]:
     events, rejected = [], []
     for line in lines:
+        if line.isspace() or not line:  # of an erased user (spool_erasure.py)
+            continue
         try:
             events.append(parse_event(line))
         except ValueError as error:
