@@ -17,7 +17,7 @@ from event_factory import event
 from sqlalchemy import select, text
 from tiny_policies import write_tiny
 from unlimited import UNLIMITED
-from waiting import PATIENCE
+from waiting import PATIENCE, wait_until
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, StoreError
 from recpolicy.core.files import content_digest, write_json
@@ -118,9 +118,7 @@ def test_learning_registry_and_events_that_wait_come_back(run, tmp_path):
         assert state.models.live.champion.policy_digest == digest
         assert [version.number for version in state.models.registry.versions()] == [1]
         assert ask(app, "POST", "/v1/recommend", {"user": 3}).json()["policy"]["version"] == 1
-        show(app)
-    with serving(run, tmp_path / "other") as app:
-        assert waiting.id in stored(app.state.server)
+        wait_until(lambda: waiting.id in stored(state), "the replay of the spool")
 
 
 def test_a_state_folder_that_is_the_registry_comes_back_as_one(run, tmp_path):
