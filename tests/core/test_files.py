@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from recpolicy.core import files
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import (
+    Repeated,
     atomic_directory,
     atomic_path,
     content_digest,
@@ -252,3 +254,12 @@ def test_keys_are_renamed_at_the_top_or_everywhere():
     assert rename_keys(body, {"a": "x"}, nested=True) == {"x": {"x": 1}, "b": [{"x": 2}], "c": 3}
     assert list(rename_keys(body, {"a": "x"})) == ["x", "b", "c"]
     assert rename_keys(None, {"a": "x"}) is None
+
+
+def test_content_digest_of_repeated_texts_is_that_of_their_array(monkeypatch):
+    values = np.array(["a", 'é"x', "7", ""], object)
+    rows = np.array([3, 0, 1, 1, 2, 0, 3], np.int32)
+    expected = content_digest(values[rows], "and", values[:0])
+    for size in (1, 3, 100):
+        monkeypatch.setattr(files, "_TEXTS", size)
+        assert content_digest(Repeated(values, rows), "and", Repeated(values, rows[:0])) == expected

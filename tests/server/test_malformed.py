@@ -13,7 +13,8 @@ from recpolicy.server.settings import LimitsConfig, OnlineConfig, Settings
 
 PUBLIC = (
     "/v1/predict", "/v1/recommend", "/v1/recommend/batch", "/v1/feedback", "/v1/feedback/batch",
-    "/v1/models/recpolicy:predict", "/v1/console/users", "/v1/console/items", "/v1/console/estimates",
+    "/v1/models/recpolicy:predict", "/v2/models/recpolicy/infer", "/v1/console/users", "/v1/console/items",
+    "/v1/console/estimates",
 )  # fmt: skip
 EACH = 60
 """Of each kind at each path."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recpolicy.core.errors import ArtifactError
 
@@ -183,10 +184,19 @@ class ArrayBlocks:
     """A function that returns the blocks in order."""
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """An object array of texts, `values[rows]`, that need not exist: N places of U distinct values."""
+
+    values: "NDArray[np.object_]"  # [U]
+    rows: "NDArray[np.integer[Any]]"  # [N]
+
+
 def content_digest(*parts: Any) -> str:
     """Return the SHA-256 over arrays (dtype, shape and bytes) and JSON-able values, in order.
 
-    Arrays of objects count as texts. Memory does not grow with the length of an array.
+    Arrays of objects count as texts; a `Repeated` has the digest of its array. Memory does not grow with the length of
+    an array.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -194,6 +204,9 @@ def content_digest(*parts: Any) -> str:
             digest.update(f"{part.dtype.str}{part.shape}".encode())
             for block in part.blocks():
                 digest.update(np.ascontiguousarray(block, part.dtype).data)
+        elif isinstance(part, Repeated):
+            for piece in _json_of_repeated(part):
+                digest.update(piece)
         elif isinstance(part, np.ndarray) and part.dtype != object:
             digest.update(f"{part.dtype.str}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).tobytes())
@@ -212,4 +225,14 @@ def _json_of_texts(values: "np.ndarray[Any, Any]") -> Iterator[bytes]:
     for first in range(0, len(values), _TEXTS):
         piece = json.dumps([str(value) for value in values[first : first + _TEXTS]])[1:-1]
         yield (f", {piece}" if first else piece).encode()
+    yield b"]"
+
+
+def _json_of_repeated(texts: Repeated) -> Iterator[bytes]:
+    """Yield the JSON list of the texts in pieces; every distinct text is encoded once."""
+    encoded = np.array([json.dumps(str(value)).encode() for value in texts.values], object)
+    yield b"["
+    for first in range(0, len(texts.rows), _TEXTS):
+        piece = b", ".join(encoded[texts.rows[first : first + _TEXTS]].tolist())
+        yield b", " + piece if first else piece
     yield b"]"

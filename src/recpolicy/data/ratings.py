@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError, UnknownIdError
-from recpolicy.core.files import content_digest
+from recpolicy.core.files import Repeated, content_digest
 
 GENRE_SEPARATOR = "|"
 
@@ -66,8 +66,8 @@ class Ratings:
     def digest(self) -> str:
         """SHA-256 of ids, ratings and times in order: two tables with the same digest are the same table."""
         return content_digest(
-            self.users["user_id"].to_numpy()[self.user].astype(str).astype(object),
-            self.items["item_id"].to_numpy()[self.item].astype(str).astype(object),
+            Repeated(self.users["user_id"].to_numpy().astype(str).astype(object), self.user),
+            Repeated(self.items["item_id"].to_numpy().astype(str).astype(object), self.item),
             self.rating,
             self.timestamp if self.timestamp is not None else "no timestamps",
         )

@@ -71,7 +71,7 @@ def list_diversity(
     """Return the intra-list diversity of the users' k best items not rated, by each description of items.
 
     score [U, I], finite; rated [U, I]; directions by name, [I, D] with rows of length 1 or 0 (unit_rows). None where no
-    user has two items to suggest.
+    user has two items to suggest, and for a description without any direction, such as genres that nobody knows.
     """
     sums, users = dict.fromkeys(directions, 0.0), 0
     for first in range(0, len(score), _BLOCK):
@@ -82,7 +82,7 @@ def list_diversity(
         for name, direction in directions.items():
             alike = lists.similarity(direction)[several] / lists.pairs[several]
             sums[name] += float((1 - alike).sum())
-    return {name: total / users if users else None for name, total in sums.items()}
+    return {name: total / users if users and directions[name].any() else None for name, total in sums.items()}
 
 
 @dataclass(frozen=True)

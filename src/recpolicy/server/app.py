@@ -36,6 +36,7 @@ from recpolicy.server.routes import (
     console,
     feedback,
     health,
+    open_inference,
     policy,
 )
 from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
@@ -92,7 +93,8 @@ def make_app(state: AppState, close: Callable[[], None] = lambda: None, listenin
         policy.router,
         feedback.router,
         console.router,
-        policy.prediction_routes(),
+        policy.prediction_routes(state.settings.prediction.model_name),
+        open_inference.open_inference_routes(state.settings.prediction.model_name),
     ):
         app.include_router(router)
     for admin in (admin_versions, admin_rollouts, admin_keys, admin_jobs, admin_users):

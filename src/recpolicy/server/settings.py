@@ -275,6 +275,14 @@ class ConsoleConfig:
 
 
 @config_dataclass
+class PredictionConfig:
+    """The routes for prediction servers."""
+
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] = "recpolicy"
+    """Name of the model in the routes of KServe: that of the InferenceService."""
+
+
+@config_dataclass
 class Settings:
     """The settings of a server."""
 
@@ -288,6 +296,7 @@ class Settings:
     drift: DriftConfig = field(default_factory=DriftConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
+    prediction: PredictionConfig = field(default_factory=PredictionConfig)
 
     def __post_init__(self) -> None:
         if 0 < self.store.keep_days < self.feedback.window_days:

@@ -12,13 +12,13 @@ from recpolicy.server.log_output import dropped_lines
 from recpolicy.server.schemas.responses import ErrorResponse, LivenessResponse, ReadinessResponse
 
 router = APIRouter(tags=["state"])
-_UNAVAILABLE: dict[int | str, dict[str, Any]] = {
+UNAVAILABLE: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorResponse, "description": "A background task has ended; the message names it."}
 }
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/healthz", response_model=LivenessResponse, responses=_UNAVAILABLE)
+@router.get("/healthz", response_model=LivenessResponse, responses=UNAVAILABLE)
 async def show_liveness(state: StateDep) -> Response:
     """Report that the process is alive: it can answer recommendations."""
     return liveness(state)
@@ -31,7 +31,7 @@ def liveness(state: AppState) -> Response:
     return json_response({"status": "alive"})
 
 
-@router.get("/readyz", response_model=ReadinessResponse, responses=_UNAVAILABLE)
+@router.get("/readyz", response_model=ReadinessResponse, responses=UNAVAILABLE)
 async def show_readiness(state: StateDep) -> Response:
     """Report that a policy is loaded, that every background task runs, and the state of the database."""
     ended = state.background.ended()

@@ -1,6 +1,6 @@
 """Routes for rating estimates, and the prediction routes of KServe (v1) and Vertex AI.
 
-recommend.py has the route for recommendations.
+recommend.py has the route for recommendations, open_inference.py the routes of version 2 of KServe's protocol.
 
 KServe and Vertex AI send `instances` and expect `predictions`. Vertex AI names its routes in AIP_PREDICT_ROUTE and
 AIP_HEALTH_ROUTE; without them KServe's routes are used.
@@ -35,9 +35,8 @@ from recpolicy.server.recommend import (
 )
 from recpolicy.server.routes.health import liveness
 from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest
-from recpolicy.server.schemas.responses import Estimates, LivenessResponse, ModelState, Predictions
+from recpolicy.server.schemas.responses import Estimates, LivenessResponse, ModelList, ModelState, Predictions
 
-MODEL = "recpolicy"
 _CELLS_AT_ONCE = 1 << 20
 """Users times items that are predicted at once, about 28 bytes each."""
 router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
@@ -56,13 +55,23 @@ async def predict(request: PredictRequest, state: StateDep, active: ActiveDep) -
     return JsonText(await active.compute(rows, lambda stop: estimates(scorer, request.users, request.items, stop)))
 
 
-def prediction_routes() -> APIRouter:
-    """Return the routes of KServe and Vertex AI, at the paths that the environment names."""
+def prediction_routes(model: str) -> APIRouter:
+    """Return the routes of KServe and Vertex AI for a model of this name; the environment may name other paths."""
+
+    async def list_models() -> Response:
+        """List the models: the one of this server."""
+        return json_response({"models": [model]})
+
+    async def model_ready() -> Response:
+        """Report that the model is ready."""
+        return json_response({"name": model, "ready": True})
+
     routes = APIRouter(tags=["prediction servers"])
     routes.add_api_route(
-        _predict_path(), predict_instances, methods=["POST"], response_model=Predictions, responses=ERROR_RESPONSES
+        _predict_path(model), predict_instances, methods=["POST"], response_model=Predictions, responses=ERROR_RESPONSES
     )
-    routes.add_api_route(f"/v1/models/{MODEL}", model_ready, methods=["GET"], response_model=ModelState)
+    routes.add_api_route("/v1/models", list_models, methods=["GET"], response_model=ModelList)
+    routes.add_api_route(f"/v1/models/{model}", model_ready, methods=["GET"], response_model=ModelState)
     health_at = os.environ.get("AIP_HEALTH_ROUTE", "/healthz")
     if health_at != "/healthz":
         routes.add_api_route(health_at, health, methods=["GET"], response_model=LivenessResponse)
@@ -80,12 +89,12 @@ def fast_path(state: AppState) -> Mapping[tuple[str, str], FastPath]:
 
     return {
         ("POST", "/v1/predict"): without_routing(PredictRequest, estimate),
-        ("POST", _predict_path()): without_routing(Instances, instances),
+        ("POST", _predict_path(state.settings.prediction.model_name)): without_routing(Instances, instances),
     }
 
 
-def _predict_path() -> str:
-    return os.environ.get("AIP_PREDICT_ROUTE", f"/v1/models/{MODEL}:predict")
+def _predict_path(model: str) -> str:
+    return os.environ.get("AIP_PREDICT_ROUTE", f"/v1/models/{model}:predict")
 
 
 async def predict_instances(request: Instances, state: StateDep, active: ActiveDep) -> Response:
@@ -105,11 +114,6 @@ async def predict_instances(request: Instances, state: StateDep, active: ActiveD
     predictions = [next(served if each.items is None else estimated) for each in request.instances]
     stored = await persist(state, [each for each in predictions if isinstance(each, ServedList)])
     return list_response("predictions", predictions, stored)
-
-
-async def model_ready() -> Response:
-    """Report that the model is ready."""
-    return json_response({"name": MODEL, "ready": True})
 
 
 async def health(state: StateDep) -> Response:

@@ -8,7 +8,16 @@ import re
 from collections.abc import Hashable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
 MAX_USERS = 100
 MAX_ITEMS = 2_000
@@ -36,6 +45,11 @@ def storable(text: str) -> str:
     return text
 
 
+def whole_number(value: Any) -> Any:
+    """Return a float without a fraction as an integer, and any other value unchanged."""
+    return int(value) if type(value) is float and value.is_integer() and abs(value) < 2**53 else value
+
+
 _ID_SCHEMA = {
     "anyOf": [
         {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
@@ -45,6 +59,8 @@ _ID_SCHEMA = {
 Text = Annotated[str, AfterValidator(storable)]
 """A text that every database can hold; for all texts of requests without a pattern."""
 Id = Annotated[int | str, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
+WholeId = Annotated[int | str, PlainValidator(lambda value: _id(whole_number(value))), WithJsonSchema(_ID_SCHEMA)]
+"""An id of a prediction server, which may write integers as floats."""
 Users = Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS, description="Ids of the users.")]
 Items = Annotated[list[Id], Field(max_length=MAX_ITEMS)]
 ItemId = Annotated[Id, Field(description="Id of the item.")]
@@ -196,15 +212,20 @@ class FeedbackBatch(BaseModel):
 
 
 class Instance(BaseModel):
-    """One prediction: rating estimates if `items` is set, otherwise a recommendation of k items."""
+    """One prediction: rating estimates if `items` is set, otherwise a recommendation of k items.
+
+    Prediction servers that pass protobuf values write all numbers as floats: 196.0 is 196.
+    """
 
     model_config = example_config(user=196, items=[50, 181])
 
-    user: UserId
-    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
+    user: Annotated[WholeId, Field(description="Id of the user.")]
+    items: Annotated[list[WholeId], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
         default=None, description="Ids of the items to estimate; if omitted, the server recommends."
     )
-    k: int = Field(10, ge=1, le=MAX_K, description="Number of items to recommend.")
+    k: Annotated[int, BeforeValidator(whole_number)] = Field(
+        10, ge=1, le=MAX_K, description="Number of items to recommend."
+    )
     exclude_rated: bool = Field(True, description="True: do not recommend items that the user has rated.")
 
     @property

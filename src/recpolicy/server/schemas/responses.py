@@ -153,6 +153,12 @@ class Predictions(BaseModel):
     predictions: list[Recommendation | Estimates | ErrorResponse] = Field(description="One entry per instance.")
 
 
+class ModelList(BaseModel):
+    """The models of a server in the format of KServe."""
+
+    models: list[str] = Field(description="Names of the models.")
+
+
 class ModelState(BaseModel):
     """The state of the model in the format of KServe."""
 
