@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,20 @@ def test_five_rounds_give_every_oracle_in_one_call():
     assert diagnostics.mean_weight == pytest.approx(4 / 3)
     assert diagnostics.mean_weight_error == pytest.approx(np.std([2, 1 / 3, 1 / 3, 2, 2], ddof=1) / np.sqrt(5))
     assert found["clipped_ips"].diagnostics.share_clipped == pytest.approx(0.6)
+
+
+def test_intervals_stay_within_a_given_range_of_rewards():
+    """Five rounds are so few that the sequence reaches beyond 0..1; an estimate of 0.866667 stays in its interval."""
+    names, q = ["ips", "snips", "dr"], np.tile(Q, (5, 1))
+    bare = estimate(five_rounds(), five_targets(), names, replace(GIVEN, reward_range=None), q=q)
+    given = estimate(five_rounds(), five_targets(), names, GIVEN, q=q)
+    beyond = 0
+    for name in names:
+        for kind, ends in given[name].intervals.items():
+            if np.isfinite(ends.lo):
+                assert 0 <= ends.lo <= ends.value <= ends.hi <= 1, (name, kind)
+        beyond += sum(np.isfinite(ends.hi) and ends.hi > 1 for ends in bare[name].intervals.values())
+    assert beyond > 0
 
 
 def test_the_logging_policy_earns_its_mean_reward_with_all_rounds_effective():

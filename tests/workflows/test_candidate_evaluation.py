@@ -166,6 +166,15 @@ def test_gains_of_groups_add_up_to_the_gain_of_all(log):
         assert parts / len(log) == pytest.approx(log_comparison.gain.value)
 
 
+def test_the_rounds_of_a_log_that_names_nobody_are_the_units(log):
+    rounds = compare_on_log(loaded("linucb"), None, replace(log, unit="round"))
+    users = compare_on_log(loaded("linucb"), None, log)
+    assert len(rounds.feedback.clusters) == len(log) > len(users.feedback.clusters)
+    assert rounds.estimates()["ips"].value == pytest.approx(users.estimates()["ips"].value)
+    one = compare_on_log(loaded("linucb"), None, replace(log, unit="round", user=np.zeros_like(log.user)))
+    assert np.isfinite(one.estimates()["snips"].intervals["t"].lo)
+
+
 def test_relative_gain_compares_with_who_logged_even_beside_an_incumbent(log):
     alone, beside = (compare_on_log(loaded("linucb"), other, log) for other in (None, loaded("rating_model")))
     assert alone.relative_gain == beside.relative_gain

@@ -40,7 +40,7 @@ from recpolicy.ope.feedback import (
     TrajectoryFeedback,
 )
 from recpolicy.ope.fqe import StepModel
-from recpolicy.ope.inference import compare_policies, with_intervals
+from recpolicy.ope.inference import compare_policies, with_intervals, within_range
 from recpolicy.ope.inputs import BanditInputs, EstimatorInputs
 from recpolicy.ope.multi_step_inputs import SlateInputs, TrajectoryInputs
 from recpolicy.ope.point_estimates import logging_policy_estimate, point_estimates, reward_scale
@@ -276,6 +276,8 @@ def estimate_from_inputs(inputs: EstimatorInputs, estimators: Sequence[str] | No
     """
     (specs,) = _select(estimators, inputs)
     results = with_intervals(point_estimates(specs, inputs), inputs.clusters, inputs.config, reward_scale(inputs))
+    if inputs.config.reward_range is not None:
+        results = {name: within_range(result, *inputs.config.reward_range) for name, result in results.items()}
     return Estimates(results, asdict(inputs.config))
 
 

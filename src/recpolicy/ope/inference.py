@@ -13,7 +13,7 @@ and no estimate depends on the other estimators of the call.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -237,6 +237,20 @@ def with_intervals(
         name: _result(name, estimate, resample, clusters, config, scale)
         for (name, estimate), resample in zip(estimates.items(), resamples, strict=True)
     }
+
+
+def within_range(result: OffPolicyResult, low: float, high: float) -> OffPolicyResult:
+    """Return the result with intervals that do not leave the range of rewards, where the true value must be.
+
+    An interval still contains its estimate, which may be outside; an infinite one stays.
+    """
+    intervals = {
+        kind: replace(ends, lo=max(ends.lo, min(low, ends.value)), hi=min(ends.hi, max(high, ends.value)))
+        if np.isfinite([ends.lo, ends.hi]).all()
+        else ends
+        for kind, ends in result.intervals.items()
+    }
+    return replace(result, intervals=intervals)
 
 
 def compare_policies(
