@@ -1,6 +1,7 @@
 """`recpolicy serve` as a process: it answers, it stops when told, and what it cannot do is one line."""
 
 import contextlib
+import fcntl
 import importlib.util
 import json
 import os
@@ -129,3 +130,14 @@ def test_a_host_that_is_not_this_machines_is_one_line(capsys):
 def test_without_the_extra_it_says_what_to_install(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "recpolicy[serve]" in refused(recpolicy(capsys, "serve", tmp_path))
+
+
+def test_requests_are_answered_although_nobody_reads_the_log(start, tmp_path):
+    process = start(trained("linucb"), "--port", 0, "--state", tmp_path / "state")
+    fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)  # some 30 lines
+    url = process.stdout.readline().split()[-1]
+    ready(url)
+    for _ in range(200):
+        assert get(f"{url}/readyz")["status"] == "ready"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0

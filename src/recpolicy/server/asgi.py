@@ -71,11 +71,14 @@ def open_app(what: ServeOptions) -> FastAPI:
 
 
 def log_as_json() -> None:
-    """Log requests and failures as one JSON object per line, to stderr without other log handlers."""
+    """Log requests and failures as one JSON object per line, to stderr by a thread; other log handlers stay."""
     # A line has none of these; to look them up takes longer than to write it (Python's logging HOWTO, Optimization).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
     root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler) is logging.StreamHandler:  # the command line's; it would wait for a reader of stderr
+            root.removeHandler(handler)
     if not root.handlers:
         root.addHandler(BackgroundHandler())
     for handler in root.handlers:
