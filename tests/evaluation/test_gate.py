@@ -57,6 +57,15 @@ def test_policy_within_all_limits_passes():
     assert len(found.criteria) == 13
 
 
+def test_a_gate_is_shown_whole(capsys):
+    found = gate(GOOD, {"margin": 100.0})
+    found.show()
+    shown = capsys.readouterr().out
+    assert all(criterion.name in shown for criterion in found.criteria)
+    assert found.reasons[0] in shown
+    assert shown.endswith("Gate: FAIL\n")
+
+
 @pytest.mark.parametrize(
     ("path", "value", "criterion"),
     [

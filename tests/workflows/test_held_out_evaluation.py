@@ -41,6 +41,16 @@ def test_policies_stand_beside_the_baselines(verdict):
     assert list(verdict[0].table().index) == [*names, "oracle"]
 
 
+def test_results_are_shown_whole_and_plotted(verdict, capsys):
+    result, evaluation = verdict[0], verdict[0].evaluation
+    result.show()
+    shown = capsys.readouterr().out
+    assert all(str(regret) in shown for regret in result.regret.values())
+    assert str(evaluation.difference("my linucb", "most_popular")) in shown
+    names = [label.get_text() for label in result.plot().axes[0].get_yticklabels()]
+    assert names[::-1] == [*evaluation.policies]
+
+
 def test_a_policy_of_chance_is_found_to_be_one(verdict):
     """The negative control: its place between random (0) and oracle (1) is 0 within the interval."""
     judged = verdict[0].evaluation.policies["my random"]

@@ -60,6 +60,14 @@ def test_the_table_has_the_best_in_the_judge_world_first(together):
     assert table.loc["random", "training-world reward"] == str(together[0].training_world["random"].reward)
 
 
+def test_sessions_are_shown_whole_and_plotted(together, capsys):
+    together[0].show()
+    shown = capsys.readouterr().out
+    assert all(str(returns.reward) in shown for returns in together[0].evaluation_world.values())
+    names = {label.get_text() for label in together[0].plot().axes[0].get_yticklabels()}
+    assert names == set(together[0].evaluation_world)
+
+
 def test_metrics_are_added_to_those_that_are_there(together):
     written = json.loads((together[1] / "metrics.json").read_text())
     assert written == json.loads(json.dumps({"split": "u1", "sessions": together[0].as_dict()}))

@@ -49,3 +49,25 @@ def escape_formula(cell: Any) -> Any:
     Only text changes; numbers stay as they are.
     """
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def format_table(frame: Any, title: str | None = None) -> str:
+    """Return a DataFrame as text, whole, however wide the terminal is.
+
+    A named index is the first column; floats get three digits, numbers stand to the right. Control characters are
+    escaped.
+
+    Args:
+        frame: The DataFrame.
+        title: A line above it.
+    """
+    table = frame.reset_index() if frame.index.name else frame
+    columns = []
+    for name in table.columns:
+        texts = (f"{value:.3f}" if isinstance(value, float) else escape_controls(str(value)) for value in table[name])
+        header, *cells = escape_controls(str(name)), *texts
+        width = max(map(len, (header, *cells)))
+        align = str.rjust if table[name].dtype.kind in "fiu" else str.ljust
+        columns.append([align(text, width) for text in (header, *cells)])
+    rows = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+    return "\n".join([*([escape_controls(title, keep="\n\t")] if title else []), *rows])

@@ -15,6 +15,7 @@ import pandas as pd
 from recpolicy.core.config import NonNegativeNumber, Number, as_dict, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.json import to_plain
+from recpolicy.core.text import format_table
 
 Verdict = Literal["pass", "fail", "no_verdict"]
 VERDICTS: Mapping[str, str] = {"pass": "PASS", "fail": "FAIL", "no_verdict": "NO VERDICT"}
@@ -116,6 +117,12 @@ class Gate:
         ]
         names = pd.Index([criterion.name for criterion in self.criteria], name="criterion")
         return pd.DataFrame(rows, columns=["value", "limit", "result"], index=names)
+
+    def show(self) -> None:
+        """Print the criteria, the reasons of a failure and the verdict."""
+        for caption, table in gate_tables(self):
+            print(format_table(table, caption), end="\n\n")
+        print(VERDICTS[self.verdict])
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values; a value that is not a number is None."""

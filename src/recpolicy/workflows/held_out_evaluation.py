@@ -6,7 +6,7 @@ U users, I items, D length of an embedding.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import write_json
 from recpolicy.core.memory import FEWER_CELLS, check_memory
+from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator, integer_seed
 from recpolicy.core.statistics import Interval, mean_interval
+from recpolicy.core.text import format_table
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.evaluate_tables import evaluate_tables
@@ -28,6 +30,9 @@ from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.world import World, world_from_model
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 METRICS_FILE = "metrics.json"
 EVALUATION_MODEL = "item_knn"
 """Model class of the evaluation world; features and the default training world use other classes."""
@@ -36,9 +41,9 @@ WORLD_MODEL = "svd"
 BASELINES = ("random", "most_popular", "highest_mean", "rating_model", WORLD_MODEL)
 """Names of the baselines in every evaluation."""
 _RANK = 20
+"""Length of the embeddings that measure the diversity of lists, the same for all policies."""
 _CELL_BYTES, _POLICY_CELL_BYTES = 80, 20
 """Bytes of an evaluation at its peak for each user and item: of the worlds and baselines, and of each policy."""
-"""Length of the embeddings that measure the diversity of lists, the same for all policies."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,26 @@ class HeldOutEvaluation:
         regret = [str(self.regret[name]) if name in self.regret else "0.000" for name in table.index]
         table.insert(5, "evaluation regret", regret)
         return table
+
+    def show(self) -> None:
+        """Print all figures, then the differences of the first policy to each other one, paired by user."""
+        first = next(iter(self.evaluation.policies))
+        print(format_table(self.table(), f"Held-out ratings of {self.evaluation.split}, 95 % intervals over users"))
+        print()
+        title = f"Held-out choice of {first} minus that of the policy, paired by user"
+        print(format_table(self.evaluation.difference_table(first), title))
+
+    def plot(self) -> "Figure":
+        """Return a plot of the held-out choice of every policy between random and oracle.
+
+        Raises:
+            MissingExtraError: The extra `train`, which draws the plots, is not installed.
+        """
+        require_extra("train", "a plot")
+        from recpolicy.evaluation.plots import held_out_choice_figure
+
+        choices = {name: result.held_out_choice for name, result in self.evaluation.policies.items()}
+        return held_out_choice_figure(choices, self.evaluation.random, self.evaluation.oracle)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import content_digest, write_json
+from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval, paired_difference
 from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.core.text import format_table
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.policy_scores import baseline_tables
 from recpolicy.inference.predictor import Policy
@@ -23,6 +25,9 @@ from recpolicy.models.session_worlds import TwoWorlds
 from recpolicy.workflows.held_out_evaluation import METRICS_FILE, check_trained_on, get_rating_model
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_config
 from recpolicy.workflows.training_data import coerce
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SESSIONS_PER_USER = 4
 
@@ -63,6 +68,22 @@ class SessionEvaluation:
         table = pd.DataFrame.from_dict(rows, orient="index")
         table.index.name = "policy"
         return table
+
+    def show(self) -> None:
+        """Print all figures."""
+        print(format_table(self.table(), "Simulated sessions: reward of a session, 95 % intervals over users"))
+
+    def plot(self) -> "Figure":
+        """Return a plot of the reward of a session, per policy and world.
+
+        Raises:
+            MissingExtraError: The extra `train`, which draws the plots, is not installed.
+        """
+        require_extra("train", "a plot")
+        from recpolicy.evaluation.plots import session_rewards_figure
+
+        worlds = (self.evaluation_world, self.training_world)
+        return session_rewards_figure(*({name: returns.reward for name, returns in world.items()} for world in worlds))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
