@@ -58,7 +58,7 @@ def test_policy_within_all_limits_passes():
 
 
 def test_a_gate_is_shown_whole(capsys):
-    found = gate(GOOD, {"margin": 100.0})
+    found = gate(GOOD, GateConfig(margin=100.0))
     found.show()
     shown = capsys.readouterr().out
     assert all(criterion.name in shown for criterion in found.criteria)

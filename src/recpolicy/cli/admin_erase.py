@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from recpolicy.cli.admin_client import URL
-from recpolicy.cli.output import print_json
+from recpolicy.cli.output import print_json, print_text
 from recpolicy.core.errors import ConfigError
 
 ERASE = "/v1/admin/users/erase"
@@ -50,19 +50,19 @@ def erase_user(
     if as_json:
         print_json({**answer, "exports": logs, "not_reached": NOT_REACHED})
         return
-    print(f"user: {identity!r} ({'number' if isinstance(identity, int) else 'text'})")
-    print(f"database: {answer['events']:,} events, {answer['feedback']:,} feedback, {answer['rewards']:,} rewards")
-    print(f"spool: {answer['spooled']:,} events")
+    print_text(f"user: {identity!r} ({'number' if isinstance(identity, int) else 'text'})")
+    print_text(f"database: {answer['events']:,} events, {answer['feedback']:,} feedback, {answer['rewards']:,} rewards")
+    print_text(f"spool: {answer['spooled']:,} events")
     for name, log in logs.items():
-        print(f"{name}: {log['rounds']:,} rounds, {log['rewards']:,} rewards in {log['files']:,} files")
+        print_text(f"{name}: {log['rounds']:,} rounds, {log['rewards']:,} rewards in {log['files']:,} files")
     if answer["other_id_events"]:
         kind, hint = ("number", "without --text") if text else ("text", "with --text")
-        print(f"the {kind} {user} is another user, with {answer['other_id_events']:,} events; erase it {hint}")
+        print_text(f"the {kind} {user} is another user, with {answer['other_id_events']:,} events; erase it {hint}")
     if answer["job_running"]:
-        print("a job is running and may have read the user's events: check the version that it registers")
-    print("not reached:")
+        print_text("a job is running and may have read the user's events: check the version that it registers")
+    print_text("not reached:")
     for place in NOT_REACHED:
-        print(f"- {place}")
+        print_text(f"- {place}")
 
 
 def _confirm(question: str) -> None:
