@@ -139,6 +139,15 @@ def test_a_database_that_hangs_is_down_and_comes_back(kind, hang, new_writer, tm
     wait_until(lambda: names.count("recpolicy-writer") <= 2, "the end of the abandoned writer")
 
 
+def test_a_new_writer_knows_that_the_database_is_down(new_writer, tmp_path, monkeypatch):
+    writer, known = new_writer(new_url("sqlite", tmp_path)), []
+    start = writer._start_session
+    monkeypatch.setattr(writer, "_start_session", lambda: known.append(writer.down) or start())
+    with foreign_commit_lock(tmp_path):
+        assert write(writer, event(), event()) == [None, None]
+    assert known == [True]
+
+
 def test_an_abandoned_commit_that_succeeds_later_doubles_nothing(new_writer, tmp_path):
     url = new_url("sqlite", tmp_path)
     writer, shown, released, begun = new_writer(url), event(), threading.Event(), threading.Event()

@@ -284,12 +284,12 @@ class GroupCommitWriter:
             group = session.group
             if group is None and not ended:
                 return  # it has ended just now
-            new = self._start_session()  # first, because it may fail; then the next check tries again
+            if overdue:
+                self._recovery.begin(failure)  # before the new writer: it must not try to commit
+            new = self._start_session()  # it may fail; then the next check tries again
             session.group, self._session = None, new
         if self._ending:
             self._queue.put(None)  # the abandoned writer may have taken the first one
-        if overdue:
-            self._recovery.begin(failure)
         if group is not None:
             self._spool_events(group, failure)
 
