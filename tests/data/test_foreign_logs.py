@@ -11,6 +11,7 @@ import pytest
 from hand_logs import hand_rounds, write_log
 
 from recpolicy.core.errors import DataError
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_import import LeftOut
 from recpolicy.data.log_vocabulary import own_vocabulary
 from recpolicy.data.open_bandit import read_open_bandit
@@ -265,3 +266,14 @@ def test_ids_of_ones_own_log_are_those_of_its_events(tmp_path):
             own_vocabulary(tmp_path / "mine", (0, 1))
     with pytest.raises(DataError, match="no such file"):
         own_vocabulary(tmp_path / "nothing", (0, 1))
+
+
+def test_an_id_of_another_type_than_that_of_the_policy_is_explained(tmp_path):
+    write_log(tmp_path / "log", hand_rounds())
+    texts = IdVocabulary(
+        pd.DataFrame({"user_id": [*map(str, range(1, 5))]}), pd.DataFrame({"item_id": range(11, 17)}), (1.0, 5.0)
+    )
+    with pytest.raises(
+        DataError, match=r'user_id \d is none of the 4 of the policy or ratings; the ids are text: "\d"'
+    ):
+        ingest_log(tmp_path / "log", tmp_path / "rounds", texts)
