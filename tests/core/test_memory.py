@@ -7,7 +7,7 @@ import pytest
 
 from recpolicy.core import memory
 from recpolicy.core.errors import MemoryLimitError, RecpolicyError
-from recpolicy.core.memory import available_bytes, check_memory, human_bytes, out_of_memory
+from recpolicy.core.memory import available_bytes, check_memory, human_bytes, out_of_memory, release_memory
 
 GIB = 1 << 30
 
@@ -79,6 +79,20 @@ def test_an_allocation_that_failed_says_how_much_it_asked_for(machine):
         np.empty(1 << 60, np.uint8)
     assert out_of_memory(raised.value).startswith("out of memory: Unable to allocate 1.00 EiB for an array")
     assert "8.0 GiB are available: use less data" in out_of_memory(MemoryError())
+
+
+def test_freed_memory_goes_back_to_the_system():
+    def resident():
+        lines = open("/proc/self/status").read().splitlines()  # noqa: PTH123, SIM115
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+    small = [bytes(1_000) for _ in range(100_000)]  # too small for the allocator to give back on its own
+    last = bytes(1_000)
+    del small[:]
+    before = resident()
+    release_memory()
+    assert resident() < before - 50
+    assert last == bytes(1_000)
 
 
 def test_sizes_have_a_unit():

@@ -21,7 +21,7 @@ from hand_logs import (
 
 from recpolicy.core import memory
 from recpolicy.core.errors import DataError, MemoryLimitError
-from recpolicy.data import event_reader, log_columns
+from recpolicy.data import candidates, event_reader, log_columns
 from recpolicy.data.bandit_log_files import write_events, write_rewards
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.data.log_parts import EVENTS, REWARDS, has_events, log_parts, part_path
@@ -68,6 +68,25 @@ def test_a_part_with_lists_goes_with_a_part_with_packed_sets(tmp_path):
 
     rewrite(folder / EVENTS, unpack)
     assert_same_rounds(ingest(folder, tables(), ALL)[0], rounds)
+
+
+def test_bits_follow_the_action_items_of_the_file_and_those_behind_the_last_do_not_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates, "_CELLS", 10)  # two sets at a time
+    rounds = page_rounds()
+    folder = in_parts(tmp_path / "parts", rounds, [])
+
+    def turn(table):
+        bits = np.unpackbits(np.frombuffer(b"".join(table["candidates"].to_pylist()), np.uint8)[:, np.newaxis], axis=1)
+        bits[:, :5], bits[:, 5:] = bits[:, 4::-1].copy(), 1
+        place = table.schema.get_field_index("candidates")
+        sets = [bytes(row) for row in np.packbits(bits, axis=1)]
+        return table.set_column(place, "candidates", pa.array(sets, pa.binary(1)))
+
+    rewrite(folder / EVENTS, turn)
+    metadata(action_items=(11 + ACTION_ITEMS[::-1]).tolist())(folder)
+    log, _, _ = ingest(folder, tables(), ALL)
+    assert_same_rounds(log, rounds)
+    assert (log.candidates.sets & 0b111 == 0).all()
 
 
 def test_an_id_that_occurs_in_two_parts_is_named_with_the_second(tmp_path):

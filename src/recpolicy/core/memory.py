@@ -5,7 +5,11 @@ and what the process's own limit of address space leaves. The check compares an 
 large therefore ends at once with one line; work near the limit may still fail later.
 """
 
+import ctypes
+import gc
 import resource
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from recpolicy.core.errors import MemoryLimitError
@@ -28,6 +32,15 @@ def check_memory(needed: float, what: str, advice: str) -> None:
         raise MemoryLimitError(
             f"{what} need about {human_bytes(needed)} of memory; {human_bytes(available)} are available: {advice}"
         )
+
+
+def release_memory() -> None:
+    """Return freed memory to the system; allocators keep it otherwise, and what comes next takes more on top."""
+    gc.collect()
+    if "pyarrow" in sys.modules:
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
+    with suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(error: MemoryError) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.data import log_columns as read
-from recpolicy.data.candidates import ALL_ITEMS, CandidateSets, concatenate, packed_width
+from recpolicy.data.candidates import ALL_ITEMS, CandidateSets, blocks, concatenate, packed_width
 
 CANDIDATES, EXCLUDED = "candidates", "excluded"
 PACKED = pa.dictionary(pa.int32(), pa.binary())
@@ -127,14 +127,12 @@ class CandidateReader:
                 " items of the catalog"
             ),
         )
-        used = CandidateSets.without_exclusions(_matrix(sets, length, width), index, actions).compact()
-        order = self.catalog.bit_order
-        if order is None and actions % 8 == 0:
-            return used
-        bits = np.unpackbits(used.sets, axis=1, count=actions)  # bits behind the last action do not count
-        if order is not None:
-            bits = bits[:, np.argsort(order, kind="stable")]
-        return CandidateSets.without_exclusions(np.packbits(bits, axis=1), used.index, actions)
+        packed = _matrix(sets, length, width)
+        if self.catalog.bit_order is not None:
+            packed = _reordered(packed, np.argsort(self.catalog.bit_order, kind="stable"))
+        used = CandidateSets.without_exclusions(packed, index, actions).compact()
+        used.sets[:, -1] &= np.uint8(0xFF << -actions % 8 & 0xFF)  # bits behind the last action do not count
+        return used
 
 
 def join_candidates(parts: Sequence[tuple[int, CandidateSets | None]], actions: int) -> CandidateSets | None:
@@ -147,6 +145,15 @@ def join_candidates(parts: Sequence[tuple[int, CandidateSets | None]], actions: 
 def _is_packed(kind: Any) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _reordered(packed: NDArray[np.uint8], order: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Return sets [S, W] with their bits in another order [A], block by block."""
+    result = np.empty_like(packed)
+    for rows in blocks(len(packed), len(order)):
+        bits = np.unpackbits(packed[rows], axis=1, count=len(order))
+        result[rows] = np.packbits(bits[:, order], axis=1)
+    return result
 
 
 def _matrix(sets: Any, length: NDArray[np.integer], width: int) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from recpolicy.core.ids import type_hint
 
 TIME = pa.timestamp("ms", tz="UTC")
 NO_NAMES: Mapping[str, str] = {}
-_ROWS = 1 << 17
+_ROWS = 1 << 16
 _VALUES = 1 << 22
 """Values of a piece; lists of thousands of ids take some bytes a value, several times."""
 _LEAST = float(np.log(np.finfo(np.float64).tiny))

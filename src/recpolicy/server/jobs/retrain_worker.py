@@ -16,6 +16,7 @@ from sqlalchemy import Engine, func, select
 
 from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.memory import release_memory
 from recpolicy.core.processes import run_in_process
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION, TRAINING, IngestReport
@@ -110,12 +111,14 @@ def _train(task: _Task, work: Path) -> JobResult:
     exported, report = run_in_process(_write_rounds, task, work)  # before TensorFlow takes its memory
     champion = load_policy(incumbent)
     rounds = read_rounds(work / "rounds" / TRAINING, IdVocabulary.from_policy(champion))
+    release_memory()
     try:
         policy = retrain(incumbent, rounds, work / "policy", epochs=task.epochs, seed=task.seed)
     except ConfigError as error:  # an agent that cannot learn from a log
         return JobResult(status="skipped", metadata={"reason": str(error)})
     users, records = len(np.unique(rounds.user)), len(rounds)
     del rounds
+    release_memory()
     gate = _gate(policy, champion, report.evaluation, work, settings, task.seed)
     lineage = {**policy.metadata, "trained_from": task.champion}
     record = gate.pop("record", None)
