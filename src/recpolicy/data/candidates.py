@@ -17,7 +17,7 @@ from recpolicy.core.types import Bools
 
 ALL_ITEMS = -1
 """Index of a round that could show the whole catalog."""
-_CELLS = 1 << 20
+_CELLS = 1 << 18
 """Cells of masks [n, A] that are in memory at once."""
 Packed = NDArray[np.uint8]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.memory import release_memory
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
@@ -72,6 +73,7 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     if LEARNED_EVENTS in old.metadata:
         parent[LEARNED_EVENTS] = old.metadata[LEARNED_EVENTS]
     figures = {**learn_from_log(agent, log, old.context, old.action_items, epochs=epochs, seed=seed), "seed": seed}
+    release_memory()
     if not old.learned_real_rewards:
         figures["rewards"] = f"{old.metadata['training'].get('rewards', 'unknown')}, then {figures['rewards']}"
     inherited = {name: value for name, value in old.metadata.items() if name != "slate_digest"}
