@@ -63,7 +63,7 @@ def test_a_gate_is_shown_whole(capsys):
     shown = capsys.readouterr().out
     assert all(criterion.name in shown for criterion in found.criteria)
     assert found.reasons[0] in shown
-    assert shown.endswith("Gate: FAIL\n")
+    assert shown.endswith("\n\nFAIL\n")
 
 
 @pytest.mark.parametrize(
