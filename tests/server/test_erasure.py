@@ -69,6 +69,7 @@ def test_a_user_goes_from_spool_files_that_their_process_still_appends_to(tmp_pa
         assert not any(f'"{MINE}\\"'.encode() in path.read_bytes() for path in tmp_path.iterdir())
         assert not any(b'"\\"mallory\\""' in path.read_bytes() for path in tmp_path.iterdir())
     assert spooled(tmp_path) == others
+    assert not list(tmp_path.glob("*.rejected.jsonl"))  # the blank lines are no damage
 
 
 def test_rejected_rows_and_damaged_lines_of_the_user_go_too(tmp_path):

@@ -302,7 +302,7 @@ def test_the_memory_of_an_export_does_not_grow_with_the_events(tmp_path, registr
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(log_parts(tmp_path / "log", EVENTS)) == (2, 4, 20)[number]
-    assert peaks[2] < 1.3 * peaks[1]
+    assert peaks[2] < 2 * peaks[1]  # eight times the events, in ten times the parts
 
 
 def test_a_sample_of_the_events_is_uniform_and_always_the_same(tmp_path, registry, each_engine):
