@@ -131,6 +131,16 @@ def test_rolling_back_with_nothing_to_go_back_to_is_one_line(capsys, registry):
     assert "no previous champion" in refused(recpolicy(capsys, "registry", "roll-back", registry.folder))
 
 
+def test_what_somebody_else_wrote_cannot_move_the_cursor(capsys, registry, tmp_path):
+    hostile, note = "\x1b[2J\rgone", {"why": "\x9b2J"}
+    registry.register(write_tiny(tmp_path / "third", 7), lineage={"data": hostile, "split": hostile}, note=note)
+    registry.promote(3, ungated=True, note={"why": hostile})
+    for words in (("list",), ("show", "3"), ("audit",)):
+        out = recpolicy(capsys, "registry", words[0], registry.folder, *words[1:]).out
+        assert [letter for letter in out if not letter.isprintable() and letter != "\n"] == []
+    assert r"\x1b[2J\rgone" in recpolicy(capsys, "registry", "show", registry.folder, 3).out
+
+
 def test_damaged_version_is_one_line(capsys, registry):
     (registry.resolve(2) / "arrays.npz").unlink()
     assert "version 2 is damaged" in refused(recpolicy(capsys, "registry", "promote", registry.folder, 2))

@@ -272,9 +272,9 @@ def test_a_lineage_that_is_not_utf8_is_refused(registry, good, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"\xff", b'{"format": "recpolicy registry", "version": 2, "champion": "x"}']
 )
-def test_a_damaged_registry_is_a_conflict_and_users_are_served(app, registry, operator, content):
+def test_a_damaged_registry_is_named_and_users_are_served(app, registry, operator, content):
     (registry.folder / "aliases.json").write_bytes(content)
-    message = refusal(ask(app, "GET", "/v1/admin/versions", headers=operator), 409, "conflict")
+    message = refusal(ask(app, "GET", "/v1/admin/versions", headers=operator), 503, "registry_damaged")
     assert str(registry.folder) not in message
     assert ask(app, "POST", "/v1/recommend", {"user": 3}).json()["policy"]["version"] == 1
 

@@ -5,8 +5,9 @@ artifact may come from anybody. Each function raises ArtifactError without a pat
 adds the folder. `self_test.py` then asks the policy for answers, which covers how its arrays fit each other.
 """
 
+import math
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -148,26 +149,26 @@ def check_plain(name: str, value: Any) -> None:
     """Check that a value is an object of JSON, of bounded depth and size, in finite numbers and UTF-8."""
     if not isinstance(value, dict):
         raise ArtifactError(f"{name}: {_short(value)}; expected an object")
-    if not is_utf8(part for part in _flat(name, value) if isinstance(part, str)):
-        raise ArtifactError(f"{name}: holds text that is not UTF-8 (a lone surrogate)")
-
-
-def _flat(name: str, value: Any) -> Iterator[Any]:
-    """Yield every key and value of nested JSON; raise ArtifactError where there are too many or a number is not one."""
-    waiting, count = [(value, 1)], 0
-    while waiting:
-        part, depth = waiting.pop()
-        count += 1
-        if count > MAX_PARTS or depth > MAX_DEPTH:
+    level: list[Any] = [value]
+    texts: list[str] = []
+    depth = count = 0
+    while level:
+        depth, below = depth + 1, list[Any]()
+        for part in level:
+            if isinstance(part, dict):
+                texts += part
+                below += part.values()
+            elif isinstance(part, list):
+                below += part
+            elif isinstance(part, str):
+                texts.append(part)
+            elif isinstance(part, float) and not math.isfinite(part):
+                raise ArtifactError(f"{name}: holds a number that is not finite")
+        level, count = below, count + len(below)
+        if depth > MAX_DEPTH or count > MAX_PARTS:
             raise ArtifactError(f"{name}: more than {MAX_PARTS:,} values, or nested deeper than {MAX_DEPTH}")
-        if isinstance(part, dict):
-            waiting += [(inner, depth + 1) for pair in part.items() for inner in pair]
-        elif isinstance(part, list | tuple):
-            waiting += [(inner, depth + 1) for inner in part]
-        elif isinstance(part, float) and not np.isfinite(part):
-            raise ArtifactError(f"{name}: holds a number that is not finite")
-        else:
-            yield part
+    if not is_utf8(texts):
+        raise ArtifactError(f"{name}: holds text that is not UTF-8 (a lone surrogate)")
 
 
 def check_arrays(arrays: Mapping[str, Any], policy: Mapping[str, NDArray[Any]]) -> None:
