@@ -29,6 +29,8 @@ DOWN = {
     ("/v1/feedback", 404, "unknown_event"),
 }  # fmt: skip
 """Failures that are right while the database is down: a spooled event is not known yet."""
+UNAVAILABLE = ("database_unavailable", "storage_unavailable")
+"""Codes of 503 to an operator's change on a full disk."""
 SLOW_SECONDS = 8.0
 """Longest time of a recommendation while the database hangs; the server's own limit is 10 s."""
 
@@ -142,7 +144,7 @@ def _fill(session: Session, state: str) -> None:
         for path in ("/v1/admin/exploration/pause", "/v1/admin/exploration/resume"):
             answer = await ask(address_of(server.url), "POST", path, {}, operator())
             result.tries += 1
-            wrong = answer is None or (answer.status >= 500 and answer.code != "database_unavailable")
+            wrong = answer is None or (answer.status >= 500 and answer.code not in UNAVAILABLE)
             result.require(not wrong, f"{path} on a full disk: {answer and answer.line}", "wrong_5xx")
         if limited:
             subprocess.run(["prlimit", f"--pid={server.process.pid}", "--fsize=unlimited:"], check=True)
@@ -158,7 +160,9 @@ def _fill(session: Session, state: str) -> None:
     count_failures(result, load, DOWN, state)
     session.check_alive(server)
     asyncio.run(_settle(server))
+    again = session.start(state=state, source=_small_policy(session), **database)  # replays what still waits
     check_stored(result, load, database[DATABASE_URL], state)
+    kill_tree(again)
 
 
 def _small_policy(session: Session) -> Path:

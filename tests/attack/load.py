@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,8 @@ from attack.client import Address, Answer, Client
 from attack.report import PartResult
 
 USERS = 60
+REPLAY_SECONDS = 10.0
+"""Time in which a started server must have replayed what waits in its spool."""
 
 
 class Load:
@@ -106,8 +109,13 @@ class Load:
 
 
 def check_stored(result: PartResult, load: Load, url: str, what: str) -> None:
-    """Count acknowledged rows that the database lacks, and rewards that it has twice."""
-    events, rewards, counts = stored_rows(url)
+    """Count acknowledged rows that the database lacks some seconds later, and rows that it has twice."""
+    limit = perf_counter() + REPLAY_SECONDS
+    while True:
+        events, rewards, counts = stored_rows(url)
+        if set(load.events) <= events or perf_counter() > limit:
+            break
+        time.sleep(0.2)
     missing = set(load.events) - events
     result.count("lost", f"{what}: {len(missing)} of {len(load.events)} events are missing", len(missing))
     ungiven = set(load.feedback) - rewards

@@ -15,7 +15,8 @@ from recpolicy.server.online.learner import OnlineLearner
 from recpolicy.server.settings import OnlineConfig
 
 NAMES = {
-    "writer", "writer_watch", "spool_replay", "registry_watch", "gauges", "rollout_counts", "shadow_comparison",
+    "writer", "writer_watch", "spool_replay", "registry_watch", "gauges", "memory_release", "rollout_counts",
+    "shadow_comparison",
     "online_learning", "scheduler",
 }  # fmt: skip
 

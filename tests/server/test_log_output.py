@@ -7,6 +7,7 @@ import threading
 import pytest
 from waiting import PATIENCE, wait_until
 
+from recpolicy.server.asgi import log_as_json
 from recpolicy.server.json_output import JsonFormatter, LoggedRequest
 from recpolicy.server.log_output import BackgroundHandler
 
@@ -38,6 +39,17 @@ def new_logger():
 
 def read_some(descriptor):
     return os.read(descriptor, 1 << 20).decode()
+
+
+@pytest.mark.parametrize("before", [[], [logging.StreamHandler()]])
+def test_the_log_of_a_server_waits_for_no_reader_whoever_set_up_logging_before(before, monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", list(before))
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))
+    for _ in range(2):
+        log_as_json()
+        assert [type(handler) for handler in root.handlers] == [BackgroundHandler]
 
 
 def test_lines_arrive_in_order(pipe, new_logger):

@@ -5,6 +5,7 @@ size of the blocks that it frees. Both trade memory for speed: what a thread fre
 answer leaves a hole in the heap. A server computes large answers in several threads, so it grew to twice its size.
 """
 
+import asyncio
 import ctypes
 import os
 
@@ -12,8 +13,17 @@ ARENAS = 2
 """The event loop's, and one for all other threads: the interpreter's lock lets one of them work at a time."""
 MAPPED_BYTES = 128 << 10
 """Larger blocks return to the system as soon as they are freed; glibc's initial threshold."""
+TRIM_SECONDS = 30.0
+"""Time between two returns of free memory to the system."""
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _VARIABLES = {_M_ARENA_MAX: "MALLOC_ARENA_MAX", _M_MMAP_THRESHOLD: "MALLOC_MMAP_THRESHOLD_"}
+
+
+async def release_free_memory() -> None:
+    """Return free pages of all arenas to the system, in a thread; glibc returns only those at an arena's end."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        await asyncio.to_thread(trim, 0)
 
 
 def limit_arenas() -> None:

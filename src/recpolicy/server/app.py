@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from recpolicy.server.allocator import TRIM_SECONDS, release_free_memory
 from recpolicy.server.allowed_hosts import default_hosts
 from recpolicy.server.auth.keys import load_keys
 from recpolicy.server.deps import AppState
@@ -112,6 +113,7 @@ async def _life(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     tasks = [
         state.background.start("registry_watch", WATCH_SECONDS, follow),
         state.background.start("gauges", GAUGE_SECONDS, keep_gauges),
+        state.background.start("memory_release", TRIM_SECONDS, release_free_memory),
         *start_background(state),
     ]
     with ExitStack() as stack:
