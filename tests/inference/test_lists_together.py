@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from trained_policies import trained
 
 from recpolicy.core.errors import UnknownIdError
-from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.slate_selection import ExplorationConfig, choose_slate, untied_slates
 
 SCORES = st.lists(st.sampled_from([0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, np.nan]), min_size=6, max_size=6)

@@ -14,8 +14,9 @@ from waiting import PATIENCE
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, UnknownIdError
 from recpolicy.inference import scorer as scorer_module
 from recpolicy.inference.artifact import write_arrays, write_manifest
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.predictor import Policy
-from recpolicy.inference.scorer import Prediction, Scorer, load_scorer
+from recpolicy.inference.scorer import Prediction, Scorer
 from recpolicy.models.rating_levels import RatingLevels
 
 USERS, ITEMS, ARMS = 7, 11, 6
@@ -262,7 +263,7 @@ ANSWER = """
 import sys
 import numpy as np
 from recpolicy.registry.model_registry import Registry
-from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.slate_selection import ExplorationConfig, allowed_rows, choose_slate, explain
 
 scorer = load_scorer(sys.argv[1])

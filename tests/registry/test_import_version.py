@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_policies import write_tiny
 
 from recpolicy.core.errors import ArtifactError
-from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.registry.import_version import ImportLimits, import_version, unpack_version
 from recpolicy.registry.model_registry import Registry
 

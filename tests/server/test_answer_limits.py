@@ -10,7 +10,7 @@ from client_helpers import ask, refusal, served
 from trained_policies import trained
 from waiting import PATIENCE, wait_until
 
-from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.server.active_request import ActiveRequest, ClientGoneError
 from recpolicy.server.answer_limits import LARGE_ROWS, PIECE_BYTES, AnswerLimits, RejectedError
 from recpolicy.server.app import make_app

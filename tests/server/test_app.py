@@ -18,7 +18,8 @@ from unlimited import UNLIMITED
 from waiting import PATIENCE
 
 from recpolicy.core.errors import ArtifactError, ConfigError
-from recpolicy.inference.scorer import Prediction, load_scorer
+from recpolicy.inference.load_scorer import load_scorer
+from recpolicy.inference.scorer import Prediction
 from recpolicy.server.app import make_app
 from recpolicy.server.deps import AppState
 from recpolicy.server.json_output import JsonFormatter

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from unlimited import UNLIMITED
 from xss_policies import GENRE, TITLE, USER, write_hostile
 
-from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.console import pages, queries

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from tiny_policies import write_tiny
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import Window, daily_rewards, insert_events, now_ms, window
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback

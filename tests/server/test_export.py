@@ -19,8 +19,8 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.data.log_parts import EVENTS, REWARDS, log_parts
 from recpolicy.inference.artifact import write_arrays, write_manifest
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.predictor import load_policy
-from recpolicy.inference.scorer import load_scorer
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server import recommend

@@ -18,8 +18,8 @@ from unlimited import UNLIMITED
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.artifact import MANIFEST, manifest_digest, read_manifest
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.predictor import load_policy
-from recpolicy.inference.scorer import load_scorer
 from recpolicy.registry.aliases import read_state, write_state
 from recpolicy.registry.model_registry import Registry
 from recpolicy.registry.version_files import POLICY, Version, copy_artifact, now, write_record

@@ -18,8 +18,8 @@ from recpolicy.agents.linucb import LinUCB, LinUCBConfig
 from recpolicy.agents.observation import Observation
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import content_digest, write_json
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.reward_estimators import pack_symmetric
-from recpolicy.inference.scorer import load_scorer
 from recpolicy.server.db.admin import latest_audit
 from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.online import checkpoints as checkpoint_files

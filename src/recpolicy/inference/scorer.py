@@ -1,15 +1,14 @@
 """Score with a loaded policy, as arrays, for known users, new users and raw contexts, without pandas and TensorFlow.
 
 n users, U users known, I items, A arms, C context columns of which the first D are the embedding, G genres. A user the
-policy does not know is folded in from a few ratings (models/fold_in.py). `load_scorer` is what a server calls;
-`predictor.Policy` makes tables of the same answers.
+policy does not know is folded in from a few ratings (models/fold_in.py). A server gets its
+scorer from load_scorer.py; `predictor.Policy` makes tables of the same answers.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, DataError, UnknownIdError, UnknownUserError
 from recpolicy.core.ids import type_hint
 from recpolicy.core.lru import LRUCache
-from recpolicy.inference.artifact import Artifact, InferenceArtifact, artifact_errors, read_inference_artifact
+from recpolicy.inference.artifact import Artifact, InferenceArtifact
 from recpolicy.inference.block_prediction import (
     NOTHING_SHOWN,
     USERS_AT_ONCE,
@@ -32,7 +31,6 @@ from recpolicy.inference.block_prediction import (
 )
 from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.predictions import as_list
-from recpolicy.inference.self_test import self_test
 from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.fold_in import fold_in_user
 
@@ -322,19 +320,6 @@ class Scorer:
         order = np.argsort(rows.astype(np.uint16) if len(self.user_ids) <= 1 << 16 else rows, kind="stable")
         count = np.bincount(rows, minlength=len(self.user_ids))
         return self.artifact.rated_item[order], np.concatenate([[0], np.cumsum(count)])
-
-
-def load_scorer(folder: str | Path, cache_bytes: int = CACHE_BYTES) -> Scorer:
-    """Load a policy artifact for answering; raises ArtifactError for one that is damaged, foreign or cannot answer.
-
-    Imports neither pandas nor TensorFlow, unless the artifact has no tables.json: then pandas. `cache_bytes` bounds the
-    answers that are kept.
-    """
-    with artifact_errors(Path(folder)):
-        scorer = Scorer(read_inference_artifact(Path(folder)), cache_bytes)
-        scorer.prepare()
-        self_test(scorer)
-        return scorer
 
 
 def _first_ids(ids: Sequence[Hashable]) -> str:

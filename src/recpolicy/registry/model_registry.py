@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from recpolicy.core.errors import ArtifactError, ConfigError, unknown_name_error
 from recpolicy.core.files import atomic_directory
 from recpolicy.inference.artifact import MANIFEST, manifest_digest
-from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.registry.aliases import (
     ALIASES,
     CHALLENGER,

@@ -25,7 +25,7 @@ from recpolicy.inference.artifact import (
     verify,
 )
 from recpolicy.inference.artifact_checks import MAX_AGENT, check_plain, is_digest
-from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.load_scorer import load_scorer
 
 POLICY, RECORD = "policy", "version.json"
 _FORMAT, _FORMAT_VERSION = "recpolicy registered version", 3

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ArtifactError
 from recpolicy.inference.artifact import MANIFEST, manifest_digest
-from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import admin
 from recpolicy.server.db.engine import open_store, sqlite_url

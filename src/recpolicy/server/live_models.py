@@ -21,7 +21,8 @@ from typing import Any
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.lru import LRUCache
-from recpolicy.inference.scorer import Scorer, load_scorer
+from recpolicy.inference.load_scorer import load_scorer
+from recpolicy.inference.scorer import Scorer
 from recpolicy.registry.aliases import Routing
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.json_output import exception_location

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import rename_keys
 from recpolicy.core.lru import LRUCache
-from recpolicy.inference.scorer import Prediction, Scorer, load_scorer
+from recpolicy.inference.load_scorer import load_scorer
+from recpolicy.inference.scorer import Prediction, Scorer
 from recpolicy.inference.slate_selection import allowed_rows
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.live_models import LiveState
