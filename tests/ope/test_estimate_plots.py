@@ -52,12 +52,11 @@ def test_weights_of_the_logging_policy_lie_on_the_line_of_equal_weights():
     assert "effective rounds 400" in axes.get_legend().get_texts()[1].get_text()
 
 
-def test_estimates_are_shown_and_plotted(capsys):
+def test_estimates_are_shown(capsys):
     few = WORLD.log(40, 0)
     estimates = estimate(few, WORLD.target_in(few), ["ips", "snips"], OffPolicyConfig(resamples=50))
     estimates.show()
     assert {"ips", "snips"} < set(capsys.readouterr().out.split())
-    assert [label.get_text() for label in estimates.plot().axes[0].get_yticklabels()][::-1] == ["ips", "snips"]
 
 
 def test_estimates_stand_at_their_values_and_are_grey_without_a_verdict():

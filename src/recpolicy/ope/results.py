@@ -2,22 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from recpolicy.core.errors import unknown_name_error
 from recpolicy.core.json import to_plain
-from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.statistics import Interval
 from recpolicy.core.text import format_table
 from recpolicy.core.types import Array
 from recpolicy.ope.intervals import Diagnostics
 from recpolicy.ope.tuning import TuningResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NO_VERDICT = "no verdict"
 MISSING = "–"
@@ -104,17 +100,6 @@ class Estimates(Mapping[str, OffPolicyResult]):
     def show(self) -> None:
         """Print the estimates."""
         print(format_table(self.table(), "Estimates of the value"))
-
-    def plot(self) -> "Figure":
-        """Return a plot of the estimates with their bootstrap intervals.
-
-        Raises:
-            MissingExtraError: The extra `train`, which draws the plots, is not installed.
-        """
-        require_extra("train", "a plot")
-        from recpolicy.ope.plots import estimators_figure
-
-        return estimators_figure(self.results)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values, settings included."""
