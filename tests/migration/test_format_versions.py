@@ -9,18 +9,19 @@ from recpolicy.data import bandit_log_files, ratings_store, session_log_files, s
 from recpolicy.inference import artifact, lookup_tables
 from recpolicy.models import rating_model_io
 from recpolicy.registry import aliases, version_files
-from recpolicy.server.online import posterior
+from recpolicy.server.backup import create
+from recpolicy.server.online import checkpoints
 from recpolicy.workflows import evaluation_files, gating, imported_logs
 
 _PAGE = Path(__file__).parents[2] / "docs" / "conventions.md"
 _WRITTEN = {
     module.FORMAT: module.FORMAT_VERSION
     for module in (
-        artifact, bandit_log_files, evaluation_files, rating_model_io, ratings_store, session_log_files,
-        slate_log_files,
+        artifact, bandit_log_files, checkpoints, create, evaluation_files, rating_model_io, ratings_store,
+        session_log_files, slate_log_files,
     )
 } | {
-    module._FORMAT: module._FORMAT_VERSION for module in (aliases, lookup_tables, posterior, version_files)
+    module._FORMAT: module._FORMAT_VERSION for module in (aliases, lookup_tables, version_files)
 } | {gating.RECORD_FORMAT: gating.RECORD_VERSION, imported_logs._KIND: imported_logs._VERSION}  # fmt: skip
 
 
