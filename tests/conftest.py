@@ -4,6 +4,7 @@ Data with a known truth is imported, not injected: `from tiny_dataset import min
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from recpolicy.data.ratings import Ratings  # noqa: E402
 from recpolicy.data.splits import Split, split  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+
+# nohup and shells in the background start programs that ignore these signals; servers of the tests must not inherit it.
+for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _default)
 
 # A busy machine is no reason for a property to fail; under CI the examples are the same at every run.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])

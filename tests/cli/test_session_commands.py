@@ -58,7 +58,7 @@ def test_train_takes_its_length_from_the_words(run):
     assert metadata["config"]["train"]["total_timesteps"] == 500
     assert metadata["config"]["train"]["checkpoint_every_steps"] == 128
     assert metadata["training"]["total_timesteps"] == 512  # whole blocks of 16 sessions and 8 steps
-    assert [row["step"] for row in read_csv(run / "metrics.csv")] == [256, 512]
+    assert [row["step"] for row in read_csv(run / "metrics.csv")] == [128, 256, 384, 512]
     assert (run / "tensorboard").is_dir()
     assert (run / "policy" / "saved_model.pb").is_file()
     assert (run / "action" / "saved_model.pb").is_file()
@@ -67,7 +67,7 @@ def test_train_takes_its_length_from_the_words(run):
 def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
     answer = recpolicy(capsys, "evaluate", "run")
     assert answer.code == 0, answer.err
-    held_out, lists, *groups, sessions = answer.out.split("\n\n")
+    held_out, differences, lists, *groups, sessions = answer.out.split("\n\n")
     assert "held-out ratings of u1" in held_out
     assert "rmse" in held_out.lower()
     assert sessions.startswith("Simulated sessions: reward of a session")
@@ -75,6 +75,7 @@ def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
         assert f"\n{name} " in held_out
         assert f"\n{name} " in sessions
     assert "\nfatigue_aware " in sessions
+    assert differences.startswith("Held-out choice of ppo minus that of the policy")
     assert "diversity" in lists.lower()
     assert groups
     written = json.loads((run / "metrics.json").read_text())

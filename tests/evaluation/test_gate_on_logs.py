@@ -15,7 +15,7 @@ def comparison_of(action, reward, prob, user, candidate, incumbent=None, scale=(
     """The comparison of two policies [N, A] on a log [N]; q is the candidate's own reward model."""
     feedback = BanditFeedback(action, reward, prob, user, candidate.shape[1])
     targets = [None if table is None else TargetPolicy.from_table(feedback, table) for table in (candidate, incumbent)]
-    return LogComparison(feedback, targets[0], targets[1], q, OffPolicyConfig(reward_range=scale))
+    return LogComparison(feedback, targets[0], targets[1], q, OffPolicyConfig(reward_range=scale), user)
 
 
 def verdict_of(comparison: LogComparison, interval="t") -> str:

@@ -179,7 +179,7 @@ def test_a_writer_that_closes_while_the_database_hangs_spools_what_waits(new_wri
     asyncio.run(go())
     again = new_writer(url)
     wait_until(lambda: stored(url) == ids(shown), "the replay")
-    assert is_up(again)
+    wait_until(lambda: is_up(again), "the recovery")
 
 
 def test_a_writer_whose_thread_ends_is_replaced(new_writer, tmp_path):

@@ -69,9 +69,10 @@ def test_estimates_are_plain_values_with_what_was_logged():
 
 def test_seed_and_settings_are_used():
     log, _ = rounds()
-    one, other = (estimate(policy(), log, config=FEW, seed=seed).estimates["ips"] for seed in (0, 1))
-    assert one.value == other.value
-    assert one.intervals["bootstrap"] != other.intervals["bootstrap"]
+    first, second = (estimate(policy(), log, config=FEW, seed=seed).estimates for seed in (0, 1))
+    assert first["ips"].value == second["ips"].value
+    # Some intervals end at both ends of the scale, whatever the seed.
+    assert any(first[name].intervals["bootstrap"] != second[name].intervals["bootstrap"] for name in first)
     fixed = estimate(policy(), log, config=OffPolicyConfig(resamples=50, settings={"clipped_ips": 2.0}))
     assert fixed.estimates["clipped_ips"].tuning.value == 2.0
 

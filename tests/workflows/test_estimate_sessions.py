@@ -205,12 +205,12 @@ def test_estimates_are_plain_values_with_how_they_were_made():
 
 
 def test_seed_and_settings_are_used():
-    one, other = (
-        estimate(policy(), log(), policy_mode="exploring", config=FEW, seed=seed).estimates["per_decision_is"]
-        for seed in (0, 1)
+    first, second = (
+        estimate(policy(), log(), policy_mode="exploring", config=FEW, seed=seed).estimates for seed in (0, 1)
     )
-    assert one.value == other.value
-    assert one.intervals["bootstrap"] != other.intervals["bootstrap"]
+    assert first["per_decision_is"].value == second["per_decision_is"].value
+    # Some intervals end at both ends of the scale, whatever the seed.
+    assert any(first[name].intervals["bootstrap"] != second[name].intervals["bootstrap"] for name in first)
     fixed = estimate(policy(), log(), config=MultiStepConfig(resamples=7, folds=3))
     assert (fixed.estimates.config["resamples"], fixed.estimates.config["folds"]) == (7, 3)
 

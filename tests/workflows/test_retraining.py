@@ -13,7 +13,7 @@ from recpolicy.agents import AGENTS, BASELINES
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.data.bandit_log_files import IdVocabulary
-from recpolicy.inference.artifact import MANIFEST, verify
+from recpolicy.inference.artifact import MANIFEST, read_artifact, verify, write_manifest
 from recpolicy.inference.predictor import load_policy
 from recpolicy.training import tensorflow_export
 from recpolicy.training.checkpoints import read_learner
@@ -284,7 +284,9 @@ def change_manifest(folder, change):
 
 def test_an_agent_of_sessions_refuses(tmp_path):
     incumbent = copy_of("linucb", tmp_path)
-    change_manifest(incumbent, lambda manifest: manifest.update(agent="ppo"))
+    other = replace(read_artifact(incumbent), agent="ppo")
+    (incumbent / MANIFEST).unlink()
+    write_manifest(other, incumbent)
     with pytest.raises(ConfigError, match="ppo learns in simulated sessions; it cannot be retrained on single rounds"):
         retrain(incumbent, log_for("linucb"), tmp_path / "policy")
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -36,6 +36,11 @@ class _Bar:
         self._bar.update(self._task, advance=amount, note=note)
 
 
+def line_stream() -> TextIO:
+    """Return the stream of lines of progress: stderr, or stdout in a notebook, which shows stderr as a fault."""
+    return sys.stdout if "ipykernel" in sys.modules else sys.stderr
+
+
 class _Lines:
     def __init__(self, title: str, total: float, unit: str, done: float):
         self._title, self._total, self._unit = title, total, unit
@@ -51,7 +56,7 @@ class _Lines:
         self._printed = now
         left = (self._total - self._done) * (now - self._began) / (self._done - self._first)
         counts = f"{self._done:,.0f} of {self._total:,.0f} {self._unit}".rstrip()
-        print(f"{self._title}: {counts}, eta {max(left, 0):.0f} s  {note}".rstrip(), file=sys.stderr, flush=True)
+        print(f"{self._title}: {counts}, eta {max(left, 0):.0f} s  {note}".rstrip(), file=line_stream(), flush=True)
 
 
 @contextmanager

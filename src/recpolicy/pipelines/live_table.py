@@ -5,6 +5,7 @@ import time
 from types import TracebackType
 from typing import Any
 
+from recpolicy.core.progress import line_stream
 from recpolicy.pipelines.runs import Step
 
 _MARKS = {
@@ -49,7 +50,7 @@ class LiveTable:
             for step in steps:
                 if step.state not in ("running", "retrying") and step.name not in self._ended:
                     self._ended.add(step.name)
-                    print(f"{step.name}: {step.state} in {step.seconds:.1f} s", file=sys.stderr, flush=True)
+                    print(f"{step.name}: {step.state} in {step.seconds:.1f} s", file=line_stream(), flush=True)
             return
         if self._live is None or time.monotonic() - self._drawn < 0.2:
             return

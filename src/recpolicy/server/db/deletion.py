@@ -17,6 +17,8 @@ from recpolicy.server.db.schema import events, feedback, rewards, rollouts
 EVENTS_AT_ONCE = 500
 """Events of one transaction: about 20 ms of the writer's time on a 2-core machine."""
 
+_CHECKPOINT_TRIES, _CHECKPOINT_SECONDS = 20, 0.1
+
 
 @dataclass(frozen=True)
 class Deleted:
@@ -68,8 +70,17 @@ def delete_user(engine: Engine, user_key: str, at_once: int = EVENTS_AT_ONCE) ->
     deleted = _delete(engine, next_ids, overwrite=True)
     if deleted.events and engine.dialect.name == "sqlite":
         with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            _empty_log(connection)
     return deleted
+
+
+def _empty_log(connection: Connection) -> None:
+    """Empty the write-ahead log of SQLite; a reader that is busy delays it by seconds at most."""
+    for _ in range(_CHECKPOINT_TRIES):
+        busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
+        if not busy:
+            return
+        sleep(_CHECKPOINT_SECONDS)
 
 
 def _delete(
