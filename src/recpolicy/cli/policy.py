@@ -52,7 +52,7 @@ def evaluate(
     _print_more(result, policy.artifact.agent)
     if sessions is not None:
         print_text()
-        print_frame(sessions.table(), _SESSIONS)
+        sessions.show()
 
 
 def compare(
@@ -92,7 +92,7 @@ def compare(
     _print_more(result, against)
     if sessions is not None:
         print_text()
-        print_frame(sessions.table(), _SESSIONS)
+        sessions.show()
 
 
 def predict(
@@ -228,9 +228,6 @@ def _print_more(result: "HeldOutEvaluation", against: str) -> None:
     print_frame(evaluation.lists_table(), f"The {evaluation.k} best items not yet rated, all users")
     print_text()
     print_frame(evaluation.group_table(), "Held-out choice by group of users")
-
-
-_SESSIONS = "Simulated sessions: reward of a session, 95 % intervals over users"
 
 
 def _evaluate_sessions(

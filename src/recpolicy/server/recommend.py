@@ -39,7 +39,7 @@ from recpolicy.server.db.session_history import pack_history
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error, response_to_error
-from recpolicy.server.json_output import JsonText, exception_location
+from recpolicy.server.json_output import JsonText, encode, exception_location
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState, LoadedVersion
 from recpolicy.server.middleware import FastPath
 from recpolicy.server.rollout.stage_metrics import VariantHealth
@@ -50,7 +50,6 @@ logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 
 NO_EXPLORATION = ExplorationConfig(share=0.0)
-ENCODE = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _JSON_TYPE = re.compile(rb"\s*application/(?:[^;/]*\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 """Content types that FastAPI takes for JSON."""
 NEVER = threading.Event()
@@ -312,7 +311,7 @@ def list_response(name: str, answers: Sequence[ServedList | bytes | dict[str, An
 def _answer_json(answer: ServedList | bytes | dict[str, Any], stored: bool) -> bytes:
     if isinstance(answer, ServedList):
         return answer.to_json(stored)
-    return answer if isinstance(answer, bytes) else ENCODE(answer).encode()
+    return answer if isinstance(answer, bytes) else encode(answer).encode()
 
 
 def finite(values: Any) -> list[float | None]:
@@ -414,7 +413,7 @@ def _as_json(
     ]
     return ComputedList(
         items=f"[{','.join(items)}]".encode(),
-        item_ids=ENCODE([version.scorer.item_ids[row] for row in rows.tolist()]),
+        item_ids=encode([version.scorer.item_ids[row] for row in rows.tolist()]),
         propensities=f"[{','.join(propensities)}]",
         ratings=f"[{','.join(ratings)}]",
         allowed=None if allowed.all() else np.packbits(allowed).tobytes(),
@@ -428,7 +427,7 @@ def _item_json(version: LoadedVersion, row: int) -> str:
     text = version.item_json.get(row)
     if text is None:
         scorer = version.scorer
-        text = ENCODE({"item_id": scorer.item_ids[row], "title": scorer.titles[row]})[:-1]
+        text = encode({"item_id": scorer.item_ids[row], "title": scorer.titles[row]})[:-1]
         version.item_json[row] = text
     return text
 

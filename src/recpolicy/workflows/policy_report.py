@@ -186,22 +186,14 @@ def _session_figures(sessions: SessionEvaluation | None, folder: Path) -> list[t
     if sessions is None:
         return []
     from recpolicy.core.plotting import to_svg
-    from recpolicy.evaluation.plots import session_curve_figure, session_rewards_figure
+    from recpolicy.evaluation.plots import session_curve_figure
 
-    evaluation, train = (
-        {name: returns.reward for name, returns in world.items()}
-        for world in (sessions.evaluation_world, sessions.training_world)
-    )
-    figures = [
-        (
-            "Reward of a session, in the evaluation world and in the training world",
-            session_rewards_figure(evaluation, train),
-        )
-    ]
+    figures = [("Reward of a session, in the evaluation world and in the training world", sessions.plot())]
     if (folder / "metrics.csv").exists():
         rows = read_csv(folder / "metrics.csv")
         step, reward = (np.array([row[name] for row in rows]) for name in ("step", "sessions/reward"))
-        baselines = {name: train[name].value for name in ("rating_model", "most_popular", "random")}
+        names = ("rating_model", "most_popular", "random")
+        baselines = {name: sessions.training_world[name].reward.value for name in names}
         figures.append(("Reward of a session while training", session_curve_figure(step, reward, baselines)))
     return [(caption, to_svg(figure)) for caption, figure in figures]
 
@@ -227,9 +219,7 @@ def _figures(
                 curves |= {key: plots.Curve(step, regret * step[np.newaxis]) for key, regret in per_interaction.items()}
             figures.append((caption, to_svg(draw(curves))))
     evaluation = held_out.evaluation
-    choices = {key: result.held_out_choice for key, result in evaluation.policies.items()}
-    chosen = plots.held_out_choice_figure(choices, evaluation.random, evaluation.oracle)
-    figures.append(("Held-out choice between random and oracle", to_svg(chosen)))
+    figures.append(("Held-out choice between random and oracle", to_svg(held_out.plot())))
     others = [other for other in evaluation.policies if other != name]
     differences = {other: evaluation.difference(name, other) for other in others}
     forest = plots.intervals_figure(

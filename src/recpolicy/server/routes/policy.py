@@ -21,10 +21,9 @@ from recpolicy.inference.scorer import Prediction, Scorer
 from recpolicy.server.active_request import ActiveDep, ActiveRequest
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error
-from recpolicy.server.json_output import JsonText, json_response
+from recpolicy.server.json_output import JsonText, encode, json_response
 from recpolicy.server.middleware import FastPath
 from recpolicy.server.recommend import (
-    ENCODE,
     NEVER,
     ServedList,
     finite,
@@ -138,7 +137,7 @@ def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None, stop: t
         for place, user in enumerate(block):
             if stop.is_set():
                 return b""
-            piece = ENCODE(_user_rows(scorer, answer, place, user, rows, names))[1:-1]
+            piece = encode(_user_rows(scorer, answer, place, user, rows, names))[1:-1]
             if piece:
                 pieces.append(piece.encode())
     return b'{"rows":[%b]}' % b",".join(pieces)
