@@ -14,9 +14,9 @@ from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.server.active_request import ActiveRequest, ClientGoneError
 from recpolicy.server.answer_limits import LARGE_ROWS, PIECE_BYTES, AnswerLimits, RejectedError
 from recpolicy.server.app import make_app
+from recpolicy.server.computed_lists import compute_lists
 from recpolicy.server.lifespan import stateless_state
 from recpolicy.server.rate_limit import TokenBuckets
-from recpolicy.server.recommend import compute_lists
 from recpolicy.server.routes.policy import estimates
 from recpolicy.server.schemas.requests import RecommendRequest
 from recpolicy.server.settings import LimitsConfig, Settings

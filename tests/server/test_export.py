@@ -23,7 +23,7 @@ from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.predictor import load_policy
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server import recommend
+from recpolicy.server import computed_lists
 from recpolicy.server.db import export as module
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events
@@ -395,7 +395,7 @@ def played(engine, folder, number, seed):
         user = int(rng.integers(1, 8))
         lot = np.random.default_rng([seed, place])
         with pytest.MonkeyPatch.context() as patch:  # and by which what it shows then
-            patch.setattr(recommend.np.random, "default_rng", lambda lot=lot: lot)
+            patch.setattr(computed_lists.np.random, "default_rng", lambda lot=lot: lot)
             chosen = choose(live, RecommendRequest(user=user, k=2, exclude=[103]), EXPLORING)
         row = chosen.event._replace(time=1_000_000 + 10 * place)
         shown.append(row)

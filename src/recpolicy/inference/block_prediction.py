@@ -7,9 +7,9 @@ A policy that learned in a simulated world knows that world, not the users. Its 
 rating by what it has learned, and its std is smaller there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,15 @@ from recpolicy.inference.history_state import HISTORY_ENCODERS, Past, Shape
 from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate, PolicyInput
 
 Array = NDArray[Any]
+User = TypeVar("User")
 Shown = tuple[NDArray[np.int32], list[bool]]
 """The item rows shown so far in a session, and whether each was liked."""
 NOTHING_SHOWN: Shown = (np.empty(0, np.int32), [])
 _Z = 1.96  # standard deviations of a 95 % interval
 USERS_AT_ONCE = 32
 """Bounds the memory of [n, A, K] intermediates."""
+_CELLS_AT_ONCE = 1 << 20
+"""Users times items that are predicted at once, about 28 bytes each."""
 _SCORES_ARE_VALUES = ("session_values", "session_table")
 """Estimators under which a session is worth the best score among the items that may still be shown."""
 
@@ -158,6 +161,13 @@ def rating_interval(parts: PolicyParts, rating: Array, std: Array) -> tuple[Arra
     reach = (_Z * rating_spread(parts, rating, std)).astype(rating.dtype)
     low, high = parts.scale
     return np.maximum(rating - reach, rating.dtype.type(low)), np.minimum(rating + reach, rating.dtype.type(high))
+
+
+def user_blocks(users: Sequence[User], items: int) -> Iterator[Sequence[User]]:
+    """Yield the users in blocks; the predictions of a block for all items fit in memory."""
+    at_once = max(1, min(USERS_AT_ONCE, _CELLS_AT_ONCE // max(items, 1)))
+    for start in range(0, len(users), at_once):
+        yield users[start : start + at_once]
 
 
 def not_shown(parts: PolicyParts, shown: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 from fastapi import Response
 from starlette.responses import JSONResponse
 
@@ -102,6 +103,14 @@ class JsonText(Response):
     def __init__(self, body: bytes):
         self.status_code, self.background, self.body = 200, None, body
         self.raw_headers = [(b"content-length", b"%d" % len(body)), *_JSON_HEADERS]
+
+
+def finite(values: Any) -> list[float | None]:
+    """Return the array as plain numbers; None where a value is not finite."""
+    numbers: list[float | None] = values.tolist()
+    if np.isfinite(values).all():
+        return numbers
+    return [number if ok else None for number, ok in zip(numbers, np.isfinite(values).tolist(), strict=True)]
 
 
 def json_response(body: Any, status: int = 200) -> Response:

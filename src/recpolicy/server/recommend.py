@@ -10,40 +10,28 @@ import logging
 import random
 import re
 import threading
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from time import perf_counter
 from typing import Any, TypeVar
 
-import numpy as np
 from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from recpolicy.core.errors import ConfigError, DataError, StoreError
-from recpolicy.core.types import Bools
-from recpolicy.inference.block_prediction import BatchScores
-from recpolicy.inference.scorer import Array, FoldIn, Prediction, Scorer
-from recpolicy.inference.slate_selection import (
-    ExplorationConfig,
-    Slate,
-    allowed_rows,
-    choose_slate,
-    explain,
-    untied_slates,
-)
+from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.server.active_request import ActiveDep, ActiveRequest, Message
+from recpolicy.server.computed_lists import NEVER, ListRequest, compute_list, compute_lists, list_key
 from recpolicy.server.db.events import Event, id_key, new_event_id, now_ms
-from recpolicy.server.db.session_history import pack_history
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error, response_to_error
 from recpolicy.server.json_output import JsonText, encode, exception_location
-from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState, LoadedVersion
+from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState
 from recpolicy.server.middleware import FastPath
 from recpolicy.server.rollout.stage_metrics import VariantHealth
-from recpolicy.server.schemas.requests import Instance, RecommendBatch, RecommendRequest
+from recpolicy.server.schemas.requests import RecommendBatch, RecommendRequest
 from recpolicy.server.schemas.responses import Recommendation, Recommendations
 
 logger = logging.getLogger(__name__)
@@ -52,40 +40,8 @@ router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 NO_EXPLORATION = ExplorationConfig(share=0.0)
 _JSON_TYPE = re.compile(rb"\s*application/(?:[^;/]*\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 """Content types that FastAPI takes for JSON."""
-NEVER = threading.Event()
-"""Is never set: work that runs to its end."""
-_LIST_OVERHEAD = 1_000
-"""Bytes of a cached list beyond its texts."""
 
 Body = TypeVar("Body", bound=BaseModel)
-ListRequest = RecommendRequest | Instance
-"""A request for a list."""
-
-
-@dataclass(frozen=True)
-class ComputedList:
-    """A list of items without the parts that are new in each request."""
-
-    items: bytes
-    """The items of the response, JSON."""
-    item_ids: str
-    """Item ids [K], JSON."""
-    propensities: str
-    """Propensities [K], JSON."""
-    ratings: str
-    """Predicted ratings [K], JSON."""
-    allowed: bytes | None
-    """Packed bits over the catalog; None: every item was allowed."""
-    context: bytes | None
-    """The float32 context of a user whom the version does not know; None for a known user."""
-    history: bytes | None
-    """The packed session that a session policy saw; None for other policies."""
-
-    @property
-    def size(self) -> int:
-        """Approximate bytes in memory."""
-        texts = len(self.items) + len(self.item_ids) + len(self.propensities) + len(self.ratings)
-        return _LIST_OVERHEAD + texts + len(self.allowed or b"") + len(self.context or b"")
 
 
 @dataclass(frozen=True)
@@ -224,7 +180,7 @@ async def recommend_all(
     live = state.models.live
     exploration = state.settings.exploration if live.exploring else NO_EXPLORATION
     lists, together = live.champion.lists, live.challenger is None  # in a rollout, each request is timed by itself
-    cached = together and all(request.plain and _list_key(request, exploration) in lists for request in requests)
+    cached = together and all(request.plain and list_key(request, exploration) in lists for request in requests)
 
     def answer_all(stop: threading.Event) -> list[ServedList | dict[str, Any]]:
         if together and not cached:
@@ -253,10 +209,10 @@ def choose(live: LiveState, request: ListRequest, exploration: ExplorationConfig
     explored = random.random() < exploration.share
     computed = None
     if request.plain and not explored:
-        key = _list_key(request, exploration)
+        key = list_key(request, exploration)
         computed = version.lists.get(key) or compute_lists(version, [request], exploration).get(key)
     if computed is None:
-        computed = _compute(version, request.full(), exploration, explored)
+        computed = compute_list(version, request.full(), exploration, explored)
     time = now_ms()
     event = Event(
         id=new_event_id(time),
@@ -312,142 +268,6 @@ def _answer_json(answer: ServedList | bytes | dict[str, Any], stored: bool) -> b
     if isinstance(answer, ServedList):
         return answer.to_json(stored)
     return answer if isinstance(answer, bytes) else encode(answer).encode()
-
-
-def finite(values: Any) -> list[float | None]:
-    """Return the array as plain numbers; None where a value is not finite."""
-    numbers: list[float | None] = values.tolist()
-    if np.isfinite(values).all():
-        return numbers
-    return [number if ok else None for number, ok in zip(numbers, np.isfinite(values).tolist(), strict=True)]
-
-
-def _list_key(request: ListRequest, exploration: ExplorationConfig) -> tuple[Any, ...]:
-    """Return the key of a plain request's list in the cache of its version."""
-    return request.user, request.k, request.exclude_rated, exploration.share, exploration.top
-
-
-def compute_lists(
-    version: LoadedVersion,
-    requests: Sequence[ListRequest],
-    exploration: ExplorationConfig,
-    stop: threading.Event = NEVER,
-) -> dict[tuple[Any, ...], ComputedList]:
-    """Compute the lists of plain requests that are not cached, together, and cache them; return them by their keys.
-
-    Leaves out unknown users, and lists with ties: lots decide them, so another request may get another list. Ends early
-    once `stop` is set.
-    """
-    missing: dict[int, dict[tuple[Any, ...], ListRequest]] = {}  # by length
-    for request in requests:
-        key = _list_key(request, exploration)
-        if request.plain and key not in version.lists and version.scorer.knows(request.user):
-            missing.setdefault(request.k, {})[key] = request
-    computed = {}
-    for several in missing.values():
-        for request, result in _compute_together(version, list(several.values()), exploration):
-            key = _list_key(request, exploration)
-            computed[key] = result
-            version.lists.put(key, result, result.size)
-            if stop.is_set():
-                return computed
-    return computed
-
-
-def _compute_together(
-    version: LoadedVersion, requests: Sequence[ListRequest], exploration: ExplorationConfig
-) -> Iterator[tuple[ListRequest, ComputedList]]:
-    """Yield the best lists of plain requests of the same length, without those that have ties."""
-    scorer, waiting = version.scorer, iter(requests)
-    for scores in scorer.score_batches([request.user for request in requests]):
-        block = list(islice(waiting, len(scores.score)))
-        allowed = np.ones(scores.rating.shape, bool)  # [n, I]
-        for place, request in enumerate(block):
-            if request.exclude_rated:
-                allowed[place, scorer.rated(request.user)] = False
-        allowed = allowed[:, scorer.action_items]  # [n, A]
-        slates = untied_slates(scores.score, allowed, block[0].k, exploration)
-        for place, (request, slate) in enumerate(zip(block, slates, strict=True)):
-            if slate is not None:
-                yield request, _as_json(version, request.user, slate, allowed[place], scores.of_user(place))
-
-
-def _compute(
-    version: LoadedVersion, request: RecommendRequest, exploration: ExplorationConfig, explored: bool
-) -> ComputedList:
-    """Return a list for any request."""
-    scorer, fold_in = version.scorer, request.fold_in()
-    context = None if request.context is None else np.array(request.context, np.float32)
-    known = fold_in is None and context is None
-    if known and not scorer.knows(request.user):
-        raise scorer.unknown_user_error([request.user], "describe the user by `ratings` or `context`")
-    answer: Prediction | BatchScores
-    if request.plain:
-        answer = next(scorer.score_batches([request.user])).of_user(0)
-    else:
-        answer = scorer.predict_one(request.user, fold_in, request.session(), context)
-    excluded = [*request.exclude, *(each.item for each in request.history or ())]
-    years = request.first_and_last_year()
-    allowed = allowed_rows(scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in)
-    slate = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), explored)
-    vector = None if known else _context_bytes(scorer, request, fold_in, context)
-    computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector)
-    return replace(computed, history=_packed_history(scorer, request)) if request.history else computed
-
-
-def _as_json(
-    version: LoadedVersion, user: Hashable, slate: Slate, allowed: Bools, answer: Prediction | BatchScores,
-    fold_in: FoldIn | None = None, context: bytes | None = None,
-) -> ComputedList:  # fmt: skip
-    """Return a slate in the form in which it is served and stored; allowed [A], answer: of this user, [I]."""
-    rows = version.scorer.action_items[slate.arms]
-    ratings, stds = _number_texts(answer.rating[rows]), _number_texts(answer.std[rows])
-    values = ["null"] * len(rows) if answer.value is None else _number_texts(answer.value[rows])
-    propensities = [repr(number) for number in slate.propensity.tolist()]
-    nearest = explain(version.scorer, user, rows, fold_in)
-    columns = zip(rows.tolist(), ratings, stds, values, propensities, nearest, strict=True)
-    items = [
-        f'{_item_json(version, row)},"rating":{rating},"std":{std},"value":{value},"propensity":{propensity},'
-        f'"explanations":[{",".join([_item_json(version, near) + "}" for near in near_rows])}]}}'
-        for row, rating, std, value, propensity, near_rows in columns
-    ]
-    return ComputedList(
-        items=f"[{','.join(items)}]".encode(),
-        item_ids=encode([version.scorer.item_ids[row] for row in rows.tolist()]),
-        propensities=f"[{','.join(propensities)}]",
-        ratings=f"[{','.join(ratings)}]",
-        allowed=None if allowed.all() else np.packbits(allowed).tobytes(),
-        context=context,
-        history=b"" if version.scorer.sequential else None,
-    )
-
-
-def _item_json(version: LoadedVersion, row: int) -> str:
-    """Return the JSON of an item, with id and title, up to its closing brace."""
-    text = version.item_json.get(row)
-    if text is None:
-        scorer = version.scorer
-        text = encode({"item_id": scorer.item_ids[row], "title": scorer.titles[row]})[:-1]
-        version.item_json[row] = text
-    return text
-
-
-def _number_texts(values: Array) -> list[str]:
-    """Return the numbers as JSON; null where one is not finite."""
-    return ["null" if number is None else repr(number) for number in finite(values)]
-
-
-def _packed_history(scorer: Scorer, request: RecommendRequest) -> bytes:
-    """Return the session so far as the event stores it."""
-    shown = request.history or ()
-    return pack_history(scorer.item_rows([each.item for each in shown]), [each.liked for each in shown])
-
-
-def _context_bytes(scorer: Scorer, request: RecommendRequest, fold_in: FoldIn | None, context: Any) -> bytes:
-    """Return the context that the policy used for a user whom it does not know."""
-    contexts = None if context is None else context[np.newaxis]
-    user = next(scorer.contexts([request.user], fold_in or {}, 1, contexts))
-    return bytes(user.context[0].astype(np.float32).tobytes())
 
 
 def _count(state: AppState, live: LiveState, variant: str, seconds: float, *, failed: bool = False) -> None:

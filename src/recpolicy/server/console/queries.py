@@ -24,8 +24,8 @@ from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.scorer import Prediction, Scorer
 from recpolicy.inference.slate_selection import allowed_rows
 from recpolicy.registry.model_registry import Registry
+from recpolicy.server.json_output import finite
 from recpolicy.server.live_models import LiveState
-from recpolicy.server.recommend import finite
 from recpolicy.server.schemas.requests import RecommendRequest
 
 CACHE_BYTES = 1 << 20

@@ -16,13 +16,13 @@ import numpy as np
 from fastapi import APIRouter, Response
 
 from recpolicy.core.errors import DataError, UnknownIdError
-from recpolicy.inference.block_prediction import USERS_AT_ONCE
+from recpolicy.inference.block_prediction import user_blocks
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.active_request import ActiveDep, ActiveRequest
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
-from recpolicy.server.json_output import json_response
-from recpolicy.server.recommend import ServedList, finite, persist, recommend_all
+from recpolicy.server.json_output import finite, json_response
+from recpolicy.server.recommend import ServedList, persist, recommend_all
 from recpolicy.server.routes.health import UNAVAILABLE, liveness, show_readiness
 from recpolicy.server.schemas.inference import (
     InferenceRequest,
@@ -36,8 +36,6 @@ from recpolicy.server.schemas.requests import Instance
 from recpolicy.server.schemas.responses import ModelState
 
 _DEFAULT_K = 10
-_CELLS_AT_ONCE = 1 << 20
-"""Users times items that are predicted at once, about 28 bytes each."""
 Ids = Sequence[int | str]
 
 
@@ -92,14 +90,13 @@ def open_inference_routes(model: str) -> APIRouter:
 async def _estimate(scorer: Scorer, active: ActiveRequest, users: Ids, items: Ids) -> list[dict[str, Any]]:
     """Return rating, std and probability of the items for each user."""
     rows, columns = active.admit([len(items)] * len(users)), scorer.item_rows(items)
-    at_once = max(1, min(USERS_AT_ONCE, _CELLS_AT_ONCE // max(len(scorer.item_ids), 1)))
 
     def work(stop: threading.Event) -> dict[str, list[float | None]]:
         found: dict[str, list[float | None]] = {"rating": [], "std": [], "probability": []}
-        for start in range(0, len(users), at_once):
+        for block in user_blocks(users, len(scorer.item_ids)):
             if stop.is_set():
                 break
-            answer = scorer.predict(users[start : start + at_once])
+            answer = scorer.predict(block)
             for name, values in found.items():
                 values += finite(np.asarray(getattr(answer, name))[:, columns].ravel())
         return found

@@ -16,17 +16,16 @@ from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.inference.block_prediction import USERS_AT_ONCE, rating_interval
+from recpolicy.inference.block_prediction import rating_interval, user_blocks
 from recpolicy.inference.scorer import Prediction, Scorer
 from recpolicy.server.active_request import ActiveDep, ActiveRequest
+from recpolicy.server.computed_lists import NEVER
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error
-from recpolicy.server.json_output import JsonText, encode, json_response
+from recpolicy.server.json_output import JsonText, encode, finite, json_response
 from recpolicy.server.middleware import FastPath
 from recpolicy.server.recommend import (
-    NEVER,
     ServedList,
-    finite,
     list_response,
     persist,
     recommend_all,
@@ -36,8 +35,6 @@ from recpolicy.server.routes.health import liveness
 from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest
 from recpolicy.server.schemas.responses import Estimates, LivenessResponse, ModelList, ModelState, Predictions
 
-_CELLS_AT_ONCE = 1 << 20
-"""Users times items that are predicted at once, about 28 bytes each."""
 router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 
 
@@ -129,10 +126,8 @@ def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None, stop: t
     rows = np.arange(len(scorer.item_ids)) if items is None else np.array([scorer.item_row(item) for item in items])
     rows = rows.astype(np.intp)
     names = [(scorer.item_ids[row], scorer.titles[row]) for row in rows]
-    at_once = max(1, min(USERS_AT_ONCE, _CELLS_AT_ONCE // max(len(scorer.item_ids), 1)))
     pieces = []
-    for start in range(0, len(users), at_once):
-        block = users[start : start + at_once]
+    for block in user_blocks(users, len(scorer.item_ids)):
         answer = scorer.predict(block)
         for place, user in enumerate(block):
             if stop.is_set():

@@ -1,0 +1,191 @@
+"""The lists of a version: which items a request gets, as the JSON that is served and the texts that are stored.
+
+A list has no parts that are new in each request, so plain requests of known users share it through the cache of the
+version. K positions, I items, A arms.
+"""
+
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from recpolicy.core.types import Bools
+from recpolicy.inference.block_prediction import BatchScores
+from recpolicy.inference.scorer import Array, FoldIn, Prediction, Scorer
+from recpolicy.inference.slate_selection import (
+    ExplorationConfig,
+    Slate,
+    allowed_rows,
+    choose_slate,
+    explain,
+    untied_slates,
+)
+from recpolicy.server.db.session_history import pack_history
+from recpolicy.server.json_output import encode, finite
+from recpolicy.server.live_models import LoadedVersion
+from recpolicy.server.schemas.requests import Instance, RecommendRequest
+
+NEVER = threading.Event()
+"""Is never set: work that runs to its end."""
+_LIST_OVERHEAD = 1_000
+"""Bytes of a cached list beyond its texts."""
+
+ListRequest = RecommendRequest | Instance
+"""A request for a list."""
+
+
+@dataclass(frozen=True)
+class ComputedList:
+    """A list of items without the parts that are new in each request."""
+
+    items: bytes
+    """The items of the response, JSON."""
+    item_ids: str
+    """Item ids [K], JSON."""
+    propensities: str
+    """Propensities [K], JSON."""
+    ratings: str
+    """Predicted ratings [K], JSON."""
+    allowed: bytes | None
+    """Packed bits over the catalog; None: every item was allowed."""
+    context: bytes | None
+    """The float32 context of a user whom the version does not know; None for a known user."""
+    history: bytes | None
+    """The packed session that a session policy saw; None for other policies."""
+
+    @property
+    def size(self) -> int:
+        """Approximate bytes in memory."""
+        texts = len(self.items) + len(self.item_ids) + len(self.propensities) + len(self.ratings)
+        return _LIST_OVERHEAD + texts + len(self.allowed or b"") + len(self.context or b"")
+
+
+def list_key(request: ListRequest, exploration: ExplorationConfig) -> tuple[Any, ...]:
+    """Return the key of a plain request's list in the cache of its version."""
+    return request.user, request.k, request.exclude_rated, exploration.share, exploration.top
+
+
+def compute_lists(
+    version: LoadedVersion,
+    requests: Sequence[ListRequest],
+    exploration: ExplorationConfig,
+    stop: threading.Event = NEVER,
+) -> dict[tuple[Any, ...], ComputedList]:
+    """Compute the lists of plain requests that are not cached, together, and cache them; return them by their keys.
+
+    Leaves out unknown users, and lists with ties: lots decide them, so another request may get another list. Ends early
+    once `stop` is set.
+    """
+    missing: dict[int, dict[tuple[Any, ...], ListRequest]] = {}  # by length
+    for request in requests:
+        key = list_key(request, exploration)
+        if request.plain and key not in version.lists and version.scorer.knows(request.user):
+            missing.setdefault(request.k, {})[key] = request
+    computed = {}
+    for several in missing.values():
+        for request, result in _compute_together(version, list(several.values()), exploration):
+            key = list_key(request, exploration)
+            computed[key] = result
+            version.lists.put(key, result, result.size)
+            if stop.is_set():
+                return computed
+    return computed
+
+
+def _compute_together(
+    version: LoadedVersion, requests: Sequence[ListRequest], exploration: ExplorationConfig
+) -> Iterator[tuple[ListRequest, ComputedList]]:
+    """Yield the best lists of plain requests of the same length, without those that have ties."""
+    scorer, waiting = version.scorer, iter(requests)
+    for scores in scorer.score_batches([request.user for request in requests]):
+        block = list(islice(waiting, len(scores.score)))
+        allowed = np.ones(scores.rating.shape, bool)  # [n, I]
+        for place, request in enumerate(block):
+            if request.exclude_rated:
+                allowed[place, scorer.rated(request.user)] = False
+        allowed = allowed[:, scorer.action_items]  # [n, A]
+        slates = untied_slates(scores.score, allowed, block[0].k, exploration)
+        for place, (request, slate) in enumerate(zip(block, slates, strict=True)):
+            if slate is not None:
+                yield request, _as_json(version, request.user, slate, allowed[place], scores.of_user(place))
+
+
+def compute_list(
+    version: LoadedVersion, request: RecommendRequest, exploration: ExplorationConfig, explored: bool
+) -> ComputedList:
+    """Return a list for any request."""
+    scorer, fold_in = version.scorer, request.fold_in()
+    context = None if request.context is None else np.array(request.context, np.float32)
+    known = fold_in is None and context is None
+    if known and not scorer.knows(request.user):
+        raise scorer.unknown_user_error([request.user], "describe the user by `ratings` or `context`")
+    answer: Prediction | BatchScores
+    if request.plain:
+        answer = next(scorer.score_batches([request.user])).of_user(0)
+    else:
+        answer = scorer.predict_one(request.user, fold_in, request.session(), context)
+    excluded = [*request.exclude, *(each.item for each in request.history or ())]
+    years = request.first_and_last_year()
+    allowed = allowed_rows(scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in)
+    slate = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), explored)
+    vector = None if known else _context_bytes(scorer, request, fold_in, context)
+    computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector)
+    return replace(computed, history=_packed_history(scorer, request)) if request.history else computed
+
+
+def _as_json(
+    version: LoadedVersion, user: Hashable, slate: Slate, allowed: Bools, answer: Prediction | BatchScores,
+    fold_in: FoldIn | None = None, context: bytes | None = None,
+) -> ComputedList:  # fmt: skip
+    """Return a slate in the form in which it is served and stored; allowed [A], answer: of this user, [I]."""
+    rows = version.scorer.action_items[slate.arms]
+    ratings, stds = _number_texts(answer.rating[rows]), _number_texts(answer.std[rows])
+    values = ["null"] * len(rows) if answer.value is None else _number_texts(answer.value[rows])
+    propensities = [repr(number) for number in slate.propensity.tolist()]
+    nearest = explain(version.scorer, user, rows, fold_in)
+    columns = zip(rows.tolist(), ratings, stds, values, propensities, nearest, strict=True)
+    items = [
+        f'{_item_json(version, row)},"rating":{rating},"std":{std},"value":{value},"propensity":{propensity},'
+        f'"explanations":[{",".join([_item_json(version, near) + "}" for near in near_rows])}]}}'
+        for row, rating, std, value, propensity, near_rows in columns
+    ]
+    return ComputedList(
+        items=f"[{','.join(items)}]".encode(),
+        item_ids=encode([version.scorer.item_ids[row] for row in rows.tolist()]),
+        propensities=f"[{','.join(propensities)}]",
+        ratings=f"[{','.join(ratings)}]",
+        allowed=None if allowed.all() else np.packbits(allowed).tobytes(),
+        context=context,
+        history=b"" if version.scorer.sequential else None,
+    )
+
+
+def _item_json(version: LoadedVersion, row: int) -> str:
+    """Return the JSON of an item, with id and title, up to its closing brace."""
+    text = version.item_json.get(row)
+    if text is None:
+        scorer = version.scorer
+        text = encode({"item_id": scorer.item_ids[row], "title": scorer.titles[row]})[:-1]
+        version.item_json[row] = text
+    return text
+
+
+def _number_texts(values: Array) -> list[str]:
+    """Return the numbers as JSON; null where one is not finite."""
+    return ["null" if number is None else repr(number) for number in finite(values)]
+
+
+def _packed_history(scorer: Scorer, request: RecommendRequest) -> bytes:
+    """Return the session so far as the event stores it."""
+    shown = request.history or ()
+    return pack_history(scorer.item_rows([each.item for each in shown]), [each.liked for each in shown])
+
+
+def _context_bytes(scorer: Scorer, request: RecommendRequest, fold_in: FoldIn | None, context: Any) -> bytes:
+    """Return the context that the policy used for a user whom it does not know."""
+    contexts = None if context is None else context[np.newaxis]
+    user = next(scorer.contexts([request.user], fold_in or {}, 1, contexts))
+    return bytes(user.context[0].astype(np.float32).tobytes())
