@@ -200,7 +200,7 @@ def test_users_are_found_by_their_whole_id_then_its_beginning_then_a_part(app):
     console.UserMatches.model_validate(answer)
     assert answer == {"users": [2, 20, 12], "total": 20}
     assert find()["users"] == list(range(1, 13))
-    for text in ("02", "²", "<b>", "9" * 200):
+    for text in ("02", "²", "<b>", "9" * 200, "--5", "-"):
         assert find(text=text)["users"] == []
 
 

@@ -7,7 +7,7 @@ order of the catalog. `recpolicy simulator validate --out STATE/simulator` write
 import json
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import rename_keys
+from recpolicy.core.ids import convert_id
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.scorer import Prediction, Scorer
@@ -149,7 +150,7 @@ def find_users(scorer: Scorer, text: str, count: int) -> list[Hashable]:
     all.
     """
     sought = text.strip()
-    exact = [user for user in _spelt(sought) if scorer.knows(user)]
+    exact = [user for user in (sought, convert_id(sought, [0])) if scorer.knows(user)]
     begins = (user for user in scorer.user_ids if str(user).startswith(sought))
     holds = (user for user in scorer.user_ids if sought in str(user))
     matches = dict.fromkeys(exact)
@@ -176,13 +177,6 @@ def list_filters(scorer: Scorer) -> Mapping[str, Any]:
     years = scorer.years[np.isfinite(scorer.years)]
     ends = (int(years.min()), int(years.max())) if len(years) else None
     return {"genres": list(scorer.genre_names), "years": ends}
-
-
-def _spelt(text: str) -> Iterator[Hashable]:
-    """Yield the ids with this spelling: 196 and "196" differ."""
-    yield text
-    if len(text) < 20 and text.isascii() and text.lstrip("-").isdigit() and str(int(text)) == text:
-        yield int(text)
 
 
 def _by_popularity(scorer: Scorer) -> NDArray[np.intp]:
