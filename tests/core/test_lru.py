@@ -68,15 +68,3 @@ def test_threads_do_not_disturb_each_other():
         list(pool.map(use, range(8)))
     assert cache.size <= 50
     assert cache.size == sum(key % 7 for key in range(40) if cache.get(key) is not None)
-
-
-def test_a_missing_value_is_loaded_once_however_many_threads_ask():
-    cache, loads = LRUCache(3), []
-
-    def load():
-        loads.append(1)
-        return "value"
-
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(lambda _: cache.get_or_load("key", load), range(50))) == {"value"}
-    assert len(loads) == 1

@@ -62,15 +62,18 @@ _REASONS = {
 
 def _registry_in(state: Path) -> Path:
     """Return the registry of a state folder: the folder itself, or the one in it."""
-    return state if (state / "aliases.json").is_file() else state / "registry"
+    from recpolicy.registry.aliases import STATE
+
+    return state if (state / STATE).is_file() else state / "registry"
 
 
 def _database_in(state: Path) -> Path:
     """Return the database file; raise DataError if it does not exist and no other database is configured."""
     from recpolicy.core.errors import DataError
     from recpolicy.server.lifespan import DATABASE_URL
+    from recpolicy.server.state_files import DATABASE
 
-    path = state / "server.db"
+    path = state / DATABASE
     if not os.environ.get(DATABASE_URL) and not path.is_file():
         raise DataError(f"{path}: no such file; expected the state folder of a server, or {DATABASE_URL}")
     return path

@@ -1,7 +1,7 @@
 """A cache that drops the least recently used values once their total size exceeds a bound."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -18,7 +18,6 @@ class LRUCache(Generic[Value]):
         self.max_size, self._size = max_size, 0
         self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
         self._lock = Lock()
-        self._loading = Lock()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -58,14 +57,3 @@ class LRUCache(Generic[Value]):
                 self._size -= self._entries.popitem(last=False)[1][1]
             self._entries[key] = value, size
             self._size += size
-
-    def get_or_load(self, key: Hashable, load: Callable[[], Value], size: int = 1) -> Value:
-        """Return the cached value, or load and cache it; loads run one at a time."""
-        value = self.get(key)
-        if value is None:
-            with self._loading:
-                value = self.get(key)
-                if value is None:
-                    value = load()
-                    self.put(key, value, size)
-        return value

@@ -52,8 +52,7 @@ def handle_errors(app: FastAPI) -> None:
     for input_error in (DataError, ConfigError):
         app.add_exception_handler(input_error, _invalid_value)
     app.add_exception_handler(RejectedError, _rejected)
-    for conflict in (ConflictError, ArtifactError):
-        app.add_exception_handler(conflict, _conflict)
+    app.add_exception_handler(ConflictError, _conflict)
     app.add_exception_handler(StoreError, _store_error)
     app.add_exception_handler(ArtifactError, _registry_damaged)
     for database_error in (OperationalError, PoolTimeoutError):
@@ -127,7 +126,7 @@ def _rejected(_: Request, error: Exception) -> Response:
 
 
 def _conflict(request: Request, error: Exception) -> Response:
-    """Answer 409 to what is impossible in the present state, also of the registry's files."""
+    """Answer 409 to what is impossible in the present state."""
     return error_response(409, "conflict", hide_folders(request.app.state.server, str(error)))
 
 

@@ -23,7 +23,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.scorer import Scorer
-from recpolicy.registry.aliases import Routing
+from recpolicy.registry.aliases import STATE, Routing
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.json_output import exception_location
 
@@ -198,7 +198,7 @@ class ModelManager:
         if self.registry is None:
             return ()
         marks = map(_mark, self._hooks.watched(self.live.champion.trained))
-        return _mark(self.registry.folder / "aliases.json"), *marks, self._tries()
+        return _mark(self.registry.folder / STATE), *marks, self._tries()
 
     def _tries(self) -> int:
         """Return a number that changes when it is time to try again; 0 without a fault."""

@@ -68,7 +68,8 @@ def create_backup(state: Path, out: Path, registry: Path | None = None, database
     postgres = database_url is not None and not database_url.startswith("sqlite")
     with atomic_directory(out) as folder:
         folder.chmod(0o700)
-        _copy_files(state / SPOOL, folder / SPOOL, _spool_files(state / SPOOL))
+        # A spool file that is gone has been written to the database, which comes later.
+        _copy_files(state / SPOOL, folder / SPOOL, _spool_files(state / SPOOL), may_disappear=True)
         _copy_online(state / ONLINE, folder / ONLINE)
         if postgres:
             assert database_url is not None
@@ -139,12 +140,12 @@ def _files_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _copy_files(source: Path, target: Path, files: Iterable[Path]) -> None:
+def _copy_files(source: Path, target: Path, files: Iterable[Path], *, may_disappear: bool = False) -> None:
     for path in files:
         try:
             copy_file(path, target / path.relative_to(source))
         except FileNotFoundError:
-            if target.name != SPOOL:  # a spool file that is gone has been written to the database, which comes later
+            if not may_disappear:
                 raise DataError(f"{path}: disappeared during the backup; run it again") from None
 
 

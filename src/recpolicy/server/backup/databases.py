@@ -13,8 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ConfigError, DataError, StoreError
 from recpolicy.server.db.engine import make_engine, schema_steps
+from recpolicy.server.state_files import DATABASE
 
-SQLITE_FILE, POSTGRES_FILE = "server.db", "database.dump"
+SQLITE_FILE, POSTGRES_FILE = DATABASE, "database.dump"
 SQLITE_FILES = (SQLITE_FILE, f"{SQLITE_FILE}-wal", f"{SQLITE_FILE}-shm")
 
 

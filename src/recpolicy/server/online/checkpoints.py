@@ -105,6 +105,10 @@ class CurrentState:
         """True for a state of format version 1."""
         return self.file.endswith(".npz")
 
+    def extends(self, older: "CurrentState") -> bool:
+        """Return True if this state appends blocks to those of an older one, or equals it."""
+        return not older.is_old and older.file == self.file and older.length <= self.length
+
 
 def checkpoint_folder(state: Path, digest: str) -> Path:
     """Return the folder of a version's checkpoints; raises ArtifactError for a digest that is none."""
@@ -214,7 +218,7 @@ class CheckpointJournal:
     def _continued(self, state: CurrentState) -> tuple[Mapping[int, ArmPosterior], int]:
         """Return the arms in memory, and the byte from which a state continues them."""
         known, old = self._checkpoint, self._state
-        if known is None or old is None or old.is_old or old.file != state.file or old.length > state.length:
+        if known is None or old is None or not state.extends(old):
             return {}, 0
         return known.posterior.learned, old.length
 

@@ -63,9 +63,7 @@ class LearnedPolicy:
         if self._served is None:
             return base, 0
         before, scorer = self._served
-        if before.is_old or before.file != state.file or before.length > state.length:
-            return base, 0
-        return scorer, before.length
+        return (scorer, before.length) if state.extends(before) else (base, 0)
 
 
 def with_learned_arms(base: Scorer, before: Scorer, blocks: Iterable[ArmBlock], digest: str) -> Scorer:

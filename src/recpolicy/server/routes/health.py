@@ -21,11 +21,6 @@ _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 @router.get("/healthz", response_model=LivenessResponse, responses=UNAVAILABLE)
 async def show_liveness(state: StateDep) -> Response:
     """Report that the process is alive: it can answer recommendations."""
-    return liveness(state)
-
-
-def liveness(state: AppState) -> Response:
-    """Return the response to a check of liveness."""
     if WRITER in state.background.ended():
         return error_response(503, "not_alive", "the writer of events has ended; restart the server")
     return json_response({"status": "alive"})

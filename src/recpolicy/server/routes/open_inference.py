@@ -23,7 +23,7 @@ from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
 from recpolicy.server.json_output import finite, json_response
 from recpolicy.server.recommend import ServedList, persist, recommend_all
-from recpolicy.server.routes.health import UNAVAILABLE, liveness, show_readiness
+from recpolicy.server.routes.health import UNAVAILABLE, show_liveness, show_readiness
 from recpolicy.server.schemas.inference import (
     InferenceRequest,
     InferenceResponse,
@@ -51,7 +51,7 @@ def open_inference_routes(model: str) -> APIRouter:
     @routes.get("/health/live", response_model=ServerLive, responses=UNAVAILABLE)
     async def show_live(state: StateDep) -> Response:
         """Report that the process is alive."""
-        answer = liveness(state)
+        answer = await show_liveness(state)
         return json_response({"live": True}) if answer.status_code == HTTPStatus.OK else answer
 
     @routes.get("/health/ready", response_model=ServerReady, responses=UNAVAILABLE)

@@ -31,7 +31,7 @@ from recpolicy.server.recommend import (
     recommend_all,
     without_routing,
 )
-from recpolicy.server.routes.health import liveness
+from recpolicy.server.routes.health import show_liveness
 from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest
 from recpolicy.server.schemas.responses import Estimates, LivenessResponse, ModelList, ModelState, Predictions
 
@@ -70,7 +70,7 @@ def prediction_routes(model: str) -> APIRouter:
     routes.add_api_route(f"/v1/models/{model}", model_ready, methods=["GET"], response_model=ModelState)
     health_at = os.environ.get("AIP_HEALTH_ROUTE", "/healthz")
     if health_at != "/healthz":
-        routes.add_api_route(health_at, health, methods=["GET"], response_model=LivenessResponse)
+        routes.add_api_route(health_at, show_liveness, methods=["GET"], response_model=LivenessResponse)
     return routes
 
 
@@ -110,11 +110,6 @@ async def predict_instances(request: Instances, state: StateDep, active: ActiveD
     predictions = [next(served if each.items is None else estimated) for each in request.instances]
     stored = await persist(state, [each for each in predictions if isinstance(each, ServedList)])
     return list_response("predictions", predictions, stored)
-
-
-async def health(state: StateDep) -> Response:
-    """Report that the process is alive: it can answer recommendations."""
-    return liveness(state)
 
 
 def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None, stop: threading.Event = NEVER) -> bytes:
