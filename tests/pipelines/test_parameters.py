@@ -1,11 +1,14 @@
 """Parameters are converted and checked before a step starts."""
 
+import re
+
+import pandas as pd
 import pytest
 from trained_policies import loaded
 
 from recpolicy.agents import AGENTS, BASELINES
 from recpolicy.core.errors import ConfigError
-from recpolicy.pipelines import local
+from recpolicy.pipelines import local, steps
 from recpolicy.pipelines.compile import checked_parameters, pipeline_descriptions, pipeline_parameters
 from recpolicy.pipelines.parameters import (
     RANGES,
@@ -122,3 +125,11 @@ def test_agents_that_cannot_learn_from_logs_are_trained_online():
 
 def test_there_are_four_pipelines():
     assert list(pipeline_descriptions()) == ["train", "predict", "retrain", "sweep"]
+
+
+@pytest.mark.parametrize("word", ["--5", "²", "7a", "1.5"])
+def test_ids_that_are_no_integers_are_one_line(word):
+    known = pd.Series([7, 12])
+    assert steps._ids("7, -12", known) == [7, -12]
+    with pytest.raises(ConfigError, match=f"id '{re.escape(word)}': expected integers, separated by commas"):
+        steps._ids(f"7,{word}", known)

@@ -4,6 +4,7 @@ A step reads and writes files and returns its figures as plain numbers and text,
 An output folder appears complete or not at all.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -356,7 +357,7 @@ def _ids(text: str, known: "pd.Series[Any]") -> list[Any] | None:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if known.dtype.kind not in "iu":
         return list(words)
-    invalid = [word for word in words if not word.lstrip("-").isdigit()]
+    invalid = [word for word in words if not re.fullmatch(r"-?\d+", word)]
     if invalid:
         raise ConfigError(f"id {invalid[0]!r}: expected integers, separated by commas")
     return [int(word) for word in words]
