@@ -108,7 +108,7 @@ def store(state: Path, policy: Path | None, events: int) -> dict[str, int]:
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path;"
         " from synthetic_store import write_store; import json;"
-        f" print(json.dumps(write_store(Path({str(folder)!r}), Path({str(state)!r}), {events}, lambda text: None)))"
+        f" print(json.dumps(write_store(Path({str(folder)!r}), Path({str(state)!r}), {events})))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     sizes: dict[str, int] = json.loads(done.stdout.splitlines()[-1])

@@ -30,26 +30,24 @@ _REWARD_COLUMNS = ("event_id", "position", "reward", "time", "user_key", "versio
 _FEEDBACK_COLUMNS = ("event_id", "position", "type", "value", "time", "late")
 
 
-def write_store(policy_folder: Path, state: Path, count: int, say: Any = print) -> dict[str, int]:
+def write_store(policy_folder: Path, state: Path, count: int) -> dict[str, int]:
     """Register the policy and write `count` events with their rewards; return the sizes."""
     registry = Registry(state / "registry")
     registry.register(policy_folder, gate={"verdict": "pass"})
     registry.promote(1)
     database = state / "server.db"
     open_store(sqlite_url(database)).dispose()
-    policy, rewards, start = load_policy(policy_folder), 0, time.perf_counter()
+    policy, rewards = load_policy(policy_folder), 0
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=OFF")
-    for number, (events, block) in enumerate(_blocks(policy, registry.version(1).policy_digest, count)):
+    for events, block in _blocks(policy, registry.version(1).policy_digest, count):
         _insert(connection, "events", Event._fields, events)
         _insert(connection, "rewards", _REWARD_COLUMNS, block)
         feedback = [(row[0], row[1], "rating", row[2], row[3], False) for row in block]
         _insert(connection, "feedback", _FEEDBACK_COLUMNS, feedback)
         connection.commit()
         rewards += len(block)
-        if number % 50 == 49:
-            say(f"  {(number + 1) * AT_ONCE:,} events after {time.perf_counter() - start:.0f} s")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     return {"events": count, "rewards": rewards, "database_mib": round(database.stat().st_size / 2**20)}

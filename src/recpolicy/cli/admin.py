@@ -10,6 +10,7 @@ import typer
 from recpolicy.cli.admin_backup import backup, restore
 from recpolicy.cli.admin_client import URL
 from recpolicy.cli.admin_erase import erase_user
+from recpolicy.cli.admin_options import Json, KeyFile, Url
 from recpolicy.cli.admin_tables import say, say_drift, say_routing, say_rows, say_runs
 from recpolicy.cli.output import print_text
 from recpolicy.core.errors import ConfigError
@@ -29,11 +30,6 @@ app.command(epilog="Example:  recpolicy admin backup runs/linucb.server-state --
 app.command(epilog="Example:  recpolicy admin restore backups/monday state")(restore)
 app.command("erase-user", epilog="Example:  recpolicy admin erase-user 196 --export logs/server --yes")(erase_user)
 
-Url = Annotated[str, typer.Option("--url", envvar="RECPOLICY_URL", help="Address of the server.")]
-KeyFile = Annotated[
-    Path | None, typer.Option("--key-file", help="File that holds the API key, instead of RECPOLICY_KEY.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Ungated = Annotated[bool, typer.Option("--ungated", help="Let it serve although it passed no gate.")]
 Version = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.")]
 

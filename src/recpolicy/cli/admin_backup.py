@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
+from recpolicy.cli.admin_options import Json
 from recpolicy.cli.output import print_json, print_text
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def backup(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from recpolicy.cli.admin_client import URL
+from recpolicy.cli.admin_options import Json, KeyFile, Url
 from recpolicy.cli.output import print_json, print_text
 from recpolicy.core.errors import ConfigError
 
@@ -27,12 +28,8 @@ def erase_user(
         typer.Option("--export", metavar="FOLDER", help="A log of `log export` on this machine; may be repeated."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    url: Annotated[str, typer.Option("--url", envvar="RECPOLICY_URL", help="Address of the server.")] = URL,
-    key_file: Annotated[
-        Path | None, typer.Option("--key-file", help="File that holds the API key, instead of RECPOLICY_KEY.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-) -> None:
+    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
     """Erase events, feedback and rewards of a user from database, spool and exported logs."""
     from recpolicy.cli.admin_client import client
     from recpolicy.data.log_erasure import erase_from_log

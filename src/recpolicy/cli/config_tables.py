@@ -14,11 +14,10 @@ def read_config_with_data(config: Path | None, names: tuple[str, ...] | None) ->
     Raises:
         ConfigError: The file has another table, or a wrong option.
     """
-    from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
-    from recpolicy.data.loaders import DataConfig
+    from recpolicy.core.config import read_toml, reject_unknown_tables
+    from recpolicy.data.loaders import data_options
 
     tables = read_toml(config) if config else {}
     if names is not None:
         reject_unknown_tables(tables, ("data", *names), str(config))
-    options = as_dict(build(DataConfig, tables.get("data", {}), f"{config}: data"))
-    return tables, {name: value for name, value in options.items() if value is not None}
+    return tables, data_options(tables.get("data", {}), f"{config}: data")

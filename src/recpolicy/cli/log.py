@@ -239,7 +239,7 @@ def ingest(
     if scale is not None and not own:
         raise typer.BadParameter("rewards are on the scale of the policy or ratings", param_hint="--scale")
     with reading_for("config", config):
-        vocabulary = None if data is None and policy is None else _vocabulary(policy, data or "", source)
+        vocabulary = None if own else _vocabulary(policy, data or "", source)
     report = ingest_log(folder, out, vocabulary, settings, scale=scale or (0.0, 1.0))
     if as_json:
         print_json(report.as_dict())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from recpolicy.core.config import Number, config_dataclass
+from recpolicy.core.config import Number, as_dict, build, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.csv_reader import find_parts
 from recpolicy.data.datasets import DATASETS, data_folder
@@ -50,6 +50,12 @@ class DataConfig:
     """Names of columns of `items` that differ from item, title, genres and year: {"item": "ISBN"}."""
     genre_separator: str | None = None
     """Text between two genres in `items`; | when left out. Lists in JSON need none."""
+
+
+def data_options(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the arguments of `load_ratings` that a table [data] holds; raises ConfigError for a wrong one."""
+    options = as_dict(build(DataConfig, settings, where))
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def load_ratings(

@@ -34,7 +34,7 @@ class ErasedLog:
 
 def erase_from_log(folder: Path, user: int | str) -> ErasedLog:
     """Erase a user from the log in a folder; raises DataError for a folder without one, or with a damaged file."""
-    parts = log_parts(folder, EVENTS) if folder.is_dir() else []
+    parts = log_parts(folder, EVENTS)
     if not parts:
         raise DataError(f"{folder}: no {EVENTS}; expected the folder of recpolicy log export")
     try:
@@ -48,8 +48,10 @@ def _erase(folder: Path, parts: list[Path], user: int | str) -> ErasedLog:
     ids = pa.chunked_array([_event_ids(path, user) for path in parts], pa.string())
     if not len(ids):
         return ErasedLog(0, 0, 0)
-    rewards = [_rewrite(path, lambda rows: pc.is_in(rows["event_id"], ids)) for path in log_parts(folder, REWARDS)]
-    rounds = [_rewrite(path, lambda rows: _is_user(rows["user_id"], user)) for path in parts]
+    rewards = [
+        _rewrite(path, "event_id", lambda event_id: pc.is_in(event_id, ids)) for path in log_parts(folder, REWARDS)
+    ]
+    rounds = [_rewrite(path, "user_id", lambda user_id: _is_user(user_id, user)) for path in parts]
     return ErasedLog(sum(rounds), sum(rewards), sum(count > 0 for count in (*rounds, *rewards)))
 
 
@@ -68,19 +70,20 @@ def _is_user(user_id: Any, user: int | str) -> Any:
     return pc.equal(user_id, pa.scalar(user, user_id.type) if same_type else pa.scalar(None, user_id.type))
 
 
-def _rewrite(path: Path, erased: Callable[[Any], Any]) -> int:
-    """Write a file without the rows of a mask; return their number. A file without such rows stays."""
+def _rewrite(path: Path, column: str, erased: Callable[[Any], Any]) -> int:
+    """Write a file without the rows that a mask of a column names; return their number. A file without any stays."""
     with pq.ParquetFile(path) as file:
-        count = sum(_count(erased(file.read_row_group(group))) for group in range(file.num_row_groups))
+        groups = range(file.num_row_groups)
+        count = sum(_count(erased(file.read_row_group(group, columns=[column])[column])) for group in groups)
         if not count:
             return 0
         known = file.schema_arrow.metadata or {}
         extra = {key: value for key, value in (file.metadata.metadata or {}).items()
                  if key != _ARROW_SCHEMA and key not in known}  # fmt: skip
         with atomic_path(path) as temporary, parquet_writer(temporary, file.schema_arrow) as writer:
-            for group in range(file.num_row_groups):
+            for group in groups:
                 rows = file.read_row_group(group)
-                writer.write_table(rows.filter(pc.invert(pc.fill_null(erased(rows), False))))
+                writer.write_table(rows.filter(pc.invert(pc.fill_null(erased(rows[column]), False))))
             writer.add_key_value_metadata(extra)
     return count
 

@@ -5,7 +5,7 @@ this module maps them to rows of tables and checks everything. Every fault is a 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,7 @@ def assemble(
             columns[name] = items.sorted_rows()[columns[name]]
     low, high = tables.scale
     columns["reward"] = np.clip(low + (columns["reward"] - scale[0]) * (high - low) / (scale[1] - scale[0]), low, high)
-    rounds = _rounds(path, policy, columns, tables.scale)
-    return replace(rounds, unit="round" if unit == "round" else None), tables
+    return _rounds(path, policy, columns, tables.scale, unit), tables
 
 
 def refuse(path: Path, line: NDArray[np.int64], wrong: NDArray[np.bool_], say: Callable[[int], str]) -> None:
@@ -209,7 +208,7 @@ def _number_events(path: Path, columns: dict[str, NDArray[Any]]) -> None:
     refuse(path, line, twins, lambda row: f"event {event_id[row]!r} occurs twice")
 
 
-def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float, float]) -> BanditLog:
+def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float, float], unit: str) -> BanditLog:
     """Return the columns, in file order, as a log in the order of time."""
     order = np.argsort(columns["time"], kind="stable")
     count, candidate = columns.pop("count"), columns.pop("candidate")
@@ -226,4 +225,5 @@ def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float
     return BanditLog(
         **{name: column[order] for name, column in columns.items()}, **lists, action_items=action_items, scale=scale,
         name=str(path), policy=np.full(many, policy, object), version=np.full(many, "imported", object),
+        unit="round" if unit == "round" else None,
     )  # fmt: skip

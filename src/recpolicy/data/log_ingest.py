@@ -5,7 +5,8 @@ event waits for a later ingest if its window is still open; otherwise it gets th
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,7 +103,7 @@ def ingest(
     check_default(config.default_reward, tables.scale)
     if folder.is_file():
         raise DataError(f"{folder}: this is a file; expected the folder of a log")
-    files = log_parts(folder, EVENTS) if folder.is_dir() else []
+    files = log_parts(folder, EVENTS)
     reader = EventReader(files or [folder / EVENTS], tables)
     rewards = read_late_rewards(log_parts(folder, REWARDS), tables.scale)
     rounds_at_most = min(reader.rows, len(rewards) + reader.known_rewards())
@@ -117,9 +118,8 @@ def ingest(
         raise DataError(f"{folder}: {why}")
     events = settled.rounds
     order = np.argsort(events.columns["time"], kind="stable")
-    rounds = replace(
-        _chosen(events, order, reader.catalog.action_items, tables.scale, name), **read_origin(reader.paths[0])
-    )
+    origin = read_origin(reader.paths[0])
+    rounds = _chosen(events, order, reader.catalog.action_items, tables.scale, name, origin)
     del events
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     if rounds.exporter is not None and settled.counts["waiting"]:
@@ -199,10 +199,15 @@ def cut_by_time(time: NDArray[np.int64], share: float, folder: Path) -> int:
 
 
 def _chosen(
-    events: Events, order: NDArray[np.int64], action_items: NDArray[np.int32], scale: tuple[float, float], name: str
+    events: Events,
+    order: NDArray[np.int64],
+    action_items: NDArray[np.int32],
+    scale: tuple[float, float],
+    name: str,
+    origin: Mapping[str, Any],
 ) -> BanditLog:
-    """Return the chosen events, in this order, with their candidates."""
+    """Return the chosen events, in this order, with their candidates and the origin of the log."""
     columns: dict[str, Any] = {key: value[order] for key, value in events.columns.items()}
     columns["candidates"] = None if events.candidates is None else events.candidates.take(order)
     columns |= taken_users(events.columns["user"], events.context, events.cold_start_users, order)
-    return BanditLog(action_items=action_items, scale=scale, name=name, **columns)
+    return BanditLog(action_items=action_items, scale=scale, name=name, **columns, **origin)

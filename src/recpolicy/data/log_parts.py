@@ -12,8 +12,9 @@ _DIGITS = 6
 
 
 def log_parts(folder: Path, name: str) -> list[Path]:
-    """Return the existing files of EVENTS or REWARDS in `folder`, in order."""
-    parts = sorted((number, path) for path in folder.iterdir() if (number := part_number(path, name)) is not None)
+    """Return the existing files of EVENTS or REWARDS in `folder`, in order; none if there is no such folder."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    parts = sorted((number, path) for path in paths if (number := part_number(path, name)) is not None)
     return [path for _, path in parts]
 
 
@@ -32,4 +33,4 @@ def part_number(path: Path, name: str) -> int | None:
 
 def has_events(folder: Path) -> bool:
     """Return True if `folder` is a raw log of rounds."""
-    return folder.is_dir() and bool(log_parts(folder, EVENTS))
+    return bool(log_parts(folder, EVENTS))

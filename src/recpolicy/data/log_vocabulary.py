@@ -34,7 +34,7 @@ def own_vocabulary(folder: Path, scale: tuple[float, float]) -> IdVocabulary:
     if folder.is_file():
         raise DataError(f"{folder}: this is a file; expected the folder of a log")
     of_slates = (folder / SLATES).is_file()
-    parts = [folder / SLATES] if of_slates else log_parts(folder, EVENTS) if folder.is_dir() else []
+    parts = [folder / SLATES] if of_slates else log_parts(folder, EVENTS)
     parts = parts or [folder / EVENTS]  # which is missing
     metadata = read_metadata(parts[0])
     found: dict[str, set[Any]] = {"user_id": set(), "item_id": set(metadata.get("action_items") or ())}

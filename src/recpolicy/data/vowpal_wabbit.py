@@ -31,6 +31,7 @@ from recpolicy.data.log_import import UNIT, Batch, Imported, LeftOut, assemble
 from recpolicy.data.vw_records import (
     action_features,
     has_label,
+    is_integer,
     probability_of_places,
     read_label,
     shared_features,
@@ -136,7 +137,7 @@ class _Reader:
             raise ValueError(f"c is {context!r}; expected an object")
         actions = _actions(record, context)
         if not actions:
-            if has_label(record, {}):
+            if has_label(record):
                 raise ValueError("neither c._multi nor a lists the actions")
             self.left_out.dangling += 1
             return
@@ -191,7 +192,7 @@ def _actions(record: dict[str, Any], context: dict[str, Any]) -> dict[int, Any]:
     if isinstance(multi, list):
         return dict(enumerate(multi, 1))
     if isinstance(ranked, list):
-        return {number: None for number in ranked if isinstance(number, int) and not isinstance(number, bool)}
+        return {number: None for number in ranked if is_integer(number)}
     return {}
 
 

@@ -8,7 +8,7 @@ Source: https://github.com/VowpalWabbit/vowpal_wabbit, parse_example_json.cc.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 _TOLERANCE = 1e-4
 """Between `p` and `_label_probability`, one of which may have been printed as a float32."""
@@ -39,21 +39,21 @@ def read_label(record: Mapping[str, Any], actions: Mapping[int, Any]) -> Label:
     named = {name: fields.get(f"_label_{name}") for name in ("action", "cost", "probability")}
     named = {name: (parts or {}).get(name) if value is None else value for name, value in named.items()}
     if place is None and (index := fields.get("_labelindex")) is not None:
-        if not _is_integer(index) or index + 1 not in actions:
+        if not is_integer(index) or index + 1 not in actions:
             raise ValueError(f"_labelIndex is {index!r}; expected one of the {len(actions)} actions, from 0")
         place = index + 1
     if place is None:
         action = named["action"]
-        if not isinstance(action, int) or isinstance(action, bool) or action not in actions:
+        if not is_integer(action) or action not in actions:
             raise ValueError(f"_label_Action is {action!r}; expected one of the {len(actions)} actions, from 1")
         place = action
     cost, probability = (_number(named[name], f"_label_{name}") for name in ("cost", "probability"))
     return Label(cost, probability, place)
 
 
-def has_label(record: Mapping[str, Any], actions: Mapping[int, Any]) -> bool:
-    """Return True if the line or one of its actions has a label."""
-    return any(key.lower().startswith("_label") for key in record) or _labeled_action(actions)[0] is not None
+def has_label(record: Mapping[str, Any]) -> bool:
+    """Return True if the line itself has a label."""
+    return any(key.lower().startswith("_label") for key in record)
 
 
 def probability_of_places(record: Mapping[str, Any], label: Label, places: list[int]) -> float:
@@ -173,5 +173,6 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Return True for a JSON number without a fraction; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from recpolicy.core.config import as_dict, build
+from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.tensorflow_setup import silence_libraries
 
@@ -84,10 +84,9 @@ def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
 
 def data_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of `load_ratings` of the parameter data_settings; raise ConfigError for a wrong one."""
-    from recpolicy.data.loaders import DataConfig
+    from recpolicy.data import loaders
 
-    options = as_dict(build(DataConfig, settings, "parameter data_settings"))
-    return {name: value for name, value in options.items() if value is not None}
+    return loaders.data_options(settings, "parameter data_settings")
 
 
 def training_settings(agent: str, learn_from: str, world: str, total_timesteps: int, epochs: int) -> dict[str, Any]:

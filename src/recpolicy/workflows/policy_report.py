@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from recpolicy.core.files import write_json
 from recpolicy.core.metrics import read_csv
@@ -87,6 +88,8 @@ def write_policy_report(
         [] if sessions is None else [("In simulated sessions, 95 % intervals over users", sessions.table())]
     )
     log_sections, log_figures = _log_sections(evaluated, limits)
+    user = policy.artifact.users["user_id"].iloc[0] if user is None else user
+    best = policy.recommend(user, k=10)
     content = ReportContent(
         title=f"{policy.artifact.agent} on {policy.metadata['data']}",
         answer=_answer(policy.artifact.agent, held_out.evaluation),
@@ -94,9 +97,12 @@ def write_policy_report(
         summary=_summary(policy.metadata) + _log_summary(evaluated) + _origin(),
         tables=[
             *log_sections, ("On held-out ratings, with the baselines", held_out.table()), *session_tables,
-            *evaluation_tables(held_out.evaluation), _suggestions(policy, user),
+            *evaluation_tables(held_out.evaluation), _suggestions(best, user),
         ],
-        figures=log_figures + _session_figures(sessions, folder) + _figures(policy, split, held_out, folder, user),
+        figures=[
+            *log_figures, *_session_figures(sessions, folder),
+            *_figures(policy, split, held_out, folder, best, user),
+        ],
         notes=[
             *_NOTES, f"Evaluation world: {held_out.evaluation_world}.", *([] if sessions is None else [_SESSION_NOTE]),
             *([] if evaluated is None else [LOG_NOTE]),
@@ -174,11 +180,9 @@ def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]
     ]
 
 
-def _suggestions(policy: Policy, user: Any) -> tuple[str, Any]:
-    user = policy.artifact.users["user_id"].iloc[0] if user is None else user
-    table = policy.recommend(user, k=10)
+def _suggestions(best: pd.DataFrame, user: Any) -> tuple[str, Any]:
     # A session policy has no value of a single item, but one of the session.
-    table = table[[name for name in _SUGGESTED if name in table]]
+    table = best[[name for name in _SUGGESTED if name in best]]
     return f"Suggestions for user {user}: items not yet rated", table.set_index("rank")
 
 
@@ -199,7 +203,7 @@ def _session_figures(sessions: SessionEvaluation | None, folder: Path) -> list[t
 
 
 def _figures(
-    policy: Policy, split: Split, held_out: HeldOutEvaluation, folder: Path, user: Any
+    policy: Policy, split: Split, held_out: HeldOutEvaluation, folder: Path, best: pd.DataFrame, user: Any
 ) -> list[tuple[str, str]]:
     from recpolicy.core.plotting import to_svg
     from recpolicy.evaluation import plots
@@ -242,8 +246,6 @@ def _figures(
     if "pulls" in policy.metadata["training"]:
         pulls = np.array(policy.metadata["training"]["pulls"])
         figures.append(("Recommendations of each item while training", to_svg(plots.pulls_figure({name: pulls}))))
-    user = policy.artifact.users["user_id"].iloc[0] if user is None else user
-    best = policy.recommend(user, k=10)
     drawn = plots.recommendations_figure(
         best["title"].tolist(), best["rating"].to_numpy(), best["std"].to_numpy(), policy.artifact.scale
     )
