@@ -2,9 +2,10 @@
 
 import io
 import sys
+import types
 
 from recpolicy.core import progress as progress_module
-from recpolicy.core.progress import progress
+from recpolicy.core.progress import line_stream, progress
 
 
 class Terminal(io.StringIO):
@@ -29,6 +30,14 @@ def test_long_work_prints_a_line_now_and_then_without_a_terminal(capsys, monkeyp
         "training: 2,000 of 4,000 rounds, eta 22 s  regret 0.1",
         "training: 3,000 of 4,000 rounds, eta 10 s  regret 0.1",
     ]
+
+
+def test_lines_go_to_stdout_in_a_notebook_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))  # imported, but not running
+    assert line_stream() is sys.stderr
+    kernel_stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    monkeypatch.setattr(sys, "stderr", kernel_stream())
+    assert line_stream() is sys.stdout
 
 
 def test_nothing_is_drawn_when_it_is_not_wanted(monkeypatch):

@@ -11,6 +11,7 @@ from client_helpers import ask, refusal
 from databases import new_url
 from event_factory import event
 from sqlalchemy import insert, select, text
+from sqlalchemy.exc import OperationalError
 from tiny_policies import tiny_artifact, write_tiny
 from unlimited import UNLIMITED
 
@@ -195,6 +196,20 @@ def test_a_running_job_is_told(tmp_path):
             connection.execute(insert(jobs), [row])
         assert erasure.erase_user(state, 3, "me").job_running
         assert (tmp_path / "state" / "jobs" / "retrain").exists()
+
+
+def test_a_full_disk_leaves_the_rows_deleted_and_says_what_to_do(tmp_path, monkeypatch):
+    def fail(engine):
+        raise OperationalError("VACUUM", {}, Exception("database or disk is full"))
+
+    with serving(tmp_path) as (_, state):
+        store(state.store.engine, seen(3), seen(4))
+        with monkeypatch.context() as patch:
+            patch.setattr(erasure, "rewrite_file", fail)
+            with pytest.raises(StoreError, match=r"disk is full\).*Erase the user again"):
+                erasure.erase_user(state, 3, "me")
+        assert len(stored_ids(state.store.engine)) == 1
+        assert erasure.erase_user(state, 3, "me").events == 0
 
 
 def test_the_spool_is_erased_while_the_database_is_down(tmp_path):

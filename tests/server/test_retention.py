@@ -10,10 +10,10 @@ from job_fixtures import get_state, runs, scheduler, tick
 from sqlalchemy import func, insert, select
 from waiting import PATIENCE
 
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.errors import ConfigError, StoreError
 from recpolicy.server.db import deletion
-from recpolicy.server.db.deletion import Deleted, delete_before, delete_user
-from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.deletion import Deleted, delete_before, delete_user, rewrite_file
+from recpolicy.server.db.engine import make_engine, transaction
 from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.feedback import DAY_MS, FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import events, feedback, rewards, rollouts
@@ -148,12 +148,32 @@ def test_all_events_of_a_user_go_and_no_others(each_engine):
 
 
 def test_a_deleted_user_is_in_no_byte_of_the_sqlite_files(engine, tmp_path):
-    """SQLite leaves deleted rows in place by default, in the database and in its log."""
+    """SQLite leaves deleted rows in place, and copies of rows in pages that were split by rows out of order."""
     user = "mallory-of-elsewhere"
-    store(engine, *(event(user=user if place % 3 else 5) for place in range(300)))
-    assert any(user.encode() in path.read_bytes() for path in tmp_path.glob("server.db*"))
-    assert delete_user(engine, f'"{user}"').events == 200
-    assert not any(user.encode() in path.read_bytes() for path in tmp_path.glob("server.db*"))
+    stored = [event(user=user if place % 3 else 5, id=f"{place * 7919 % 1_500:032x}") for place in range(1_500)]
+    store(engine, *stored)
+    assert delete_user(engine, f'"{user}"').events == 1_000
+
+    def is_in_a_file():
+        return any(user.encode() in path.read_bytes() for path in tmp_path.glob("server.db*"))
+
+    assert is_in_a_file()
+    rewrite_file(engine)
+    assert not is_in_a_file()
+    assert len(ids(engine)) == 500
+
+
+def test_a_reader_of_the_log_is_named(engine):
+    store(engine, *(event() for _ in range(300)))
+    hasty = make_engine(f"sqlite:///{engine.url.database}", seconds=0.1)
+    with engine.connect() as reader:
+        reader.exec_driver_sql("BEGIN")
+        reader.execute(select(events.c.id)).first()
+        with pytest.raises(StoreError, match="a reader of the database keeps its log in use"):
+            rewrite_file(hasty)
+    rewrite_file(hasty)
+    hasty.dispose()
+    assert len(ids(engine)) == 300
 
 
 def test_keep_days_below_the_window_of_feedback_are_refused(tmp_path):

@@ -38,7 +38,8 @@ class _Bar:
 
 def line_stream() -> TextIO:
     """Return the stream of lines of progress: stderr, or stdout in a notebook, which shows stderr as a fault."""
-    return sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+    return sys.stdout if in_notebook else sys.stderr
 
 
 class _Lines:

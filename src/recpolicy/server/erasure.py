@@ -9,13 +9,13 @@ import time
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from recpolicy.core.errors import StoreError
 from recpolicy.core.ids import convert_id
 from recpolicy.server.db import admin
-from recpolicy.server.db.deletion import delete_user
-from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.deletion import delete_user, rewrite_file
+from recpolicy.server.db.engine import first_line, transaction
 from recpolicy.server.db.events import id_key
 from recpolicy.server.db.jobs import under_way
 from recpolicy.server.db.schema import events
@@ -47,7 +47,9 @@ class ErasedUser:
 def erase_user(state: AppState, user: int | str, actor: str) -> ErasedUser:
     """Erase a user and write the audit line, which does not name the user.
 
-    Raises StoreError if the database does not answer; the spool is erased even then.
+    Raises:
+        StoreError: The database does not answer; the spool is erased even then. Or all rows are deleted, but the file
+            of SQLite, which may hold their bytes, could not be rewritten.
     """
     store, key = state.require_store(), id_key(user)
     assert state.folder is not None  # a server with a store has one
@@ -66,6 +68,14 @@ def erase_user(state: AppState, user: int | str, actor: str) -> ErasedUser:
         raise StoreError(
             f"the database does not answer; {spooled} spooled events are erased, the database may still have others."
             " Erase the user again when it answers"
+        ) from None
+    try:
+        rewrite_file(store.engine)
+    except (DBAPIError, StoreError) as error:
+        reason = first_line(error) if isinstance(error, DBAPIError) else str(error)
+        raise StoreError(
+            f"the events of the user are deleted, but the file of the database could not be rewritten ({reason}),"
+            " and bytes of them may remain in it. The disk needs room for a second copy. Erase the user again"
         ) from None
     for name in set(EXPORTING_JOBS) - running:  # what a killed job left; a job that ends removes its files
         shutil.rmtree(state.folder / FOLDER / name, ignore_errors=True)

@@ -11,13 +11,12 @@ from time import perf_counter, sleep
 
 from sqlalchemy import Connection, Engine, and_, delete, or_, select
 
+from recpolicy.core.errors import StoreError
 from recpolicy.server.db.engine import CommitLock, transaction_on
 from recpolicy.server.db.schema import events, feedback, rewards, rollouts
 
 EVENTS_AT_ONCE = 500
 """Events of one transaction: about 20 ms of the writer's time on a 2-core machine."""
-
-_CHECKPOINT_TRIES, _CHECKPOINT_SECONDS = 20, 0.1
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def delete_before(
 
 
 def delete_user(engine: Engine, user_key: str, at_once: int = EVENTS_AT_ONCE) -> Deleted:
-    """Delete all events of a user. SQLite overwrites them with zeros, in the database and in its log."""
+    """Delete all events of a user. Their bytes may stay in the files of SQLite until `rewrite_file`."""
     with engine.connect() as connection:  # no index: one pass over the events, which delays no writer
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
@@ -67,33 +66,35 @@ def delete_user(engine: Engine, user_key: str, at_once: int = EVENTS_AT_ONCE) ->
         wanted = select(events.c.id).where(events.c.id.in_(mine[start : start + at_once])).with_for_update()
         return connection.scalars(wanted).all() if start < len(mine) else []
 
-    deleted = _delete(engine, next_ids, overwrite=True)
-    if deleted.events and engine.dialect.name == "sqlite":
-        with engine.connect() as connection:
-            _empty_log(connection)
-    return deleted
+    return _delete(engine, next_ids)
 
 
-def _empty_log(connection: Connection) -> None:
-    """Empty the write-ahead log of SQLite; a reader that is busy delays it by seconds at most."""
-    for _ in range(_CHECKPOINT_TRIES):
-        busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
-        if not busy:
-            return
-        sleep(_CHECKPOINT_SECONDS)
+def rewrite_file(engine: Engine) -> None:
+    """Rewrite the file of an SQLite database and empty its log, so that no deleted row remains in a byte of them.
+
+    PRAGMA secure_delete does not suffice: a page that was split keeps copies of rows that moved to another page.
+    Writers wait until the end. PostgreSQL: does nothing.
+
+    Raises:
+        DBAPIError: The disk has no room for a second copy of the database.
+        StoreError: A reader keeps the log in use.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    with closing(CommitLock(engine)) as lock, lock, engine.connect() as connection:
+        connection.exec_driver_sql("VACUUM")
+        if connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar():  # it has waited for readers
+            raise StoreError("a reader of the database keeps its log in use")
 
 
 def _delete(
     engine: Engine,
     next_ids: Callable[[Connection], Sequence[str]],
     stopping: Callable[[], bool] = lambda: False,
-    overwrite: bool = False,
 ) -> Deleted:
     """Delete batches of events until there are no more; pause after each for as long as it took."""
     total = Deleted()
     with closing(CommitLock(engine)) as lock, engine.connect() as connection:
-        if overwrite and engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("PRAGMA secure_delete=ON")
         while not stopping():
             with lock, transaction_on(connection):
                 start = perf_counter()
