@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recpolicy.data import bandit_log_files, ratings_store, session_log_files, slate_log_files
+from recpolicy.data import bandit_log_files, feature_log_files, ratings_store, session_log_files, slate_log_files
 from recpolicy.inference import artifact, lookup_tables
 from recpolicy.models import rating_model_io
 from recpolicy.registry import aliases, version_files
@@ -17,8 +17,8 @@ _PAGE = Path(__file__).parents[2] / "docs" / "conventions.md"
 _WRITTEN = {
     module.FORMAT: module.FORMAT_VERSION
     for module in (
-        artifact, bandit_log_files, checkpoints, create, evaluation_files, rating_model_io, ratings_store,
-        session_log_files, slate_log_files,
+        artifact, bandit_log_files, checkpoints, create, evaluation_files, feature_log_files, rating_model_io,
+        ratings_store, session_log_files, slate_log_files,
     )
 } | {
     module._FORMAT: module._FORMAT_VERSION for module in (aliases, lookup_tables, version_files)

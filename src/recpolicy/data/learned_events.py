@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.hashes import MAX_HASHES, Hashes, text_hashes
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.log_metadata import read_metadata
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.slate_log import SlateLog
@@ -26,7 +27,7 @@ FALSE_REFUSALS = 1e-6
 _SLOT = r":[0-9]+$"
 
 
-def log_events(log: BanditLog | SlateLog | SessionLog) -> Hashes:
+def log_events(log: BanditLog | SlateLog | SessionLog | FeatureLog) -> Hashes:
     """Return the hashes of a log's events, sorted, each once.
 
     The slots of a slate are rounds of one event: a policy that learned from one of them knows the slate.
