@@ -1,0 +1,247 @@
+"""Encode raw features as numbers, the same in training, in the artifact and in the server.
+
+n rows, C and D dense columns of contexts and actions. An encoder is a schema with what the training part said: means,
+bins, vocabularies. It is JSON-able and needs NumPy only, so TensorFlow, NumPy and the server read the same columns.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.config import as_dict, build
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.data.features.columns import Columns
+from recpolicy.data.features.fitted import (
+    Dense,
+    Entries,
+    FittedFeature,
+    fit_feature,
+    fitted_type,
+    restore_feature,
+)
+from recpolicy.data.features.hashing import Indices, Values
+from recpolicy.data.features.schema import PARTS, FeatureSchema, schema_from_dict
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """Hashed features of n rows, row after row: start int64 [n + 1], index uint32 [F], value float32 [F].
+
+    Indices have all their bits; a model of 2^bits weights keeps the lowest ones.
+    """
+
+    start: NDArray[np.int64]
+    index: Indices
+    value: Values
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+
+class CodeColumn(NamedTuple):
+    """A column of integer codes, whose vectors a network learns."""
+
+    name: str
+    column: int
+    """Place among the dense columns."""
+    size: int
+    """Number of codes; code 0 stands for unseen and missing values."""
+    dim: int
+    """Length of a vector."""
+
+
+@dataclass(frozen=True)
+class FeatureEncoder:
+    """A schema that was fitted on the training part."""
+
+    schema: FeatureSchema
+    fitted: Mapping[str, tuple[FittedFeature[Any], ...]]
+    """Fitted features of "context" and "action", in the order of the schema."""
+
+    @classmethod
+    def fit(cls, schema: FeatureSchema, context: Columns, action: Columns) -> "FeatureEncoder":
+        """Return the encoder of a schema.
+
+        Args:
+            schema: Names and encodings.
+            context: Columns [N] of the rounds of the training part.
+            action: Columns [M] of its different actions.
+
+        Raises:
+            DataError: A column is missing, or a value has the wrong type.
+        """
+        fitted = {}
+        for part, columns in zip(PARTS, (context, action), strict=True):
+            _check_names(schema, part, columns)
+            fitted[part] = tuple(
+                fit_feature(f"{part}.{name}", feature, columns[name]) for name, feature in schema.part(part).items()
+            )
+        return cls(schema, fitted)
+
+    def names(self, part: str) -> tuple[str, ...]:
+        """Return the names of the raw features of "context" or "action"."""
+        return tuple(self.schema.part(part))
+
+    @cached_property
+    def context_names(self) -> tuple[str, ...]:
+        """Names of the C dense columns of contexts."""
+        return self._dense_names("context")
+
+    @cached_property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the D dense columns of actions."""
+        return self._dense_names("action")
+
+    @cached_property
+    def context_codes(self) -> tuple[CodeColumn, ...]:
+        """Code columns of `dense_context(columns, codes=True)`."""
+        return self._code_columns("context")
+
+    @cached_property
+    def action_codes(self) -> tuple[CodeColumn, ...]:
+        """Code columns of `dense_action(columns, codes=True)`."""
+        return self._code_columns("action")
+
+    def dense_context(self, columns: Columns, *, codes: bool = False) -> Dense:
+        """Return the dense columns [n, C] of contexts.
+
+        Args:
+            columns: Raw values by name; names that the schema does not have are ignored.
+            codes: Give each feature with the encoding "embedding" one column of integer codes, for a network that
+                learns a table of vectors (`context_codes`). Otherwise such a feature gives one-hot columns.
+        """
+        return self._dense("context", columns, codes)
+
+    def dense_action(self, columns: Columns, *, codes: bool = False) -> Dense:
+        """Return the dense columns [n, D] of actions; see `dense_context`."""
+        return self._dense("action", columns, codes)
+
+    def sparse_context(self, columns: Columns) -> SparseRows:
+        """Return the hashed features of contexts."""
+        return self._sparse("context", columns)
+
+    def sparse_action(self, columns: Columns) -> SparseRows:
+        """Return the hashed features of actions."""
+        return self._sparse("action", columns)
+
+    def check(self, columns: Columns, part: str = "context") -> None:
+        """Raise DataError if a column is missing, or a value has a type that the schema does not allow."""
+        self._sparse(part, columns)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the encoder as plain JSON-able values."""
+        plain: dict[str, Any] = {"schema": self.schema.as_dict()}
+        for part in PARTS:
+            values = {
+                name: item.fitted_values() for name, item in zip(self.names(part), self.fitted[part], strict=True)
+            }
+            plain[part] = {name: as_dict(value) for name, value in values.items() if value is not None}
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], where: str = "feature encoder") -> "FeatureEncoder":
+        """Return the encoder that `as_dict` describes; raise ConfigError for anything else."""
+        if not isinstance(plain, Mapping) or set(plain) != {"schema", *PARTS}:
+            raise ConfigError(f"{where}: expected the keys schema, context and action")
+        schema = schema_from_dict(plain["schema"], f"{where}: schema")
+        fitted = {}
+        for part in PARTS:
+            values = plain[part]
+            needed = {name for name, feature in schema.part(part).items() if fitted_type(feature) is not None}
+            if not isinstance(values, Mapping) or set(values) != needed:
+                raise ConfigError(
+                    f"{where}: {part}: expected the fitted values of {', '.join(sorted(needed)) or 'none'}"
+                )
+            fitted[part] = tuple(
+                restore_feature(
+                    f"{part}.{name}", feature, _record(feature, values.get(name), f"{where}: {part}.{name}")
+                )
+                for name, feature in schema.part(part).items()
+            )
+        return cls(schema, fitted)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the encoder: policies with different digests read different columns."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    def _dense_names(self, part: str) -> tuple[str, ...]:
+        return tuple(name for item in self.fitted[part] for name in item.dense_names())
+
+    def _code_columns(self, part: str) -> tuple[CodeColumn, ...]:
+        found, place = [], 0
+        for item in self.fitted[part]:
+            if item.code_count:
+                found.append(CodeColumn(item.name, place, item.code_count, item.feature.dim))
+                place += 1
+            else:
+                place += len(item.dense_names())
+        return tuple(found)
+
+    def _dense(self, part: str, columns: Columns, codes: bool) -> Dense:
+        _check_names(self.schema, part, columns)
+        count = _row_count(columns, self.names(part))
+        parts = [np.zeros((count, 0), np.float32)]
+        for name, item in zip(self.names(part), self.fitted[part], strict=True):
+            if codes and item.code_count:
+                parts.append(item.codes(columns[name]).astype(np.float32)[:, np.newaxis])
+            else:
+                parts.append(item.dense(columns[name]))
+        return np.concatenate(parts, axis=1)
+
+    def _sparse(self, part: str, columns: Columns) -> SparseRows:
+        _check_names(self.schema, part, columns)
+        count = _row_count(columns, self.names(part))
+        entries = [item.sparse(columns[name]) for name, item in zip(self.names(part), self.fitted[part], strict=True)]
+        return _by_row(entries, count)
+
+
+def _by_row(entries: Sequence[Entries], count: int) -> SparseRows:
+    """Return the entries of all features, row after row and in each row in the order of the schema."""
+    if not entries:
+        return SparseRows(np.zeros(count + 1, np.int64), np.zeros(0, np.uint32), np.zeros(0, np.float32))
+    if all(
+        len(entry.row) == count and (count == 1 or np.array_equal(entry.row, np.arange(count))) for entry in entries
+    ):
+        start = np.arange(count + 1) * len(entries)
+        index = np.stack([entry.index for entry in entries], axis=1)
+        value = np.stack([entry.value for entry in entries], axis=1)
+        return SparseRows(start, index.ravel(), value.ravel())
+    row = np.concatenate([entry.row for entry in entries])
+    order = np.argsort(row, kind="stable")
+    start = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=count))]).astype(np.int64)
+    index = np.concatenate([entry.index for entry in entries])[order]
+    value = np.concatenate([entry.value for entry in entries])[order]
+    return SparseRows(start, index, value)
+
+
+def _record(feature: Any, values: Any, where: str) -> Any:
+    """Return the fitted record of a feature from plain values."""
+    kind = fitted_type(feature)
+    if kind is None:
+        return None
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: found {str(values)[:60]}; expected fitted values by name")
+    return build(kind, values, where)
+
+
+def _check_names(schema: FeatureSchema, part: str, columns: Columns) -> None:
+    """Raise DataError if the columns do not have all features of the schema."""
+    missing = [name for name in schema.part(part) if name not in columns]
+    if missing:
+        found = ", ".join(sorted(columns)) or "none"
+        raise DataError(f"no {part} feature named {missing[0]!r} in the data, but in the schema. Found: {found}.")
+
+
+def _row_count(columns: Columns, names: Sequence[str]) -> int:
+    """Return the number of rows; raise DataError if columns differ."""
+    counts = {len(columns[name]) for name in names} or {len(column) for column in columns.values()} or {0}
+    if len(counts) > 1:
+        raise DataError(f"the columns of features have {sorted(counts)} rows; expected the same number in each")
+    return counts.pop()
