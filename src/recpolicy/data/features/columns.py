@@ -1,10 +1,11 @@
 """Read the raw values of features: columns of numbers, labels, flags, times, lists and objects.
 
-n rows. A column is an array of numbers or flags, or of objects: text, lists of text, dicts. NaN, None and, in a
-numeric column, nothing else is missing. Each reader checks the types and raises DataError with the row and the value.
+n rows. data/feature_columns.py defines the form of a column. These readers also accept other arrays of numbers, flags
+and times. Each checks the types and raises DataError with the row and the value.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -12,49 +13,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.types import Array, Bools
+from recpolicy.core.types import Array
+from recpolicy.data.feature_columns import Columns, column_from_values
 
 Column: TypeAlias = NDArray[Any]
-Columns: TypeAlias = Mapping[str, Column]
-"""Raw values of all rows by the name of the feature."""
 _NUMBERS = (int, float, bool, np.integer, np.floating, np.bool_)
 _LARGEST = 1e15
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def columns_from_records(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Column]:
-    """Return the columns `names` of JSON objects; an absent value is None.
+def column_of(columns: Columns, name: str) -> Column:
+    """Return the column of a feature.
 
-    A name with points that is no key of a record is a path: "device.os" is record["device"]["os"].
+    "device.os" is the column of that name, and where it is missing or has no value, the value `os` of the objects in
+    the column `device`.
+
+    Raises:
+        KeyError: There is no such column.
     """
-    columns = {}
-    for name in names:
-        values = [record.get(name) for record in records]
-        if "." in name and None in values:
-            values = [value if value is not None else _nested(record, name) for record, value in zip(records, values)]  # noqa: B905
-        columns[name] = object_column(values)
-    return columns
+    column = columns.get(name)
+    head, _, path = name.partition(".")
+    if head in columns and path and (column is None or column.dtype.kind == "O"):
+        nested = [_nested(value, path) for value in columns[head].tolist()]
+        if column is not None:
+            nested = [inner if value is None else value for value, inner in zip(column, nested, strict=True)]
+        return column_from_values(nested, name)
+    return columns[name]
 
 
-def object_column(values: Sequence[Any]) -> Column:
-    """Return the values as an array [n] of objects; lists stay objects."""
-    column = np.empty(len(values), object)
-    column[:] = values if not any(isinstance(value, list | tuple) for value in values) else _wrapped(values)
-    return column
-
-
-def _wrapped(values: Sequence[Any]) -> Any:
-    """Return values with lists in a form that NumPy assigns one to a place."""
-    column = np.empty(len(values), object)
-    for place, value in enumerate(values):
-        column[place] = value
-    return column
-
-
-def _nested(record: Mapping[str, Any], name: str) -> Any:
+def _nested(value: Any, path: str) -> Any:
     """Return the value at a path of keys; None if there is none."""
-    value: Any = record
-    for key in name.split("."):
+    for key in path.split("."):
         if not isinstance(value, Mapping):
             return None
         value = value.get(key)
@@ -152,7 +141,8 @@ def as_local_hours(column: Column, unit: str, utc_offset_hours: float, where: st
         return np.where(np.isnat(column), np.nan, hours) + utc_offset_hours
     per_hour = timedelta(hours=1) / timedelta(**{"milliseconds" if unit == "ms" else "seconds": 1})
     if column.dtype.kind == "O" and any(isinstance(value, str | date) for value in column):
-        column = object_column([_as_number(value, row, per_hour, where) for row, value in enumerate(column)])
+        numbers = [_as_number(value, row, per_hour, where) for row, value in enumerate(column)]
+        column = np.array([math.nan if number is None else number for number in numbers], np.float64)
     return as_numbers(column, where) / per_hour + utc_offset_hours
 
 
@@ -201,19 +191,6 @@ def flattened(value: Any, name: str, where: str) -> list[tuple[str, float]]:
         else:
             raise DataError(f"{where}: {path} is {_short(part)}; expected text, a number, a flag, a list or an object")
     return leaves
-
-
-def present(column: Column) -> Bools:
-    """Return True [n] where a value is not missing."""
-    column = np.asarray(column)
-    if column.dtype.kind == "f":
-        return ~np.isnan(column)
-    if column.dtype.kind == "M":
-        return ~np.isnat(column)
-    if column.dtype.kind != "O":
-        return np.ones(len(column), bool)
-    missing = (value is None or (isinstance(value, float) and value != value) for value in column)
-    return ~np.fromiter(missing, bool, len(column))
 
 
 def _wrong_type(column: Column, where: str, expected: str, fits: Any) -> DataError:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.features.columns import Columns
+from recpolicy.data.feature_columns import Columns
+from recpolicy.data.features.columns import Column, column_of
 from recpolicy.data.features.fitted import (
     Dense,
     Entries,
@@ -26,7 +27,7 @@ from recpolicy.data.features.fitted import (
     restore_feature,
 )
 from recpolicy.data.features.hashing import Indices, Values
-from recpolicy.data.features.schema import PARTS, FeatureSchema, schema_from_dict
+from recpolicy.data.features.schema import PARTS, FeatureSchema, raw_names, schema_from_dict
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,16 @@ class FeatureEncoder:
         """
         fitted = {}
         for part, columns in zip(PARTS, (context, action), strict=True):
-            _check_names(schema, part, columns)
+            raw, _ = _raw_columns(schema, part, columns)
             fitted[part] = tuple(
-                fit_feature(f"{part}.{name}", feature, columns[name]) for name, feature in schema.part(part).items()
+                fit_feature(f"{part}.{name}", feature, column)
+                for (name, feature), column in zip(schema.part(part).items(), raw, strict=True)
             )
         return cls(schema, fitted)
 
     def names(self, part: str) -> tuple[str, ...]:
-        """Return the names of the raw features of "context" or "action"."""
-        return tuple(self.schema.part(part))
+        """Return the keys of JSON objects that the features of "context" or "action" read."""
+        return raw_names(self.schema.part(part))
 
     @cached_property
     def context_names(self) -> tuple[str, ...]:
@@ -138,10 +140,8 @@ class FeatureEncoder:
         """Return the encoder as plain JSON-able values."""
         plain: dict[str, Any] = {"schema": self.schema.as_dict()}
         for part in PARTS:
-            values = {
-                name: item.fitted_values() for name, item in zip(self.names(part), self.fitted[part], strict=True)
-            }
-            plain[part] = {name: as_dict(value) for name, value in values.items() if value is not None}
+            items = zip(self.schema.part(part), self.fitted[part], strict=True)
+            plain[part] = {name: as_dict(item.fitted_values()) for name, item in items if fitted_type(item.feature)}
         return plain
 
     @classmethod
@@ -185,21 +185,18 @@ class FeatureEncoder:
         return tuple(found)
 
     def _dense(self, part: str, columns: Columns, codes: bool) -> Dense:
-        _check_names(self.schema, part, columns)
-        count = _row_count(columns, self.names(part))
+        raw, count = _raw_columns(self.schema, part, columns)
         parts = [np.zeros((count, 0), np.float32)]
-        for name, item in zip(self.names(part), self.fitted[part], strict=True):
+        for column, item in zip(raw, self.fitted[part], strict=True):
             if codes and item.code_count:
-                parts.append(item.codes(columns[name]).astype(np.float32)[:, np.newaxis])
+                parts.append(item.codes(column).astype(np.float32)[:, np.newaxis])
             else:
-                parts.append(item.dense(columns[name]))
+                parts.append(item.dense(column))
         return np.concatenate(parts, axis=1)
 
     def _sparse(self, part: str, columns: Columns) -> SparseRows:
-        _check_names(self.schema, part, columns)
-        count = _row_count(columns, self.names(part))
-        entries = [item.sparse(columns[name]) for name, item in zip(self.names(part), self.fitted[part], strict=True)]
-        return _by_row(entries, count)
+        raw, count = _raw_columns(self.schema, part, columns)
+        return _by_row([item.sparse(column) for column, item in zip(raw, self.fitted[part], strict=True)], count)
 
 
 def _by_row(entries: Sequence[Entries], count: int) -> SparseRows:
@@ -231,17 +228,17 @@ def _record(feature: Any, values: Any, where: str) -> Any:
     return build(kind, values, where)
 
 
-def _check_names(schema: FeatureSchema, part: str, columns: Columns) -> None:
-    """Raise DataError if the columns do not have all features of the schema."""
-    missing = [name for name in schema.part(part) if name not in columns]
-    if missing:
-        found = ", ".join(sorted(columns)) or "none"
-        raise DataError(f"no {part} feature named {missing[0]!r} in the data, but in the schema. Found: {found}.")
-
-
-def _row_count(columns: Columns, names: Sequence[str]) -> int:
-    """Return the number of rows; raise DataError if columns differ."""
-    counts = {len(columns[name]) for name in names} or {len(column) for column in columns.values()} or {0}
+def _raw_columns(schema: FeatureSchema, part: str, columns: Columns) -> tuple[list[Column], int]:
+    """Return the columns of all features of a part, and the number of rows; raise DataError if one is missing."""
+    raw = []
+    for name in schema.part(part):
+        try:
+            raw.append(column_of(columns, name))
+        except KeyError:
+            found = ", ".join(sorted(columns)) or "none"
+            message = f"no {part} feature named {name!r} in the data, but in the schema. Found: {found}."
+            raise DataError(message) from None
+    counts = {len(column) for column in raw} or {len(column) for column in columns.values()} or {0}
     if len(counts) > 1:
         raise DataError(f"the columns of features have {sorted(counts)} rows; expected the same number in each")
-    return counts.pop()
+    return raw, counts.pop()

@@ -264,7 +264,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def raw_names(features: Mapping[str, Feature]) -> tuple[str, ...]:
+    """Return the keys of JSON objects that the features read: their names, and the first parts of names with points."""
+    return tuple(dict.fromkeys(key for name in features for key in (name, name.partition(".")[0])))
+
+
 def unused_names(names: Iterable[str], features: Mapping[str, Feature]) -> list[str]:
     """Return the keys of a record that neither are features nor hold features inside nested objects."""
-    heads = {name.split(".")[0] for name in features}
-    return sorted(name for name in names if name not in features and name not in heads)
+    return sorted(set(names) - set(raw_names(features)))
