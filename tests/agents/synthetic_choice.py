@@ -29,6 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "linucb_hybrid": {"shared_precision": 0.05, "arm_precision": 1.0},
     "eps_greedy": {"layers": (16,), "learning_rate": 0.02, "epsilon": 0.2},
     "boltzmann": {"layers": (16,), "learning_rate": 0.02, "temperature": 1.0},
+    "squarecb": {"precision": 0.05, "gamma_scale": 20.0},
     "neural_linucb": {
         "layers": (16,),
         "encoding_dim": 6,
@@ -80,6 +81,6 @@ def specs() -> tuple[Any, Any]:
     return one.time_step_spec(), one.action_spec()
 
 
-def make(name: str, seed: int = 0) -> BanditAgent:
+def make(name: str, seed: int = 0, **settings: Any) -> BanditAgent:
     entry = AGENTS[name]
-    return entry.make(*specs(), entry.config(**SETTINGS.get(name, {})), misleading_arms(), seed)
+    return entry.make(*specs(), entry.config(**(settings or SETTINGS.get(name, {}))), misleading_arms(), seed)

@@ -24,6 +24,7 @@ def all_heads(mean: np.ndarray, width: np.ndarray, mask: np.ndarray | None) -> d
         "upper_confidence": action_distributions.upper_confidence(mean, width, 2.0, allowed),
         "epsilon_greedy": action_distributions.epsilon_greedy(mean, 0.3, allowed),
         "boltzmann": action_distributions.boltzmann(mean, 0.5, allowed),
+        "squarecb": action_distributions.squarecb(mean, 7.0, allowed),
         "thompson": action_distributions.thompson(mean, width, allowed),
         "with_uniform_mix": action_distributions.with_uniform_mix(
             action_distributions.greedy(mean, allowed), 0.2, allowed

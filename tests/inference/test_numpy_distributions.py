@@ -43,6 +43,7 @@ def tensorflow_head(name, mean, width, mask):
             tensorflow_heads.boltzmann(mean, 1.0, mask), SETTINGS["gamma"], mask
         ),
         "optimistic": lambda: tensorflow_heads.greedy(mean + width, mask),
+        "squarecb": lambda: tensorflow_heads.squarecb(mean, SETTINGS["gamma"], mask),
         "softmax": lambda: tensorflow_heads.boltzmann(mean, 1.0, mask),
         "epsilon_top_k": lambda: epsilon_top_k(mean, mask),
         "epsilon_greedy_score": lambda: tensorflow_heads.epsilon_greedy(mean, SETTINGS["epsilon"], mask),

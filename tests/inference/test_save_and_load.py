@@ -59,12 +59,12 @@ def test_only_real_rewards_shrink_the_std_and_move_the_rating(name):
     real = {**artifact.metadata, "training": {**artifact.metadata["training"], "rewards": "real"}}
     table = Policy(replace(artifact, metadata=real)).predict(artifact.users["user_id"].tolist())
     std, begun = by_user(table, "std", name), artifact.rating_std[:, artifact.action_items]
-    if CASES[name].agent in {"linucb", "lints", "linucb_shared", "linucb_hybrid"}:
+    if CASES[name].agent in {"linucb", "lints", "linucb_shared", "linucb_hybrid", "squarecb"}:
         np.testing.assert_array_equal(table["rating"], table["value"])
     if CASES[name].agent in {"linucb", "lints"}:
         square = (artifact.context**2).sum(axis=1, keepdims=True) + 1
         np.testing.assert_allclose(std, begun * width / np.sqrt(square / 100), rtol=1e-3)  # 100: the prior's precision
-    elif CASES[name].agent in {"linucb_shared", "linucb_hybrid"}:
+    elif CASES[name].agent in {"linucb_shared", "linucb_hybrid", "squarecb"}:
         assert (std <= begun * (1 + 1e-5)).all()
         assert (std < 0.95 * begun).mean() > 0.5
     else:  # their estimates did not begin at the rating model

@@ -47,6 +47,7 @@ CASES = {
     "eps_greedy": Case("eps_greedy"),
     "boltzmann": Case("boltzmann", {"head": "plain", "temperature": 0.5}, NARROW),
     "neural_linucb": Case("neural_linucb", {"encoder_batches": 20}),
+    "squarecb": Case("squarecb"),
     "exp3": Case("exp3"),
     "random": Case("random"),
     "popular": Case("popular"),

@@ -18,6 +18,7 @@ from recpolicy.agents import (
     ppo,
     q_learning,
     reinforce,
+    squarecb,
     topk_reinforce,
     ucb1,
 )
@@ -65,6 +66,7 @@ AGENTS: Mapping[str, AgentEntry[BanditAgent]] = {
     "eps_greedy": AgentEntry(neural.EpsilonGreedyConfig, neural.make_epsilon_greedy),
     "boltzmann": AgentEntry(neural.BoltzmannConfig, neural.make_boltzmann),
     "neural_linucb": AgentEntry(neural_linucb.NeuralLinUCBConfig, neural_linucb.make_neural_linucb),
+    "squarecb": AgentEntry(squarecb.SquareCBConfig, squarecb.make_squarecb),
     "exp3": AgentEntry(exp3.EXP3Config, exp3.make_exp3, exp3.EXP3.learns_from_logs),
     "random": AgentEntry(baselines.BaselineConfig, baselines.make_random),
     "popular": AgentEntry(baselines.BaselineConfig, baselines.make_popular),

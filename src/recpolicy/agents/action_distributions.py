@@ -51,6 +51,18 @@ def boltzmann(mean: tf.Tensor, temperature: float, mask: tf.Tensor | None) -> tf
     return tf.nn.softmax(masked(mean / temperature, mask), axis=-1)
 
 
+def squarecb(mean: tf.Tensor, gamma: tf.Tensor | float, mask: tf.Tensor | None) -> tf.Tensor:
+    """Return 1 / (allowed + gamma (best - mean)) for each action but the best, which gets the rest; ties share it."""
+    scores = masked(mean, mask)
+    gap = tf.reduce_max(scores, axis=-1, keepdims=True) - scores  # infinite where masked
+    best = gap <= 0.0
+    allowed = tf.reduce_sum(tf.cast(tf.math.is_finite(gap), mean.dtype), axis=-1, keepdims=True)
+    others = tf.where(best, 0.0, 1.0 / (allowed + tf.where(best, 0.0, gamma * gap)))
+    others = tf.where(tf.math.is_finite(gap), others, 0.0)  # gamma may be 0
+    rest = 1.0 - tf.reduce_sum(others, axis=-1, keepdims=True)
+    return tf.where(best, rest / tf.reduce_sum(tf.cast(best, mean.dtype), axis=-1, keepdims=True), others)
+
+
 def thompson(mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     """Return P(arm has the largest draw) for independent draws N(mean, width^2), as in Thompson sampling.
 

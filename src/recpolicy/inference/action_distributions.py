@@ -54,6 +54,28 @@ def softmax(scores: Array, mask: Mask) -> Array:
     return weight / weight.sum(axis=-1, keepdims=True)
 
 
+def squarecb(mean: Array, gamma: float | Array, mask: Mask) -> Array:
+    """Return 1 / (allowed + gamma (best - mean)) for each action but the best, which gets the rest; ties share it.
+
+    Args:
+        mean: Predicted rewards [n, A].
+        gamma: Weight of the gaps, 0 or larger, in units of 1 / reward; an array has the shape [n, 1].
+        mask: [n, A], False where an action is not allowed.
+    """
+    scores = masked(mean, mask)
+    gap = scores.max(axis=-1, keepdims=True) - scores  # infinite where masked
+    best, allowed = gap <= 0, np.isfinite(gap)
+    count = allowed.sum(axis=-1, keepdims=True)
+    others = np.where(best | ~allowed, 0.0, 1.0 / (count + gamma * np.where(allowed, gap, 0.0)))
+    rest = 1.0 - others.sum(axis=-1, keepdims=True)
+    return np.where(best, rest / best.sum(axis=-1, keepdims=True), others)
+
+
+def squarecb_gamma(rounds: float, scale: float, exponent: float) -> float:
+    """Return SquareCB's gamma after `rounds` rounds, for rewards in [0, 1]: scale * rounds^exponent."""
+    return scale * max(rounds, 1.0) ** exponent
+
+
 def thompson_probabilities(mean: Array, width: Array, mask: Mask) -> Array:
     """Return P(arm has the largest draw) for independent normal draws; see
     recpolicy.agents.action_distributions.thompson."""
@@ -104,6 +126,10 @@ def _boltzmann(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
     return softmax(estimate.mean / settings["temperature"], mask)
 
 
+def _squarecb(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
+    return squarecb(estimate.mean.astype(np.float64), settings["gamma"], mask)
+
+
 def _optimistic(estimate: Estimate, _: Settings, mask: Mask) -> Array:
     assert estimate.bound is not None, "the optimistic head needs an estimator with bounds"
     return greedy(estimate.bound, mask)
@@ -135,6 +161,7 @@ HEADS: Mapping[str, Callable[[Estimate, Settings, Mask], Array]] = {
     "thompson": _thompson,
     "epsilon_greedy": _epsilon_greedy,
     "boltzmann": _boltzmann,
+    "squarecb": _squarecb,
     "exponential_weights": _exponential_weights,
     "optimistic": _optimistic,
     "softmax": _softmax,
