@@ -1,11 +1,16 @@
 """Schemas: TOML and plain forms, and one line for each fault."""
 
+import dataclasses
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.features.schema import (
+    FEATURE_TYPES,
     BooleanFeature,
     CategoryFeature,
     FeatureSchema,
@@ -116,6 +121,24 @@ def test_each_fault_is_one_line_with_the_file(tmp_path, text, message):
     assert message in str(error.value)
     assert "schema.toml" in str(error.value)
     assert "\n" not in str(error.value).replace("\n", "", 0 if "TOML" not in message else 1)
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "feature_schema.md"
+
+
+@pytest.mark.parametrize("kind", FEATURE_TYPES)
+def test_every_option_is_on_the_reference_page_with_its_default(kind):
+    section = PAGE.read_text().split(f"## `{kind}`")[1].split("\n## ")[0]
+    fields = dataclasses.fields(FEATURE_TYPES[kind])
+    for field in fields:
+        default = "none" if field.default is None else json.dumps(field.default)
+        assert f"| `{field.name}` | {default} |" in section
+    assert section.count("\n| `") == len(fields)
+
+
+def test_the_example_of_the_reference_page_is_a_schema(tmp_path):
+    schema = read(tmp_path, PAGE.read_text().split("```toml\n")[1].split("```")[0])
+    assert set(schema.context) == {"age", "device.os", "time"}
 
 
 def test_finds_keys_that_no_feature_reads():
