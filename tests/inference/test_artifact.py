@@ -16,9 +16,9 @@ from recpolicy.inference.artifact import (
     migrate_metadata,
     read_artifact,
     read_inference_artifact,
-    verify,
     write_arrays,
 )
+from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import load_policy
 
 

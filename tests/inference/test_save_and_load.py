@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from trained_policies import CASES, loaded, miniature_split, reference, trained
 
-from recpolicy.inference.artifact import verify
+from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import Policy
 
 everywhere = pytest.mark.parametrize("name", CASES)

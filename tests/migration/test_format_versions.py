@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recpolicy.data import bandit_log_files, feature_log_files, ratings_store, session_log_files, slate_log_files
-from recpolicy.inference import artifact, lookup_tables
+from recpolicy.inference import artifact, feature_artifact, lookup_tables
 from recpolicy.models import rating_model_io
 from recpolicy.registry import aliases, version_files
 from recpolicy.server.backup import create
@@ -17,12 +17,13 @@ _PAGE = Path(__file__).parents[2] / "docs" / "conventions.md"
 _WRITTEN = {
     module.FORMAT: module.FORMAT_VERSION
     for module in (
-        artifact, bandit_log_files, checkpoints, create, evaluation_files, feature_log_files, rating_model_io,
-        ratings_store, session_log_files, slate_log_files,
+        artifact, bandit_log_files, checkpoints, create, evaluation_files, feature_artifact, feature_log_files,
+        rating_model_io, ratings_store, session_log_files, slate_log_files,
     )
 } | {
     module._FORMAT: module._FORMAT_VERSION for module in (aliases, lookup_tables, version_files)
-} | {gating.RECORD_FORMAT: gating.RECORD_VERSION, imported_logs._KIND: imported_logs._VERSION}  # fmt: skip
+} | {gating.RECORD_FORMAT: gating.RECORD_VERSION, imported_logs._KIND: imported_logs._VERSION,
+     feature_artifact.ENCODER_FORMAT: feature_artifact.ENCODER_VERSION}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", _WRITTEN)

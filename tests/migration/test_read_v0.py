@@ -24,7 +24,8 @@ from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split
-from recpolicy.inference.artifact import migrate_metadata, read_inference_artifact, verify
+from recpolicy.inference.artifact import migrate_metadata, read_inference_artifact
+from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import load_policy
 from recpolicy.inference.scorer import Scorer
 from recpolicy.inference.slate_selection import ExplorationConfig

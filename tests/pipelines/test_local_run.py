@@ -15,7 +15,7 @@ from tiny_dataset import write_miniature
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import file_digest
-from recpolicy.inference.artifact import verify
+from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import load_policy
 from recpolicy.pipelines.inline import run_inline
 from recpolicy.pipelines.inputs import input_paths, inputs_digest

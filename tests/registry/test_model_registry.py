@@ -13,11 +13,13 @@ import pytest
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_feature_log import tiny_policy
 from tiny_policies import write_tiny
 from waiting import PATIENCE
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.core.files import content_digest, file_digest
+from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
 from recpolicy.inference.predictor import load_policy
 from recpolicy.registry import model_registry as registry_module
 from recpolicy.registry.model_registry import Registry
@@ -372,3 +374,19 @@ def test_damaged_audit_is_one_line(registry):
 def test_digest_of_a_version_is_that_of_its_manifest(registry):
     manifest = json.loads((registry.resolve(1) / "recpolicy.json").read_text())
     assert registry.version(1).digest == content_digest(manifest)
+
+
+def test_a_feature_policy_is_registered_promoted_and_refused_when_damaged(tmp_path, artifacts):
+    registry = Registry(tmp_path / "registry")
+    registry.register(artifacts[0], gate={"verdict": "pass"})
+    policy = tiny_policy("squarecb")
+    write_feature_policy(policy, tmp_path / "features")
+    version = registry.register(tmp_path / "features", gate={"verdict": "pass"})
+    assert (version.number, version.agent, version.policy_digest) == (2, "squarecb", policy.policy_digest)
+    assert registry.register(tmp_path / "features").number == 2
+    assert registry.promote(2).number == 2
+    registry.promote(1)
+    assert read_feature_policy(registry.resolve(2)).policy_digest == policy.policy_digest
+    damage(registry, 2)
+    with pytest.raises(ArtifactError, match=r"version 2 is damaged: .*arrays\.npz"):
+        registry.promote(2)

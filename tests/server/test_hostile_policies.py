@@ -17,7 +17,8 @@ from tiny_policies import write_tiny
 from unlimited import UNLIMITED
 
 from recpolicy.core.errors import ArtifactError, ConfigError
-from recpolicy.inference.artifact import MANIFEST, manifest_digest, read_manifest
+from recpolicy.inference.artifact_files import MANIFEST
+from recpolicy.inference.artifact_kinds import manifest_digest, read_manifest
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.predictor import load_policy
 from recpolicy.registry.aliases import read_state, write_state

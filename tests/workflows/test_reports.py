@@ -13,7 +13,7 @@ from trained_policies import TINY, loaded, miniature_split, trained
 
 from recpolicy.core.errors import ConfigError, UnknownIdError
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.inference.artifact import verify
+from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows import policy_report as module
 from recpolicy.workflows.demo import run_demo

@@ -13,7 +13,9 @@ from recpolicy.agents import AGENTS, BASELINES
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.data.bandit_log_files import IdVocabulary
-from recpolicy.inference.artifact import MANIFEST, read_artifact, verify, write_manifest
+from recpolicy.inference.artifact import read_artifact, write_manifest
+from recpolicy.inference.artifact_files import MANIFEST
+from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import load_policy
 from recpolicy.training import tensorflow_export
 from recpolicy.training.checkpoints import read_learner

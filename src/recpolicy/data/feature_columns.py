@@ -22,6 +22,7 @@ EXACT = 2.0**53
 MAX_DEPTH = 20
 """Largest nesting of the JSON of a feature."""
 _DIGEST = 32
+_LARGEST_ID = 2**63 - 1
 _OBJECTS = {str, list, dict, type(None)}
 
 
@@ -178,6 +179,15 @@ def canonical_texts(column: NDArray[Any]) -> Iterable[str]:
 def canonical_json(value: Any) -> str:
     """Return the JSON text of a value that `plain_value` returned: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def check_action_id(identifier: Any) -> int | str:
+    """Return the id of an action; raises DataError unless it is a 64-bit integer or a text that is not empty."""
+    if isinstance(identifier, str) and identifier:
+        return identifier
+    if isinstance(identifier, int) and not isinstance(identifier, bool) and abs(identifier) <= _LARGEST_ID:
+        return identifier
+    raise DataError(f"the action id {identifier!r}: expected a whole number or a text that is not empty")
 
 
 def action_digest(identifier: int | str, features: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from recpolicy.data.feature_columns import (
     as_column,
     canonical_json,
     canonical_texts,
+    check_action_id,
     columns_from_records,
     is_missing,
     plain_value,
@@ -36,7 +37,6 @@ MAX_ACTIONS = 10_000
 _CELLS = 1 << 22
 _CACHED = 1 << 18
 _LOWEST = float(np.log(np.finfo(np.float64).tiny))
-_LARGEST_ID = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -259,15 +259,6 @@ def log_of_propensity(propensity: float) -> float:
     if not 0 < propensity <= 1:
         raise DataError(f"propensity {propensity!r}: expected a probability in (0, 1]")
     return math.log(propensity)
-
-
-def check_action_id(identifier: Any) -> int | str:
-    """Return the id of an action; raises DataError unless it is a 64-bit integer or a text that is not empty."""
-    if isinstance(identifier, str) and identifier:
-        return identifier
-    if isinstance(identifier, int) and not isinstance(identifier, bool) and abs(identifier) <= _LARGEST_ID:
-        return identifier
-    raise DataError(f"the action id {identifier!r}: expected a whole number or a text that is not empty")
 
 
 _PER_ROUND = ("event_id", "time", "chosen", "log_propensity", "reward", "user", "policy", "version", "weight")

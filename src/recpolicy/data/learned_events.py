@@ -10,35 +10,39 @@ Hashes are uniform: n learned and m evaluated events that are all different shar
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.hashes import MAX_HASHES, Hashes, text_hashes
-from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.feature_log import FeatureLog
-from recpolicy.data.log_metadata import read_metadata
-from recpolicy.data.session_log import SessionLog
-from recpolicy.data.slate_log import SlateLog
+
+if TYPE_CHECKING:
+    from recpolicy.data.bandit_log import BanditLog
+    from recpolicy.data.feature_log import FeatureLog
+    from recpolicy.data.session_log import SessionLog
+    from recpolicy.data.slate_log import SlateLog
 
 FALSE_REFUSALS = 1e-6
 """Largest probability that a log without a learned event is refused."""
 _SLOT = r":[0-9]+$"
 
 
-def log_events(log: BanditLog | SlateLog | SessionLog | FeatureLog) -> Hashes:
+def log_events(log: "BanditLog | SlateLog | SessionLog | FeatureLog") -> Hashes:
     """Return the hashes of a log's events, sorted, each once.
 
     The slots of a slate are rounds of one event: a policy that learned from one of them knows the slate.
     """
-    from_slates = isinstance(log, BanditLog) and log.slate_digest is not None
+    from_slates = getattr(log, "slate_digest", None) is not None
     return np.unique(text_hashes(_without_slot(log.event_id) if from_slates else log.event_id))
 
 
 def file_events(path: Path) -> Hashes:
     """Return the hashes of the events in a file of rounds, sorted, each once."""
     import pyarrow.parquet as pq
+
+    from recpolicy.data.log_metadata import read_metadata
 
     ids = pq.read_table(path, columns=["event_id"])["event_id"].to_numpy()
     from_slates = read_metadata(path).get("slate_digest") is not None

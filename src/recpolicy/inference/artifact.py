@@ -15,8 +15,7 @@ gives all of it; `read_inference_artifact` only what predictions need, without i
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,11 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.arrays import read_arrays
-from recpolicy.core.errors import ArtifactError, MissingExtraError
-from recpolicy.core.files import content_digest, file_digest, read_versioned_json, rename_keys, write_json
+from recpolicy.core.errors import ArtifactError
+from recpolicy.core.files import rename_keys
 from recpolicy.core.hashes import Hashes, read_hashes, write_hashes
 from recpolicy.inference import artifact_checks as checks
 from recpolicy.inference.action_distributions import HEADS
+from recpolicy.inference.artifact_files import (
+    ITEM_POLICY,
+    MANIFEST,
+    ArtifactFormat,
+    artifact_errors,
+    check_digests,
+    read_manifest_file,
+    write_manifest_file,
+)
 from recpolicy.inference.lookup_tables import (
     TABLES,
     LookupTables,
@@ -47,9 +55,7 @@ from recpolicy.models.rating_model_io import migrate_model_name, migrate_model_s
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "recpolicy policy"
-FORMAT_VERSION = 3
-MANIFEST = "recpolicy.json"
+FORMAT, FORMAT_VERSION = ITEM_POLICY, 3
 ARRAYS, USERS, ITEMS, LEARNED = "arrays.npz", "users.parquet", "items.parquet", "learned_events.npy"
 _POLICY_PREFIX = "policy/"
 REAL_REWARDS = "real"
@@ -187,7 +193,7 @@ def _from_version_2(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest, "metadata": migrate_digests(manifest["metadata"]), "arrays": arrays}
 
 
-_MIGRATIONS = {1: _from_version_1, 2: _from_version_2}
+POLICY_FORMAT = ArtifactFormat(FORMAT, FORMAT_VERSION, _WORDS, {1: _from_version_1, 2: _from_version_2})
 
 
 def policy_digest(parts: PolicyParts) -> str:
@@ -221,7 +227,6 @@ def write_manifest(artifact: Artifact, folder: Path) -> None:
     The policy's digest is that of the arrays, whatever the metadata say. Raises ArtifactError for words that could not
     be read again.
     """
-    files = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     words = {name: getattr(artifact, name) for name in _WORDS}
     words["metadata"] = {**artifact.metadata, "policy_digest": policy_digest(artifact)}
     words[_LEVELS] = None if artifact.levels is None else artifact.levels.as_dict()
@@ -229,7 +234,7 @@ def write_manifest(artifact: Artifact, folder: Path) -> None:
         plain = json.loads(json.dumps(words))
         checks.check_words(plain, ESTIMATORS, HEADS)
         checks.check_metadata(plain["metadata"])
-    write_json(folder / MANIFEST, {"format": FORMAT, "version": FORMAT_VERSION, "files": files, **words})
+    write_manifest_file(folder, POLICY_FORMAT, words)
 
 
 def read_artifact(folder: Path) -> Artifact:
@@ -273,24 +278,6 @@ def read_inference_artifact(folder: Path) -> InferenceArtifact:
         return InferenceArtifact(tables=whole.tables, **{name: getattr(whole, name) for name in names})
 
 
-_MAX_MESSAGE = 1_000
-"""Characters of a message; a hostile name must not fill the log."""
-
-
-@contextmanager
-def artifact_errors(place: Path) -> Iterator[None]:
-    """Raise ArtifactError, with the place, for every error within: an artifact may hold anything."""
-    try:
-        yield
-    except MissingExtraError:
-        raise
-    except Exception as error:
-        text = str(error)[:_MAX_MESSAGE] or type(error).__name__
-        if isinstance(error, ArtifactError) and text.startswith(str(place)):
-            raise
-        raise ArtifactError(text if text.startswith(str(place)) else f"{place}: {text}") from error
-
-
 def _check_rows(artifact: Artifact | InferenceArtifact, place: str) -> None:
     """Raise ArtifactError unless the tables have the users and items of the arrays."""
     rows, shape = (len(artifact.tables.user_ids), len(artifact.tables.item_ids)), artifact.rating_std.shape
@@ -329,12 +316,7 @@ _CODECS = {"SNAPPY", "UNCOMPRESSED"}
 
 def _read_parts(folder: Path, manifest: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Return the fields of PolicyParts, after a check of the digests of the named files and of the content."""
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            raise ArtifactError(f"{path}: missing; the artifact is incomplete: copy all of it or train it again")
-        if file_digest(path) != manifest["files"].get(name):
-            raise ArtifactError(f"{path}: changed since it was written (its digest differs): copy or train it again")
+    check_digests(folder, manifest, names)
     words: dict[str, Any] = {name: manifest.get(name) for name in (*_WORDS, _LEVELS)}
     with artifact_errors(folder / MANIFEST):
         checks.check_words(words, ESTIMATORS, HEADS)
@@ -354,42 +336,9 @@ def _read_parts(folder: Path, manifest: dict[str, Any], names: tuple[str, ...]) 
     return {"policy": policy, **arrays, **words}
 
 
-def unfinished(folder: Path) -> Path:
-    """Return the folder of an unfinished training whose policy goes to `folder`."""
-    return folder.with_name(f"{folder.name}.incomplete")
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read recpolicy.json; raises ArtifactError for a folder that is not an artifact of a version we read."""
-    path = folder / MANIFEST
-    if not folder.is_dir() and unfinished(folder).is_dir():
-        raise ArtifactError(
-            f"{folder}: its training is unfinished ({unfinished(folder)}); the same `recpolicy train` finishes it"
-        )
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder}: no such folder; expected a policy that `recpolicy train --out` wrote")
-    if not path.is_file():
-        raise ArtifactError(f"{folder}: not a policy artifact: it has no {MANIFEST}")
-    manifest = read_versioned_json(path, FORMAT, FORMAT_VERSION, _MIGRATIONS, max_bytes=checks.MAX_MANIFEST_BYTES)
-    lacking = [name for name in ("files", *_WORDS) if name not in manifest]
-    if lacking:
-        raise ArtifactError(f"{path}: lacks {', '.join(lacking)}: copy the whole artifact or train it again")
-    with artifact_errors(path):
-        checks.check_files(manifest["files"])
+    manifest = read_manifest_file(folder, POLICY_FORMAT)
+    with artifact_errors(folder / MANIFEST):
         checks.check_names(manifest.get(key, {}) for key in ("paths", "columns", "arrays"))
-        checks.check_metadata(manifest["metadata"])
     return manifest
-
-
-def manifest_digest(folder: Path) -> str:
-    """Return a digest of the manifest as it was written, and so of all files that it names; see `read_manifest`."""
-    read_manifest(folder)
-    return content_digest(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-
-
-def verify(folder: Path) -> None:
-    """Check every file of the artifact against its digest; raises ArtifactError that names the first difference."""
-    for name, digest in read_manifest(folder)["files"].items():
-        path = folder / name
-        if not path.is_file() or file_digest(path) != digest:
-            raise ArtifactError(f"{path}: missing or changed since it was written")

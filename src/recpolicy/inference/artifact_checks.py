@@ -82,6 +82,30 @@ def check_names(mappings: Iterable[Any]) -> None:
             raise ArtifactError(f"names of files, columns or arrays: {_short(mapping)}; expected pairs of texts")
 
 
+def check_policy_words(words: Mapping[str, Any], known: Mapping[str, Iterable[str]]) -> None:
+    """Check the words that all kinds of policies have: agent, settings, uniform_mix, and names of `known` parts.
+
+    Args:
+        words: The entries of the manifest.
+        known: Known names by part, such as "head".
+    """
+    agent, settings = words["agent"], words["settings"]
+    if not is_word(agent, MAX_AGENT):
+        raise ArtifactError(f"agent: {_short(agent)}; expected a name of 1 to {MAX_AGENT} printable characters")
+    for kind, names in known.items():
+        if not isinstance(words[kind], str) or words[kind] not in names:
+            raise ArtifactError(
+                f"{unknown_name_error(kind, str(words[kind])[:MAX_AGENT], names)} Read it with a newer recpolicy"
+            )
+    if not isinstance(settings, dict) or not all(is_word(name, MAX_AGENT) for name in settings):
+        raise ArtifactError(f"settings: {_short(settings)}; expected names and numbers")
+    for name, value in settings.items():
+        if not is_number(value):
+            raise ArtifactError(f"{name} is {_short(value)}; expected a finite number: {_TRAINED}")
+    if not is_number(words["uniform_mix"]) or not 0 <= words["uniform_mix"] <= 1:
+        raise ArtifactError(f"uniform_mix is {_short(words['uniform_mix'])}; expected 0 to 1")
+
+
 def check_words(words: Mapping[str, Any], estimators: Iterable[str], heads: Iterable[str]) -> None:
     """Check names, settings and scale of a policy.
 
@@ -90,35 +114,26 @@ def check_words(words: Mapping[str, Any], estimators: Iterable[str], heads: Iter
         estimators: Known names of estimators.
         heads: Known names of heads.
     """
-    agent, settings, scale = words["agent"], words["settings"], words["scale"]
-    if not is_word(agent, MAX_AGENT):
-        raise ArtifactError(f"agent: {_short(agent)}; expected a name of 1 to {MAX_AGENT} printable characters")
-    for kind, known in (("estimator", estimators), ("head", heads)):
-        if not isinstance(words[kind], str) or words[kind] not in known:
-            raise ArtifactError(
-                f"{unknown_name_error(kind, str(words[kind])[:MAX_AGENT], known)} Read it with a newer recpolicy"
-            )
-    if not isinstance(settings, dict) or not all(is_word(name, MAX_AGENT) for name in settings):
-        raise ArtifactError(f"settings: {_short(settings)}; expected names and numbers")
-    for name, value in {**settings, "noise_std": words["noise_std"]}.items():
-        if not _is_number(value):
-            raise ArtifactError(f"{name} is {_short(value)}; expected a finite number: {_TRAINED}")
-    if words["noise_std"] <= 0:
-        raise ArtifactError(f"noise_std is {words['noise_std']!r}; expected a number above 0: {_TRAINED}")
-    if not _is_number(words["uniform_mix"]) or not 0 <= words["uniform_mix"] <= 1:
-        raise ArtifactError(f"uniform_mix is {_short(words['uniform_mix'])}; expected 0 to 1")
-    if not isinstance(scale, list | tuple) or len(scale) != 2 or not all(map(_is_number, scale)):
-        raise ArtifactError(f"scale is {_short(scale)}; expected two rising numbers")
+    check_policy_words(words, {"estimator": estimators, "head": heads})
+    if not is_number(words["noise_std"]) or words["noise_std"] <= 0:
+        raise ArtifactError(f"noise_std is {_short(words['noise_std'])}; expected a number above 0: {_TRAINED}")
+    check_range("scale", words["scale"])
+    _check_levels(words.get("levels"), *words["scale"])
+
+
+def check_range(name: str, scale: Any) -> None:
+    """Check that a value is two rising numbers."""
+    if not isinstance(scale, list | tuple) or len(scale) != 2 or not all(map(is_number, scale)):
+        raise ArtifactError(f"{name} is {_short(scale)}; expected two rising numbers")
     if not scale[0] < scale[1]:
-        raise ArtifactError(f"scale is {scale[0]!r} to {scale[1]!r}; expected two rising numbers")
-    _check_levels(words.get("levels"), *scale)
+        raise ArtifactError(f"{name} is {scale[0]!r} to {scale[1]!r}; expected two rising numbers")
 
 
 def _check_levels(levels: Any, low: float, high: float) -> None:
     if levels is None:
         return
     parts = [levels.get(name) for name in ("values", "cuts")] if isinstance(levels, dict) else [None]
-    if not all(isinstance(part, list) and len(part) <= MAX_LEVELS and all(map(_is_number, part)) for part in parts):
+    if not all(isinstance(part, list) and len(part) <= MAX_LEVELS and all(map(is_number, part)) for part in parts):
         raise ArtifactError(f"levels: expected two lists of at most {MAX_LEVELS} finite numbers")
     if not all(low <= value <= high for value in parts[0] or ()):
         raise ArtifactError(f"levels: expected values on the scale of {low:g} to {high:g}")
@@ -141,7 +156,7 @@ def check_metadata(metadata: Any) -> None:
     forgetting: Any = (config or {}).get("forgetting", 1)
     precision: Any = (config or {}).get("precision", 1 if forgetting == 1 else None)
     for name, value in (("forgetting", forgetting), ("precision", precision)):
-        if not _is_number(value) or value <= 0 or (name == "forgetting" and value > 1):
+        if not is_number(value) or value <= 0 or (name == "forgetting" and value > 1):
             raise ArtifactError(f"metadata: {name} is {_short(value)}; expected a number above 0")
 
 
@@ -198,7 +213,7 @@ def check_arrays(arrays: Mapping[str, Any], policy: Mapping[str, NDArray[Any]]) 
             f"context: {users} users and {width} columns for embeddings of {rank}; expected at least one user, and"
             f" from {max(rank, 1)} to {MAX_WIDTH} columns"
         )
-    _check_numbers({**given, **{f"policy/{name}": array for name, array in policy.items()}})
+    check_numbers({**given, **{f"policy/{name}": array for name, array in policy.items()}})
     if given["rating_std"].min(initial=0) < 0:
         raise ArtifactError(f"rating_std: holds numbers below 0: {_TRAINED}")
     chosen = given["action_items"]
@@ -218,7 +233,8 @@ def _rows(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
     return arrays[name]
 
 
-def _check_numbers(arrays: Mapping[str, NDArray[Any]]) -> None:
+def check_numbers(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Check that arrays hold plausible numbers."""
     fault = find_implausible(arrays)
     if fault:
         raise ArtifactError(f"{fault}: the training diverged; {_TRAINED}")
@@ -261,9 +277,9 @@ def check_tables(
         if not isinstance(column, list) or len(column) != len(item_ids if name in _PER_ITEM else column):
             raise ArtifactError(f"{name}: expected a list, with one entry for each of {len(item_ids)} items")
     for name, ids in (("user_id", user_ids), ("item_id", item_ids)):
-        _check_ids(name, ids)
+        check_ids(name, ids)
     _check_texts("title", [title for title in titles if title is not None], MAX_TITLE)
-    if not all(year is None or (_is_number(year, nan=True) and not abs(year) > MAX_YEAR) for year in years):
+    if not all(year is None or (is_number(year, nan=True) and not abs(year) > MAX_YEAR) for year in years):
         raise ArtifactError(f"year: expected a number within {MAX_YEAR:,} of 0, or none")
     _check_texts("genre_names", genre_names, MAX_GENRE)
     if len(genre_names) > MAX_GENRES or len(set(genre_names)) != len(genre_names):
@@ -278,7 +294,8 @@ def check_tables(
 _PER_ITEM = ("title", "year", "genres")
 
 
-def _check_ids(name: str, ids: Sequence[Any]) -> None:
+def check_ids(name: str, ids: Sequence[Any]) -> None:
+    """Check ids: whole numbers of 64 bits or texts, each once."""
     texts = [identifier for identifier in ids if type(identifier) is str]
     numbers = [identifier for identifier in ids if type(identifier) is int]
     if len(texts) + len(numbers) != len(ids) or len(set(ids)) != len(ids):
@@ -295,7 +312,7 @@ def _check_texts(name: str, texts: Sequence[Any], longest: int) -> None:
         raise ArtifactError(f"{name}: expected texts of at most {longest:,} characters that are UTF-8")
 
 
-def _is_number(value: Any, nan: bool = False) -> bool:
+def is_number(value: Any, nan: bool = False) -> bool:
     """Return True for a plausible number of JSON; true and false are none."""
     return type(value) in (int, float) and (abs(value) <= LARGEST or (nan and value != value))
 

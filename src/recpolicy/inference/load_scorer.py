@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from recpolicy.inference.artifact import artifact_errors, read_inference_artifact
+from recpolicy.inference.artifact import read_inference_artifact
+from recpolicy.inference.artifact_files import artifact_errors
 from recpolicy.inference.scorer import CACHE_BYTES, Scorer
 from recpolicy.inference.self_test import self_test
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
-from recpolicy.inference.artifact import Artifact, artifact_errors, read_artifact
+from recpolicy.inference.artifact import Artifact, read_artifact
+from recpolicy.inference.artifact_files import artifact_errors
 from recpolicy.inference.block_prediction import (
     USERS_AT_ONCE,
     estimate_rewards,

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import STORAGE_ERRORS, atomic_directory
-from recpolicy.inference.artifact import MANIFEST
+from recpolicy.inference.artifact_files import MANIFEST
 from recpolicy.registry.model_registry import Note, Registry
 from recpolicy.registry.version_files import Version, sound_manifest
 

@@ -24,8 +24,8 @@ from filelock import FileLock, Timeout
 
 from recpolicy.core.errors import ArtifactError, ConfigError, unknown_name_error
 from recpolicy.core.files import atomic_directory
-from recpolicy.inference.artifact import MANIFEST, manifest_digest
-from recpolicy.inference.load_scorer import load_scorer
+from recpolicy.inference.artifact_files import MANIFEST
+from recpolicy.inference.artifact_kinds import check_answers, manifest_digest
 from recpolicy.registry.aliases import (
     ALIASES,
     CHALLENGER,
@@ -83,7 +83,7 @@ class Registry:
         known = self._find(digest)
         if known is not None:
             return known
-        load_scorer(source)
+        check_answers(source)
         self._make()
         with self._writing():
             known = self._find(digest)  # another process may have registered it meanwhile

@@ -16,16 +16,10 @@ from typing import Any
 from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.core.files import Migration, content_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.core.text import is_word
-from recpolicy.inference.artifact import (
-    artifact_errors,
-    manifest_digest,
-    migrate_digests,
-    migrate_metadata,
-    read_manifest,
-    verify,
-)
+from recpolicy.inference.artifact import migrate_digests, migrate_metadata
 from recpolicy.inference.artifact_checks import MAX_AGENT, check_plain, is_digest
-from recpolicy.inference.load_scorer import load_scorer
+from recpolicy.inference.artifact_files import artifact_errors
+from recpolicy.inference.artifact_kinds import check_answers, manifest_digest, read_manifest, verify
 
 POLICY, RECORD = "policy", "version.json"
 _FORMAT, _FORMAT_VERSION = "recpolicy registered version", 3
@@ -176,7 +170,7 @@ def find_fault(home: Path) -> str | None:
     if damage is not None:
         return f"is damaged: {damage}"
     try:
-        load_scorer(home / POLICY)
+        check_answers(home / POLICY)
     except ArtifactError as error:
         return f"cannot serve: {error}"
     return None

@@ -15,7 +15,8 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ArtifactError
-from recpolicy.inference.artifact import MANIFEST, manifest_digest
+from recpolicy.inference.artifact_files import MANIFEST
+from recpolicy.inference.artifact_kinds import manifest_digest
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import admin

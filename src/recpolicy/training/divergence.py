@@ -53,6 +53,17 @@ def check_offline(learner: tf.Module, losses: Any, rewards: Any, source: str) ->
         raise DivergedError(f"training from {source} diverged: {fault}; no policy is written. {_ADVICE}")
 
 
+def check_arrays(arrays: Mapping[str, Any], loss: float, rewards: Any, source: str) -> None:
+    """Raise DivergedError if learning from a log ended in an implausible loss or array; nothing is written."""
+    size = float(np.sqrt(np.square(np.asarray(rewards, np.float64)).mean()))
+    fault = check_squared_error(loss, size) or find_implausible(arrays)
+    if fault:
+        raise DivergedError(
+            f"training from {source} diverged: {fault}; no policy is written. {_ADVICE}, and scale large numbers among"
+            " the features"
+        )
+
+
 def diverged(fault: str, step: int, saved: int, folder: Path) -> DivergedError:
     """Return the error of a training that diverged before a step; `saved` is the step of the last checkpoint, or 0."""
     last_checkpoint = f"the checkpoint of step {saved:,} in {folder} is kept" if saved else "no checkpoint was made yet"

@@ -20,7 +20,8 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.splits import Split
-from recpolicy.inference.artifact import Artifact, policy_digest, unfinished, write_arrays, write_manifest
+from recpolicy.inference.artifact import Artifact, policy_digest, write_arrays, write_manifest
+from recpolicy.inference.artifact_files import unfinished
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.models.rating_model import RatingModel

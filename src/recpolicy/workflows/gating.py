@@ -12,7 +12,7 @@ from recpolicy.core.files import atomic_directory, file_digest, read_versioned_j
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import VERDICTS, Gate, GateConfig, gate, gate_tables
-from recpolicy.inference.artifact import read_manifest, verify
+from recpolicy.inference.artifact_kinds import read_manifest, verify
 from recpolicy.inference.predictor import Policy
 from recpolicy.registry.aliases import CHAMPION, STATE
 from recpolicy.registry.model_registry import Registry

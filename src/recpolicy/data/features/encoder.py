@@ -169,7 +169,8 @@ class FeatureEncoder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the encoder: policies with different digests read different columns."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+        # Unsorted: the order of the features is that of the columns.
+        return hashlib.sha256(json.dumps(self.as_dict()).encode()).hexdigest()
 
     def _dense_names(self, part: str) -> tuple[str, ...]:
         return tuple(name for item in self.fitted[part] for name in item.dense_names())
