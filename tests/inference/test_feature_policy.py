@@ -105,7 +105,7 @@ def test_a_single_action_and_a_thousand(policy):
         ({"huor": 1}, [("a", {})], (), "context: no context feature named 'huor'. Did you mean 'hour'?"),
         ({}, [("a", {"colour": "red"})], (), "no action feature named 'colour'. Did you mean 'color'?"),
         ({"hour": "late"}, [("a", {})], (), "context feature 'hour' (number): row 0 is 'late'; expected a number"),
-        ({"hour": float("inf")}, [("a", {})], (), "context feature 'hour' (number): row 0 is inf"),
+        ({"hour": float("inf")}, [("a", {})], (), "hour is infinite; expected a finite number"),
         ({}, [("a", {"tags": "new"})], (), "action feature 'tags' (tags): row 0 is 'new'; expected a list of texts"),
         ({"member": 3}, [("a", {})], (), "context feature 'member' (boolean): row 0 is 3; expected true, false, 1, 0"),
     ],
