@@ -195,7 +195,7 @@ def test_learns_a_bilinear_reward_in_one_pass():
     reward = 0.5 + np.einsum("nd,de,ne->n", x, truth, z[chosen])
     context = rows(*(dict(enumerate(row)) for row in x))
     action = rows(*(dict(enumerate(row, 50)) for row in z))
-    model = HashedLinear(HashedLinearConfig(), 14, True)
+    model = HashedLinear(HashedLinearConfig(learning_rate=0.5), 14, True)
     guess = model.learn(context, action, np.arange(4_000), chosen, reward)
     assert np.square(guess - reward)[-500:].mean() < 0.01 * reward.var()
     model.interactions = False

@@ -41,8 +41,8 @@ _PAIRS_AT_ONCE = 1 << 22
 class HashedLinearConfig:
     """Settings of the hashed linear model."""
 
-    learning_rate: PositiveNumber = 0.5
-    """Size of the steps; must be > 0."""
+    learning_rate: PositiveNumber = 0.1
+    """Size of the steps; must be > 0. Rewards of 0 and 1 are so noisy that VW's default of 0.5 learns less."""
     adaptive: bool = True
     """Give each weight its own rate, by the sum of its squared gradients (AdaGrad)."""
     normalized: bool = True
