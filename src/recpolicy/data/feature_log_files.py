@@ -305,7 +305,7 @@ def _read_actions(paths: Sequence[Path]) -> tuple[NDArray[np.object_], NDArray[n
 
 def _ids(piece: read.Piece, name: str, *, missing: bool) -> NDArray[np.object_]:
     """Return ids [n], integers or texts; None where they are missing, if that is allowed."""
-    column = _column_values(piece.batch.column(name), piece.batch.schema.field(name), integers=True)
+    column = column_from_arrow(piece.batch.column(name), piece.batch.schema.field(name), integers=True)
     values = column if column.dtype == object else column.astype(object)
     wrong = np.array([type(value) not in (int, str) and not (missing and value is None) for value in values], bool)
     piece.refuse(wrong, lambda row: f"{name} is {values[row]!r}; expected a whole number or text")
@@ -377,13 +377,13 @@ def _struct_columns(piece: read.Piece, name: str) -> Columns:
         piece.refuse_type(name, "a struct of features")
     try:
         arrays = column.flatten()
-        return {field.name: _column_values(array, field) for array, field in zip(arrays, column.type, strict=True)}
+        return {field.name: column_from_arrow(array, field) for array, field in zip(arrays, column.type, strict=True)}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, DataError) as error:
         raise DataError(f"{piece.path}: {name}: {str(error).splitlines()[0]}") from None
 
 
-def _column_values(column: Any, field: Any, *, integers: bool = False) -> NDArray[Any]:
-    """Return the column of an Arrow array; `integers` keeps whole numbers as they are."""
+def column_from_arrow(column: Any, field: Any, *, integers: bool = False) -> NDArray[Any]:
+    """Return the column of an Arrow array; `integers` keeps whole numbers as they are, for ids."""
     kind, types = column.type, pa.types
     if types.is_dictionary(kind):
         column = column.dictionary_decode()

@@ -61,7 +61,7 @@ def read_open_bandit(
         DataError: The file is wrong; names file and line.
         ConfigError: An option is unknown.
     """
-    names, header = _names(path, columns or {}, separator)
+    names, header = column_names(path, columns or {}, separator)
     named = names["user"] in header
     who = [names["user"]] if named else [name for name in header if name.startswith(_FEATURE)]
     batches = _batches(path, names, who, separator)
@@ -71,7 +71,7 @@ def read_open_bandit(
     return Imported(rounds, ids, tuple(name for name in header if name not in used and name != "Unnamed: 0"))
 
 
-def _names(path: Path, columns: Mapping[str, str], separator: str) -> tuple[dict[str, str], list[str]]:
+def column_names(path: Path, columns: Mapping[str, str], separator: str) -> tuple[dict[str, str], list[str]]:
     """Return the names of the columns by meaning, checked, and all names of the file."""
     for meaning in columns:
         if meaning not in COLUMNS:
@@ -95,23 +95,24 @@ def _names(path: Path, columns: Mapping[str, str], separator: str) -> tuple[dict
     return names, header
 
 
-def _csv_options(separator: str) -> dict[str, Any]:
+def csv_options(separator: str) -> dict[str, Any]:
+    """Return the options of `pandas.read_csv` that split lines at a separator and keep texts."""
     several = len(separator.encode()) > 1
     return {"sep": re.escape(separator) if several else separator, "engine": "python" if several else "c", "dtype": str}
 
 
 def _header(path: Path, separator: str) -> list[str]:
     try:
-        return [str(name) for name in pd.read_csv(path, nrows=0, **_csv_options(separator)).columns]
+        return [str(name) for name in pd.read_csv(path, nrows=0, **csv_options(separator)).columns]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected a log in CSV") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: not readable as CSV: {_first_line(error)}") from None
+        raise DataError(f"{path}: not readable as CSV: {first_line(error)}") from None
 
 
 def _batches(path: Path, names: Mapping[str, str], who: list[str], separator: str) -> Iterator[Batch]:
     wanted = [*(name for meaning, name in names.items() if meaning != "user"), *who]
-    options = {**_csv_options(separator), "keep_default_na": False, "skip_blank_lines": False, "chunksize": _ROWS}
+    options = {**csv_options(separator), "keep_default_na": False, "skip_blank_lines": False, "chunksize": _ROWS}
     first = 2  # line 1 is the header
     try:
         with pd.read_csv(path, usecols=wanted, **options) as reader:
@@ -123,20 +124,20 @@ def _batches(path: Path, names: Mapping[str, str], who: list[str], separator: st
                     yield _batch(path, texts[~blank].reset_index(drop=True), names, who, line[~blank])
                 first += len(frame)
     except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: not readable as CSV: {_first_line(error)}") from None
+        raise DataError(f"{path}: not readable as CSV: {first_line(error)}") from None
 
 
 def _batch(path: Path, frame: pd.DataFrame, names: Mapping[str, str], who: list[str], line: NDArray[np.int64]) -> Batch:
     for name in (names["item"], *who[:1]):
         refuse(path, line, (frame[name] == "").to_numpy(bool), lambda _, name=name: f"{name} is missing")  # type: ignore[misc]
     return Batch(
-        line=line, time=_milliseconds(path, frame[names["time"]], line), user=_users(frame, who),
-        item=_ids(frame[names["item"]]), propensity=_numbers(path, frame[names["propensity"]], line),
-        reward=_numbers(path, frame[names["reward"]], line),
+        line=line, time=milliseconds(path, frame[names["time"]], line), user=_users(frame, who),
+        item=ids(frame[names["item"]]), propensity=numbers(path, frame[names["propensity"]], line),
+        reward=numbers(path, frame[names["reward"]], line),
     )  # fmt: skip
 
 
-def _milliseconds(path: Path, column: "pd.Series[str]", line: NDArray[np.int64]) -> NDArray[np.int64]:
+def milliseconds(path: Path, column: "pd.Series[str]", line: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return milliseconds since 1970 [n] of ISO 8601 times, or of numbers of seconds or milliseconds."""
     number = np.asarray(pd.to_numeric(column, errors="coerce"), np.float64)
     if not np.isnan(number).any():
@@ -153,7 +154,7 @@ def _milliseconds(path: Path, column: "pd.Series[str]", line: NDArray[np.int64])
     return time.dt.as_unit("ms").to_numpy("datetime64[ms]").astype(np.int64)
 
 
-def _numbers(path: Path, column: "pd.Series[str]", line: NDArray[np.int64]) -> NDArray[np.float64]:
+def numbers(path: Path, column: "pd.Series[str]", line: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return numbers [n]; true and false are 1 and 0."""
     lower = column.str.strip().str.lower()
     values = np.asarray(pd.to_numeric(lower.replace({"true": "1", "false": "0"}), errors="coerce"), np.float64)
@@ -166,13 +167,14 @@ def _users(frame: pd.DataFrame, who: list[str]) -> Texts:
     if not who:
         return np.full(len(frame), _EVERYBODY, object)
     first, *others = (frame[name] for name in who)
-    return np.asarray(first.str.cat(pd.concat(others, axis=1), sep="|"), object) if others else _ids(first)
+    return np.asarray(first.str.cat(pd.concat(others, axis=1), sep="|"), object) if others else ids(first)
 
 
-def _ids(column: "pd.Series[str]") -> Texts:
+def ids(column: "pd.Series[str]") -> Texts:
     """Return ids [n]; 12.0, as pandas writes ids of a column with gaps, is 12."""
     return np.asarray(column.str.strip().str.replace(_WHOLE_FLOAT, r"\1", regex=True), object)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of an error, or its type."""
     return (str(error) or type(error).__name__).splitlines()[0]

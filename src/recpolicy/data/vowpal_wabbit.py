@@ -16,13 +16,14 @@ not shown.
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
@@ -73,15 +74,38 @@ def read_vowpal_wabbit(
     Raises:
         DataError: A line is wrong; names file and line.
     """
-    reader = _Reader(path, user, item, skip_damaged)
-    rounds, ids = assemble(path, policy, reader.batches(), scale, tables, unit or ("user" if user else "round"))
-    dropped = reader.dropped_share
-    lost = (*_LOST, f"pdrop {dropped:g}: the log is a sample of its events") if dropped else _LOST
+    reader = DecisionReader(path, user, item, skip_damaged)
+    dropped = _DroppedShare()
+    batches = _batches(reader, dropped)
+    rounds, ids = assemble(path, policy, batches, scale, tables, unit or ("user" if user else "round"))
+    lost = (*_LOST, f"pdrop {dropped.share:g}: the log is a sample of its events") if dropped.share else _LOST
     return Imported(rounds, ids, lost, reader.left_out)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """One line: a choice among actions."""
+
+    line: int
+    """Its number, from 1."""
+    shared: Mapping[str, Any]
+    """Features of the context."""
+    actions: Mapping[str, Mapping[str, Any]]
+    """Features of the actions by their name, in the order of the line; none where the line only numbers them."""
+    shown: str
+    """Name of the shown action."""
+    probability: float
+    cost: float
+    user: str
+    """Id of the user, or all shared features as one text."""
+    event_id: str | None
+    timestamp: str | None
+    dropped_share: float
+    """Share of the events like this one that the system dropped before logging."""
+
+
 @dataclass
-class _Reader:
+class DecisionReader:
     """A reader that counts the lines that it leaves out."""
 
     path: Path
@@ -91,39 +115,33 @@ class _Reader:
     left_out: LeftOut = field(default_factory=LeftOut)
     timed: bool | None = None
     """True if lines have a time; all or none must."""
-    dropped_share: float | None = None
-    """`pdrop` of the lines; all must have the same."""
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield the rounds, some thousands at a time."""
-        rows = _Rows()
+    def decisions(self) -> Iterator[Decision]:
+        """Yield the decisions of the file; raises DataError that names the line."""
         try:
             with Source(self.path).open() as raw, io.TextIOWrapper(raw, "utf-8-sig") as stream:
                 for line, text in enumerate(stream, 1):
                     if text.strip():
                         try:
-                            self._take(line, text, rows)
-                        except ValueError as error:
+                            decision = self._decision(line, text)
+                        except (ValueError, RecursionError) as error:
                             raise DataError(f"{self.path}:{line}: {error}") from None
-                    if len(rows.line) == _LINES:
-                        yield rows.batch(self.timed, self.path)
-                        rows = _Rows()
+                        if decision is not None:
+                            yield decision
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path}: not UTF-8 text: {error}") from None
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error}") from None
-        if rows.line:
-            yield rows.batch(self.timed, self.path)
 
-    def _take(self, line: int, text: str, rows: "_Rows") -> None:
-        """Append the content of a line; raises ValueError that says what is wrong with it."""
+    def _decision(self, line: int, text: str) -> Decision | None:
+        """Return the content of a line, None for one to leave out; raises ValueError that says what is wrong."""
         try:
             record = json.loads(text)
         except json.JSONDecodeError as error:
             if not self.skip_damaged:
                 raise ValueError(f"not JSON: {error}") from None
             self.left_out.damaged += 1
-            return
+            return None
         if not isinstance(record, dict):
             raise ValueError("not a JSON object")
         for key, meaning in _OTHER_LOGS.items():
@@ -131,7 +149,7 @@ class _Reader:
                 raise ValueError(meaning)
         if record.get("_skipLearn") is True:
             self.left_out.skipped += 1
-            return
+            return None
         context = record.get("c", record)
         if not isinstance(context, dict):
             raise ValueError(f"c is {context!r}; expected an object")
@@ -140,36 +158,25 @@ class _Reader:
             if has_label(record):
                 raise ValueError("neither c._multi nor a lists the actions")
             self.left_out.dangling += 1
-            return
-        self._check_dropped(record.get("pdrop", 0.0))
+            return None
+        share = _dropped_share(record)
         label = read_label(record, actions)
         names = {number: self._name(number, features) for number, features in actions.items()}
         shown = names[label.action]
         places = [number for number, name in names.items() if name == shown]
-        rows.line.append(line)
-        rows.reward.append(-label.cost)
-        rows.propensity.append(probability_of_places(record, label, places))
-        rows.user.append(self._user(record, context))
-        rows.item.append(shown)
-        candidates = list(dict.fromkeys(names.values()))
-        rows.count.append(len(candidates))
-        rows.candidate.extend(candidates)
-        rows.event_id.append(None if record.get("EventId") is None else str(record["EventId"]))
+        probability = probability_of_places(record, label, places)
         if self.timed is not None and self.timed != ("Timestamp" in record):
             raise ValueError("some lines have a Timestamp, and some have none")
         self.timed = "Timestamp" in record
-        rows.time.append(str(record.get("Timestamp")))
-
-    def _check_dropped(self, share: Any) -> None:
-        """Check the share of events that were dropped before logging; recpolicy has no weights of rounds."""
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-            raise ValueError(f"pdrop is {share!r}; expected a probability below 1")
-        if self.dropped_share is not None and share != self.dropped_share:
-            raise ValueError(
-                f"pdrop is {share:g}, but {self.dropped_share:g} in earlier lines: they stand for different numbers of"
-                " events, and rounds have no weights; import the lines of each pdrop as a log"
-            )
-        self.dropped_share = float(share)
+        shared = shared_features(record, context)
+        features = {names[number]: action_features(features or {}) for number, features in reversed(actions.items())}
+        return Decision(
+            line=line, shared=shared, actions={name: features[name] for name in dict.fromkeys(names.values())},
+            shown=shown, probability=probability, cost=label.cost,
+            user=value_at(shared, self.user) if self.user else _text(shared),
+            event_id=None if record.get("EventId") is None else str(record["EventId"]),
+            timestamp=str(record.get("Timestamp")) if self.timed else None, dropped_share=share,
+        )  # fmt: skip
 
     def _name(self, number: int, action: Any) -> str:
         if action is None:
@@ -181,9 +188,50 @@ class _Reader:
             return value_at(features, self.item)
         return value_at(features, "_tag") if "_tag" in features else _text(features)
 
-    def _user(self, record: dict[str, Any], context: dict[str, Any]) -> str:
-        shared = shared_features(record, context)
-        return value_at(shared, self.user) if self.user else _text(shared)
+
+def _dropped_share(record: Mapping[str, Any]) -> float:
+    share = record.get("pdrop", 0.0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+        raise ValueError(f"pdrop is {share!r}; expected a probability below 1")
+    return float(share)
+
+
+@dataclass
+class _DroppedShare:
+    """The `pdrop` of the lines; all must have the same, since rounds of a BanditLog have no weights."""
+
+    share: float | None = None
+
+    def check(self, path: Path, decision: Decision) -> None:
+        """Raise DataError for a line with another share than the lines before it."""
+        if self.share is not None and decision.dropped_share != self.share:
+            raise DataError(
+                f"{path}:{decision.line}: pdrop is {decision.dropped_share:g}, but {self.share:g} in earlier lines:"
+                " they stand for different numbers of events, and these rounds have no weights; import the lines of"
+                " each pdrop as a log, or give --keep-features, which keeps weights"
+            )
+        self.share = decision.dropped_share
+
+
+def _batches(reader: DecisionReader, dropped: _DroppedShare) -> Iterator[Batch]:
+    """Yield the rounds, some thousands at a time."""
+    rows = _Rows()
+    for decision in reader.decisions():
+        dropped.check(reader.path, decision)
+        rows.line.append(decision.line)
+        rows.reward.append(-decision.cost)
+        rows.propensity.append(decision.probability)
+        rows.user.append(decision.user)
+        rows.item.append(decision.shown)
+        rows.count.append(len(decision.actions))
+        rows.candidate.extend(decision.actions)
+        rows.event_id.append(decision.event_id)
+        rows.time.append(str(decision.timestamp))
+        if len(rows.line) == _LINES:
+            yield rows.batch(reader.timed, reader.path)
+            rows = _Rows()
+    if rows.line:
+        yield rows.batch(reader.timed, reader.path)
 
 
 def _actions(record: dict[str, Any], context: dict[str, Any]) -> dict[int, Any]:
@@ -215,18 +263,21 @@ class _Rows:
         line = np.array(self.line)
         time = 1000 * line
         if timed:
-            read = pd.to_datetime(pd.Series(self.time), utc=True, format="ISO8601", errors="coerce")
-            if read.isna().any():
-                row = int(read.isna().to_numpy().argmax())
-                raise DataError(
-                    f"{path}:{line[row]}: Timestamp {self.time[row]!r}: expected such as 2026-01-05T12:00:00Z"
-                )
-            time = read.dt.as_unit("ms").to_numpy("datetime64[ms]").astype(np.int64)
+            time = milliseconds(path, line, self.time)
         return Batch(
             line, time, np.array(self.user, object), np.array(self.item, object), np.array(self.propensity),
             np.array(self.reward), np.array(self.event_id, object), np.array(self.count),
             np.array(self.candidate, object), bool(timed),
         )  # fmt: skip
+
+
+def milliseconds(path: Path, line: NDArray[np.int64], timestamps: list[str]) -> NDArray[np.int64]:
+    """Return milliseconds since 1970 [n] of the timestamps of lines; raises DataError that names the line."""
+    read = pd.to_datetime(pd.Series(timestamps), utc=True, format="ISO8601", errors="coerce")
+    if read.isna().any():
+        row = int(read.isna().to_numpy().argmax())
+        raise DataError(f"{path}:{line[row]}: Timestamp {timestamps[row]!r}: expected such as 2026-01-05T12:00:00Z")
+    return np.asarray(read.dt.as_unit("ms").to_numpy("datetime64[ms]").astype(np.int64))
 
 
 def _text(features: Any) -> str:
