@@ -15,6 +15,7 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log_files import write_events, write_rewards
 from recpolicy.data.log_ingest import IngestConfig, ingest, read_complete_rounds
 from recpolicy.data.log_parts import EVENTS, REWARDS
+from recpolicy.data.reward_signals import summarize_rewards
 
 ALL = IngestConfig(evaluation_share=0.0)
 NOT_USED = ("late_rewards", "doubled_rewards", "unknown_rewards")
@@ -65,7 +66,9 @@ def test_all_rewards_in_time_give_the_rounds_that_were_logged(tmp_path):
     found, later, report = ingest(write_log(tmp_path, rounds), tables(), ALL)
     assert_same_rounds(found, rounds)
     assert len(later) == 0
-    assert report.as_dict() == {
+    counts = report.as_dict()
+    assert counts.pop("rewards") == summarize_rewards(rounds.reward, rounds.scale).as_dict()
+    assert counts == {
         "events": 12, "joined": 12, "defaulted": 0, "left_out": 0, "waiting": 0, "late_rewards": 0,
         "doubled_rewards": 0, "unknown_rewards": 0, "with_context": 0, "training": 12, "evaluation": 0,
     }  # fmt: skip

@@ -11,6 +11,7 @@ from recpolicy.cli.output import print_json, print_text
 if TYPE_CHECKING:
     from recpolicy.data.bandit_log_files import IdVocabulary
     from recpolicy.data.log_ingest import IngestReport
+    from recpolicy.data.reward_signals import RewardSummary
     from recpolicy.data.splits import Split
     from recpolicy.inference.predictor import Policy
 
@@ -172,9 +173,10 @@ def _simulate_slates(
 )
 def ingest(
     folder: Annotated[
-        Path, typer.Argument(help="Folder with events.parquet and, if there are rewards, rewards.parquet.")
+        Path,
+        typer.Argument(help="Folder with events.parquet and, if there are rewards, rewards.parquet; or a feature log."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for training.parquet and evaluation.parquet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the rounds for training and evaluation.")],
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Trained policy that defines users and items.")
     ] = None,
@@ -186,7 +188,7 @@ def ingest(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the tables \\[data] and \\[ingest].")
+        Path | None, typer.Option("--config", help="TOML file with the tables \\[data], \\[ingest] and \\[reward].")
     ] = None,
     wait_hours: Annotated[
         float | None,
@@ -219,16 +221,26 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Check a log, join its rewards, split it by time, and print the counts of events and rewards."""
+    from recpolicy.data.feature_log_files import is_feature_log
     from recpolicy.data.log_ingest import RATINGS
     from recpolicy.data.read_options import reading_for
     from recpolicy.workflows.interaction_logs import ingest_log
 
-    _check_one_source(policy, data)
-    tables, source = read_config_with_data(config, ("ingest",))
+    check_one_source(policy, data)
+    tables, source = read_config_with_data(config, ("ingest", "reward"))
     options = {
         "wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share, "unit": unit,
     }  # fmt: skip
     settings = {**tables.get("ingest", {}), **{key: value for key, value in options.items() if value is not None}}
+    if "reward" in tables:
+        settings["reward"] = tables["reward"]
+    if is_feature_log(folder):
+        unused = {"--policy": policy, "--data": data, "--scale": scale}
+        names = [name for name, value in unused.items() if value is not None]
+        if names:
+            raise typer.BadParameter("a log with features has its own actions and rewards", param_hint=", ".join(names))
+        _ingest_features(folder, out, settings, as_json=as_json)
+        return
     own = policy is None and data is None
     if own and source:
         raise typer.BadParameter(
@@ -239,7 +251,7 @@ def ingest(
     if scale is not None and not own:
         raise typer.BadParameter("rewards are on the scale of the policy or ratings", param_hint="--scale")
     with reading_for("config", config):
-        vocabulary = None if own else _vocabulary(policy, data or "", source)
+        vocabulary = None if own else vocabulary_of(policy, data or "", source)
     report = ingest_log(folder, out, vocabulary, settings, scale=scale or (0.0, 1.0))
     if as_json:
         print_json(report.as_dict())
@@ -250,82 +262,32 @@ def ingest(
         print_text(f"next: recpolicy train linucb --log {out} --out {out}-policy")
 
 
-@app.command("import", epilog="Example:  recpolicy log import clicks.csv --format obd --out logs/clicks")
-def import_(
-    file: Annotated[Path, typer.Argument(help="The log of another system.")],
-    form: Annotated[
-        str, typer.Option("--format", help="obd: CSV as of the Open Bandit Dataset; vw: Vowpal Wabbit's JSON lines.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for events.parquet, rewards included.")],
-    policy: Annotated[
-        Path | None, typer.Option("--policy", help="Trained policy that defines users and items.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Ratings that define users and items; by default, the ids of the log.")
-    ] = None,
-    scale: Annotated[
-        tuple[float, float], typer.Option("--scale", help="Lowest and highest reward (click, or -cost) of the file.")
-    ] = (0.0, 1.0),
-    user: Annotated[
-        str | None,
-        typer.Option(
-            "--user", help="obd: column of users (default: user_id); vw: dotted name of the id among shared features."
-        ),
-    ] = None,
-    item: Annotated[
-        str | None,
-        typer.Option("--item", help="obd: column of items (default: item_id); vw: dotted name within an action."),
-    ] = None,
-    time: Annotated[str | None, typer.Option("--time", help="obd: column of times (default: timestamp).")] = None,
-    reward: Annotated[str | None, typer.Option("--reward", help="obd: column of rewards (default: click).")] = None,
-    propensity: Annotated[
-        str | None, typer.Option("--propensity", help="obd: column of propensities (default: propensity_score).")
-    ] = None,
-    separator: Annotated[str | None, typer.Option("--separator", help="obd: separator (default: a comma).")] = None,
-    unit: Annotated[
-        str,
-        typer.Option(
-            "--unit",
-            help="Unit of intervals: user, or round if each round is of another person (default: user if the file"
-            " names users).",
-        ),
-    ] = "",
-    skip_damaged: Annotated[
-        bool, typer.Option("--skip-damaged", help="vw: leave out and count lines that are no JSON.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Convert a log from another system and list the fields that were dropped."""
-    from recpolicy.data.read_options import reading_for
-    from recpolicy.workflows.imported_logs import import_log
+def _ingest_features(folder: Path, out: Path, settings: dict[str, Any], *, as_json: bool) -> None:
+    from recpolicy.workflows.feature_logs import ingest_feature_log
 
-    _check_one_source(policy, data)
-    with reading_for("file"):
-        tables = _vocabulary(policy, data or "", {}) if policy or data else None
-    names = {"user": user, "item": item, "time": time, "reward": reward, "propensity": propensity}
-    report = import_log(
-        file, out, form, tables, scale, columns={key: name for key, name in names.items() if name is not None},
-        separator=None if separator is None else separator.replace("\\t", "\t"), unit=unit, skip_damaged=skip_damaged,
-    )  # fmt: skip
+    report = ingest_feature_log(folder, out, settings)
     if as_json:
         print_json(report.as_dict())
         return
-    print_text(f"imported {report.rounds:,} rounds of {report.users:,} users and {report.items:,} items: {out}")
-    if report.skipped:
-        print_text(f"skipped {report.skipped:,} lines that are marked as excluded from learning")
-    if report.dangling:
-        print_text(f"skipped {report.dangling:,} lines without label and actions, such as rewards without their event")
-    if report.damaged:
-        print_text(f"skipped {report.damaged:,} lines that are no JSON")
-    if report.unit == "round":
-        print_text("each round counts as another person: the file names no users (--unit user, or --user NAME)")
-    print_text(f"dropped: {', '.join(report.lost) or 'nothing'}")
-    if report.derived:
-        print_text("users and items are those of the log")
-        print_text(f"next: recpolicy log ingest {out} --out {out}-rounds")
+    _print_counts(
+        (report.events, "events"),
+        (report.joined, "  with a reward, or signals that settle it"),
+        (report.defaulted, "  with the default reward"),
+        (report.waiting, "  waiting: their reward may still arrive"),
+        (report.left_out, "  dropped: without a reward"),
+        (report.training, "rounds for training"),
+        (report.evaluation, "rounds for evaluation, all later"),
+        (report.late_signals, "signals not used: outside the wait window"),
+        (report.unused_signals, "signals not used: of events whose reward is settled"),
+        (report.unknown_signals, "signals not used: of events not in the log"),
+    )
+    print_rewards(report.rewards)
+    print_text(f"\nwritten: {out}")
+    print_text(f"next: recpolicy features infer {out} --out schema.toml")
 
 
-def _check_one_source(policy: Path | None, data: str | None) -> None:
+def check_one_source(policy: Path | None, data: str | None) -> None:
+    """Raise BadParameter if both a policy and ratings are given."""
     if policy is not None and data is not None:
         raise typer.BadParameter("give only one of them: both define users and items", param_hint="--policy, --data")
 
@@ -337,7 +299,8 @@ def _logging_policy(text: str) -> "str | Policy":
     return load_policy(text) if Path(text).is_dir() or Path(text).name != text else text
 
 
-def _vocabulary(policy: Path | None, data: str, source: dict[str, Any]) -> "IdVocabulary":
+def vocabulary_of(policy: Path | None, data: str, source: dict[str, Any]) -> "IdVocabulary":
+    """Return the users and items of a policy, or of ratings."""
     if policy is not None:
         from recpolicy.data.bandit_log_files import IdVocabulary
         from recpolicy.inference.predictor import load_policy
@@ -350,7 +313,7 @@ def _vocabulary(policy: Path | None, data: str, source: dict[str, Any]) -> "IdVo
 
 
 def _print_report(report: "IngestReport") -> None:
-    lines = (
+    _print_counts(
         (report.events, "events"),
         (report.joined, "  with their own reward"),
         (report.defaulted, "  with the default reward"),
@@ -363,6 +326,18 @@ def _print_report(report: "IngestReport") -> None:
         (report.doubled_rewards, "rewards not used: of events with an earlier reward"),
         (report.unknown_rewards, "rewards not used: of events not in the log"),
     )
+    if report.rewards is not None:
+        print_rewards(report.rewards)
+
+
+def print_rewards(rewards: "RewardSummary") -> None:
+    """Print the distribution of rewards, and warnings of constant and sparse ones."""
+    print_text(rewards.line())
+    for warning in rewards.warnings():
+        print_text(f"warning: {warning}")
+
+
+def _print_counts(*lines: tuple[int, str]) -> None:
     width = max(len(f"{count:,}") for count, _ in lines)
     for count, label in lines:
         print_text(f"{count:>{width},}  {label}")

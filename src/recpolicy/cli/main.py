@@ -13,6 +13,7 @@ from recpolicy.cli import (
     gate,
     log,
     log_export,
+    log_import,
     ope,
     pipeline,
     policy,
@@ -45,6 +46,7 @@ app.add_typer(registry.app, name="registry")
 app.add_typer(simulator.app, name="simulator")
 for command in (*training.COMMANDS, *policy.COMMANDS, *gate.COMMANDS, *serve.COMMANDS):
     app.command(epilog=command.example)(command.function)
+log.app.command("import", epilog=log_import.EPILOG)(log_import.import_)
 log.app.command(epilog=log_export.EPILOG)(log_export.export)
 
 

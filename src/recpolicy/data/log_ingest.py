@@ -6,11 +6,12 @@ event waits for a later ingest if its window is still open; otherwise it gets th
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from annotated_types import Interval
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from recpolicy.data.bandit_log import BanditLog, taken_users
 from recpolicy.data.bandit_log_files import IdVocabulary, read_origin
 from recpolicy.data.event_reader import (
     EventCollector,
+    EventPiece,
     EventReader,
     Events,
     LateRewards,
@@ -28,6 +30,8 @@ from recpolicy.data.event_reader import (
     read_late_rewards,
 )
 from recpolicy.data.log_parts import EVENTS, REWARDS, log_parts
+from recpolicy.data.reward_signals import RewardConfig, RewardSummary, summarize_rewards
+from recpolicy.data.signal_files import SignalTable, read_signals
 
 TRAINING, EVALUATION = "training.parquet", "evaluation.parquet"
 """Files of an ingested log: the rounds to learn from, and the later rounds for evaluation."""
@@ -50,6 +54,8 @@ class IngestConfig:
 
     unit: Literal["user", "round"] | None = None
     """Unit of intervals: user, or round if every round is of another person; None keeps that of the log."""
+    reward: RewardConfig | None = None
+    """The table [reward]: rewards come from signals.parquet, and its window and default replace those above."""
 
     @property
     def wait(self) -> int:
@@ -82,13 +88,16 @@ class IngestReport:
     """Rounds to learn from."""
     evaluation: int
     """Rounds that only evaluation sees, all later."""
+    rewards: RewardSummary | None = None
+    """The distribution of the rewards of all rounds."""
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values."""
-        return asdict(self)
+        return asdict(self) | {"rewards": None if self.rewards is None else self.rewards.as_dict()}
 
 
-_COUNTS = tuple(column.name for column in fields(IngestReport) if column.name not in ("training", "evaluation"))
+_OF_ROUNDS = ("training", "evaluation", "rewards")
+_COUNTS = tuple(column.name for column in fields(IngestReport) if column.name not in _OF_ROUNDS)
 
 
 def ingest(
@@ -100,12 +109,19 @@ def ingest(
     rounds stay in memory. Raises DataError that names file and row for anything wrong, and when nothing is left to
     learn from; ConfigError for a default reward that is not on the scale; MemoryLimitError for too many rounds.
     """
+    reward = config.reward
+    if reward is not None:
+        config = replace(config, wait_hours=reward.wait_seconds / 3600, default_reward=reward.default_reward)
     check_default(config.default_reward, tables.scale)
     if folder.is_file():
         raise DataError(f"{folder}: this is a file; expected the folder of a log")
     files = log_parts(folder, EVENTS)
     reader = EventReader(files or [folder / EVENTS], tables)
-    rewards = read_late_rewards(log_parts(folder, REWARDS), tables.scale)
+    rewards: LateRewards | LateSignals
+    if reward is None:
+        rewards = read_late_rewards(log_parts(folder, REWARDS), tables.scale)
+    else:
+        rewards = LateSignals(read_signals(folder, reward), reader.latest_time(), tables.scale, str(folder))
     rounds_at_most = min(reader.rows, len(rewards) + reader.known_rewards())
     check_rounds(
         rounds_at_most if config.default_reward is None else reader.rows, len(reader.catalog.action_items), str(folder)
@@ -125,7 +141,8 @@ def ingest(
     if rounds.exporter is not None and settled.counts["waiting"]:
         # The next training reads only rounds after the last one learned, so no earlier round may be left out.
         cut = int(np.searchsorted(rounds.time[:cut], settled.first_waiting)) or cut
-    report = IngestReport(**settled.counts, training=cut, evaluation=len(rounds) - cut)
+    counts = {**settled.counts, "training": cut, "evaluation": len(rounds) - cut}
+    report = IngestReport(**counts, rewards=summarize_rewards(rounds.reward, rounds.scale))
     return rounds.take(0, cut, f"{name}/training"), rounds.take(cut, len(rounds), f"{name}/evaluation"), report
 
 
@@ -139,7 +156,45 @@ class _Settled:
     """Time of the first event whose window is still open."""
 
 
-def _settle(reader: EventReader, rewards: LateRewards, config: IngestConfig) -> _Settled:
+class LateSignals:
+    """Signals in the place of a file of rewards."""
+
+    def __init__(self, signals: SignalTable, latest_event: int, scale: tuple[float, float], where: str):
+        self.signals, self.scale, self.where = signals, scale, where
+        self._end = max(latest_event, int(signals.time.max(initial=latest_event)))
+
+    def __len__(self) -> int:
+        return len(self.signals)
+
+    @property
+    def time(self) -> NDArray[np.int64]:
+        """Times of the signals."""
+        return self.signals.time
+
+    @property
+    def matched(self) -> NDArray[np.bool_]:
+        """Mask of the signals whose event was read."""
+        return self.signals.matched
+
+    def join(self, piece: EventPiece, reward: NDArray[np.float64], _: int) -> tuple[int, int]:
+        """Put the combined rewards into reward [n], where it is NaN; return the numbers of late and unused signals."""
+        event_id = piece.event_id
+        if pa.types.is_dictionary(event_id.type):
+            event_id = event_id.dictionary_decode()
+        combined, late, unused = self.signals.join(event_id, piece.hashes, piece.columns["time"], self._end)
+        low, high = self.scale
+        outside = (combined < low) | (combined > high)
+        if outside.any():
+            raise DataError(
+                f"{self.where}: a combined reward is {combined[int(outside.argmax())]:g}; the scale of the items is"
+                f" {low:g}..{high:g}: change the weights of [reward], or set clip"
+            )
+        known = np.isfinite(reward)
+        reward[~known] = combined[~known]
+        return late, unused + int((known & np.isfinite(combined)).sum())
+
+
+def _settle(reader: EventReader, rewards: LateRewards | LateSignals, config: IngestConfig) -> _Settled:
     """Join the events with their rewards; collect those that become rounds."""
     end = int(max(reader.latest_time(), rewards.time.max(initial=np.iinfo(np.int64).min)))
     counts, first_waiting = Counter[str](), np.iinfo(np.int64).max

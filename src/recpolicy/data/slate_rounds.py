@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.candidates import CandidateSets
 from recpolicy.data.log_ingest import IngestConfig, IngestReport, check_default, cut_by_time
+from recpolicy.data.reward_signals import summarize_rewards
 from recpolicy.data.slate_log import SlateLog, open_to
 from recpolicy.data.slate_log_files import SLATES, read_slates
 
@@ -53,17 +54,20 @@ def ingest_slates(
     """Read and check the slates in `folder`; returns the rounds to learn from, those to evaluate on, the report.
 
     As log_ingest.ingest; rewards stand with the slates, so that of the settings only `evaluation_share` counts. Raises
-    what `read_slates` and `rounds_from_slates` raise, and ConfigError for a default reward that is not on the scale.
+    what `read_slates` and `rounds_from_slates` raise, and ConfigError for [reward] or a default reward off the scale.
     """
     check_default(config.default_reward, tables.scale)
+    if config.reward is not None:
+        raise ConfigError(f"{folder}: a log of slates has the rewards of its slots; leave [reward] out")
     log = read_slates(folder / SLATES, tables)
     rounds = rounds_from_slates(log.taken(np.argsort(log.time, kind="stable")), tables.scale)
     rounds = replace(rounds, slate_digest=log.digest)
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
-    none = dict.fromkeys((field.name for field in fields(IngestReport)), 0)
+    none = dict.fromkeys((field.name for field in fields(IngestReport) if field.name != "rewards"), 0)
     counts = {"events": len(rounds), "joined": len(rounds), "training": cut, "evaluation": len(rounds) - cut}
     parts = rounds.take(0, cut, f"{name}/training"), rounds.take(cut, len(rounds), f"{name}/evaluation")
-    return *parts, IngestReport(**(none | counts))
+    rewards = summarize_rewards(rounds.reward, rounds.scale)
+    return *parts, IngestReport(**(none | counts), rewards=rewards)
 
 
 def _candidates(log: SlateLog) -> CandidateSets:
