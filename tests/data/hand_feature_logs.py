@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recpolicy.data.feature_log import FeatureLog, FeatureLogBuilder, log_of_propensity
+from recpolicy.data.feature_log import FeatureLog
+from recpolicy.data.feature_log_builder import FeatureLogBuilder, log_of_propensity
 from recpolicy.data.feature_log_files import ROUNDS
 
 NEWS, MUSIC = ("news", {"price": 2, "tags": ["short", "free"]}), ("music", {"price": 0.5})

@@ -11,15 +11,15 @@ from hand_feature_logs import hand_feature_log, rewritten, with_column
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.feature_columns import action_digest, column_from_values, columns_from_records, plain_value
-from recpolicy.data.feature_log import FeatureLogBuilder, log_of_propensity
+from recpolicy.data.feature_log_builder import FeatureLogBuilder, log_of_propensity
 from recpolicy.data.feature_log_files import (
     ACTIONS,
     ROUNDS,
     is_feature_log,
     read_feature_log,
     write_feature_log,
-    write_json_lines,
 )
+from recpolicy.data.feature_log_json import write_json_lines
 from recpolicy.data.learned_events import log_events
 
 _COLUMNS = (

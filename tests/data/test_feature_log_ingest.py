@@ -12,8 +12,9 @@ from hand_logs import HOUR, START, hand_rounds, tables, write_log
 from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log_files import write_events
-from recpolicy.data.feature_log_files import read_feature_log, write_feature_log, write_json_lines
+from recpolicy.data.feature_log_files import read_feature_log, write_feature_log
 from recpolicy.data.feature_log_ingest import feature_log_part, ingest_features
+from recpolicy.data.feature_log_json import write_json_lines
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.data.log_parts import EVENTS
 from recpolicy.data.reward_signals import RewardConfig, Signal, combined_reward

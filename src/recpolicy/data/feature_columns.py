@@ -61,6 +61,14 @@ def column_from_values(values: Sequence[Any], name: str = "a feature") -> NDArra
     return column
 
 
+def object_array(values: Sequence[Any]) -> NDArray[np.object_]:
+    """Return values as an array [n] of objects; lists stay objects."""
+    column = np.empty(len(values), object)
+    for row, value in enumerate(values):
+        column[row] = value
+    return column
+
+
 def as_column(values: NDArray[Any], name: str = "a feature") -> NDArray[Any]:
     """Return an array [n] in the form of a column; columns are returned unchanged."""
     if values.dtype == np.float64:

@@ -16,7 +16,8 @@ import numpy as np
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.data.feature_columns import canonical_json, plain_value
-from recpolicy.data.feature_log import FeatureLog, FeatureLogBuilder, log_of_propensity
+from recpolicy.data.feature_log import FeatureLog
+from recpolicy.data.feature_log_builder import FeatureLogBuilder, log_of_propensity
 from recpolicy.data.log_import import UNIT, UNITS, LeftOut
 from recpolicy.data.vowpal_wabbit import Decision, DecisionReader, milliseconds
 

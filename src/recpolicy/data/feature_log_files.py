@@ -7,24 +7,15 @@
 
 Each may have further parts (log_parts.py); row numbers of actions run through the parts. Values that no Parquet type
 fits are JSON text; their field has the metadata `recpolicy: json`. The metadata of the rounds name the range of the
-reward. JSON lines have one round a line, in plain text or gzip:
-
-    {"event_id": "e1", "time": "2026-01-05T12:00:00Z", "user": "u7", "context": {"hour": 8},
-     "actions": [{"id": "news", "features": {"price": 2}}, {"id": "music"}], "chosen": "news", "propensity": 0.8,
-     "reward": 1.0, "policy": "champion", "version": "3fa9"}
+reward. feature_log_json.py reads and writes JSON lines.
 """
 
-import io
-import json
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -32,32 +23,23 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path, content_digest
 from recpolicy.core.memory import check_memory
 from recpolicy.data import log_columns as read
-from recpolicy.data.csv_reader import Source
 from recpolicy.data.feature_columns import (
-    EXACT,
     Columns,
     action_digests,
-    canonical_texts,
-    column_from_values,
-    is_missing,
     join_columns,
-    records_from_columns,
     take_rows,
 )
-from recpolicy.data.feature_log import FeatureLog, FeatureLogBuilder, check_identities, log_of_propensity
+from recpolicy.data.feature_log import FeatureLog, check_identities
+from recpolicy.data.feature_log_arrow import FeatureStruct, arrow_field, arrow_kind, column_from_arrow, id_array
+from recpolicy.data.feature_log_json import JSON_LINES, json_records, read_json_lines
 from recpolicy.data.log_metadata import VERSION, check_format, encode_metadata, get_scale, read_metadata
 from recpolicy.data.log_parts import log_parts
 
 FORMAT, FORMAT_VERSION = "recpolicy feature log", VERSION
 ROUNDS, ACTIONS = "rounds.parquet", "actions.parquet"
-JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
-"""Names of files of JSON lines end so."""
 _REQUIRED = ("event_id", "time", "offered", "chosen", "log_propensity")
 _ROWS = 1 << 16
-_ROUND_BYTES, _VALUE_BYTES, _OFFER_BYTES = 400, 24, 16
-_JSON = {b"recpolicy": b"json"}
-_MAX_LINE = 1 << 24
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ROUND_BYTES, _VALUE_BYTES = 400, 24
 
 
 def is_feature_log(path: Path) -> bool:
@@ -67,7 +49,7 @@ def is_feature_log(path: Path) -> bool:
     if not path.is_file() or not path.name.endswith(JSON_LINES):
         return False
     try:
-        record = next(_records(path))[1]
+        record = next(json_records(path))[1]
     except (DataError, StopIteration):
         return False
     return "actions" in record and "chosen" in record
@@ -95,9 +77,6 @@ def read_feature_log(
     return read_json_lines(path, name, reward_range)
 
 
-# Parquet ------------------------------------------------------------------------------------------------------------
-
-
 def write_feature_log(log: FeatureLog, folder: Path) -> None:
     """Write the log as two Parquet files in `folder`, each atomically; raises DataError if there are further parts."""
     further = [path for name in (ROUNDS, ACTIONS) for path in log_parts(folder, name) if path.name != name]
@@ -109,7 +88,7 @@ def write_feature_log(log: FeatureLog, folder: Path) -> None:
     metadata: dict[str, Any] = {"format": FORMAT, "version": VERSION, "actions": _table_digest(log.action_digest)}
     if log.reward_range is not None:
         metadata["scale"] = list(log.reward_range)
-    context = _Struct.from_columns(log.context)
+    context = FeatureStruct.from_columns(log.context)
     schema = _rounds_schema(log, context).with_metadata(encode_metadata(metadata))
     with (
         atomic_path(folder / ROUNDS) as temporary,
@@ -121,12 +100,12 @@ def write_feature_log(log: FeatureLog, folder: Path) -> None:
 
 def actions_table(log: FeatureLog) -> Any:
     """Return the Arrow table of actions.parquet."""
-    features = _Struct.from_columns(log.actions)
+    features = FeatureStruct.from_columns(log.actions)
     columns = {
-        "action_id": _id_array(log.action_id),
+        "action_id": id_array(log.action_id),
         "digest": pa.array(log.action_digest, pa.string()),
     }
-    fields = [_field("action_id", *_kind(log.action_id)), pa.field("digest", pa.string())]
+    fields = [arrow_field("action_id", *arrow_kind(log.action_id)), pa.field("digest", pa.string())]
     if features.fields:
         columns["features"] = features.array(log.actions)
         fields.append(pa.field("features", columns["features"].type))
@@ -138,67 +117,11 @@ def _table_digest(digests: NDArray[np.object_]) -> str:
     return content_digest(digests)
 
 
-class _Struct:
-    """The Arrow type of each column of features."""
-
-    def __init__(self, kinds: dict[str, tuple[Any, bool]]):
-        self.kinds = kinds
-        self.fields = [_field(name, *kind) for name, kind in kinds.items()]
-
-    @classmethod
-    def from_columns(cls, columns: Columns) -> "_Struct":
-        return cls({name: _kind(column) for name, column in columns.items()})
-
-    def array(self, columns: Columns) -> Any:
-        arrays = [_array(columns[name], *kind) for name, kind in self.kinds.items()]
-        return pa.StructArray.from_arrays(arrays, fields=self.fields)
-
-
-def _field(name: str, kind: Any, as_json: bool) -> Any:
-    return pa.field(name, kind, metadata=_JSON if as_json else None)
-
-
-def _kind(column: NDArray[Any]) -> tuple[Any, bool]:
-    """Return the Arrow type of a column, and True for values that are written as JSON text."""
-    if column.dtype.kind == "f":
-        return pa.float64(), False
-    if column.dtype.kind == "b":
-        return pa.bool_(), False
-    types = set(map(type, column.tolist())) - {type(None)}
-    if types <= {str}:
-        return pa.string(), False
-    if types <= {int} and types:
-        return pa.int64(), False
-    if types == {list}:
-        parts = {type(part) for value in column if value for part in value}
-        if parts <= {str}:
-            return pa.list_(pa.string()), False
-        if parts == {float}:
-            return pa.list_(pa.float64()), False
-    return pa.string(), True
-
-
-def _array(column: NDArray[Any], kind: Any, as_json: bool) -> Any:
-    if as_json:
-        missing = is_missing(column).tolist()
-        texts = [None if absent else text for absent, text in zip(missing, canonical_texts(column), strict=True)]
-        return pa.array(texts, pa.string())
-    return pa.array(column, kind, from_pandas=column.dtype.kind == "f")
-
-
-def _id_array(ids: NDArray[np.object_], kind: Any = None, as_json: bool = False) -> Any:
-    """Return ids as an Arrow array; `kind` and `as_json` are those of all ids of the log, if there are more."""
-    if kind is None:
-        kind, as_json = _kind(ids)
-    values = ids.tolist()
-    return pa.array([None if value is None else json.dumps(value) for value in values] if as_json else values, kind)
-
-
-def _rounds_schema(log: FeatureLog, context: _Struct) -> Any:
+def _rounds_schema(log: FeatureLog, context: FeatureStruct) -> Any:
     text = pa.dictionary(pa.int32(), pa.string())
     fields = [pa.field("event_id", pa.string()), pa.field("time", read.TIME)]
     if log.user is not None:
-        fields.append(_field("user_id", *_kind(log.user)))
+        fields.append(arrow_field("user_id", *arrow_kind(log.user)))
     if context.fields:
         fields.append(pa.field("context", pa.struct(context.fields)))
     fields += [
@@ -211,7 +134,7 @@ def _rounds_schema(log: FeatureLog, context: _Struct) -> Any:
     return pa.schema(fields)
 
 
-def _rounds_table(log: FeatureLog, rows: slice, context: _Struct, schema: Any) -> Any:
+def _rounds_table(log: FeatureLog, rows: slice, context: FeatureStruct, schema: Any) -> Any:
     start = log.start[rows.start : rows.stop + 1]
     offered = log.offered[start[0] : start[-1]]
     columns = {
@@ -225,7 +148,7 @@ def _rounds_table(log: FeatureLog, rows: slice, context: _Struct, schema: Any) -
         "policy_version": pa.array(log.version[rows], pa.string()).dictionary_encode(),
     }
     if log.user is not None:
-        columns["user_id"] = _id_array(log.user[rows], *_kind(log.user))
+        columns["user_id"] = id_array(log.user[rows], *arrow_kind(log.user))
     if context.fields:
         columns["context"] = context.array(take_rows(log.context, rows))
     if log.weight is not None:
@@ -380,193 +303,3 @@ def _struct_columns(piece: read.Piece, name: str) -> Columns:
         return {field.name: column_from_arrow(array, field) for array, field in zip(arrays, column.type, strict=True)}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, DataError) as error:
         raise DataError(f"{piece.path}: {name}: {str(error).splitlines()[0]}") from None
-
-
-def column_from_arrow(column: Any, field: Any, *, integers: bool = False) -> NDArray[Any]:
-    """Return the column of an Arrow array; `integers` keeps whole numbers as they are, for ids."""
-    kind, types = column.type, pa.types
-    if types.is_dictionary(kind):
-        column = column.dictionary_decode()
-        kind = column.type
-    if (field.metadata or {}).get(b"recpolicy") == b"json":
-        return _values([_loads(text, field.name) for text in column.to_pylist()], field.name, integers)
-    if types.is_boolean(kind) and not column.null_count:
-        return np.asarray(column.to_numpy(zero_copy_only=False), bool)
-    if types.is_integer(kind) and not integers:
-        low_high = pc.min_max(column).as_py()
-        if low_high["min"] is None or max(-low_high["min"], low_high["max"]) <= EXACT:
-            return np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
-    if types.is_floating(kind) or types.is_decimal(kind):
-        values = np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
-        if np.isinf(values).any():
-            raise DataError(f"{field.name} is infinite; expected finite numbers")
-        return values
-    if types.is_timestamp(kind) or types.is_date(kind):
-        column = pc.strftime(column.cast(read.TIME, safe=False), "%Y-%m-%dT%H:%M:%SZ")
-    return _values(column.to_pylist(), field.name, integers)
-
-
-def _values(values: list[Any], name: str, integers: bool) -> NDArray[Any]:
-    """Return values as a column of features, or as ids if `integers`."""
-    if not integers:
-        return column_from_values(values, name)
-    return np.array([*values, None], object)[:-1]
-
-
-def _loads(text: str | None, name: str) -> Any:
-    try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
-        raise DataError(f"{name} is not JSON: {text[:80]!r}") from None  # type: ignore[index]
-
-
-# JSON lines ---------------------------------------------------------------------------------------------------------
-
-
-def write_json_lines(log: FeatureLog, path: Path) -> None:
-    """Write the log as JSON lines, atomically."""
-    features = list(records_from_columns(log.actions, len(log.action_id)))
-    actions = [
-        {"id": identifier, **({"features": record} if record else {})}
-        for identifier, record in zip(log.action_id.tolist(), features, strict=True)
-    ]
-    times = pd.to_datetime(pd.Series(log.time), unit="ms", utc=True).dt.strftime("%Y-%m-%dT%H:%M:%S.%f").str[:-3]
-    contexts = records_from_columns(log.context, len(log))
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
-        for row, context in enumerate(contexts):
-            offered = log.offered[log.start[row] : log.start[row + 1]].tolist()
-            record = {
-                "event_id": log.event_id[row], "time": f"{times.iloc[row]}Z",
-                "user": None if log.user is None else log.user[row], "context": context,
-                "actions": [actions[action] for action in offered], "chosen": actions[offered[log.chosen[row]]]["id"],
-                "log_propensity": float(log.log_propensity[row]),
-                "reward": None if np.isnan(log.reward[row]) else float(log.reward[row]),
-                "weight": None if log.weight is None else float(log.weight[row]),
-                "policy": log.policy[row], "version": log.version[row],
-            }  # fmt: skip
-            line = {key: value for key, value in record.items() if value is not None}
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-_KEYS = (
-    "event_id", "time", "user", "context", "actions", "chosen", "propensity", "log_propensity", "reward", "weight",
-    "policy", "version",
-)  # fmt: skip
-
-
-def read_json_lines(path: Path, name: str | None = None, reward_range: tuple[float, float] | None = None) -> FeatureLog:
-    """Read a feature log of JSON lines; raises DataError that names file and line."""
-    builder = FeatureLogBuilder(name or str(path), reward_range)
-    for line, record in _records(path):
-        try:
-            builder.add(**_round(record))
-        except (ValueError, OverflowError, RecursionError) as error:
-            raise DataError(f"{path}:{line}: {error}") from None
-        if line % _ROWS == 0:
-            check_memory(
-                len(builder) * _ROUND_BYTES + builder.offers * _OFFER_BYTES, f"{path}: {len(builder):,} rounds so far",
-                "read a shorter part of the log",
-            )  # fmt: skip
-    return builder.build()
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of each line, from 1, and its JSON object; blank lines are left out."""
-    try:
-        with Source(path).open() as raw, io.TextIOWrapper(raw, "utf-8-sig") as stream:
-            number = 0
-            while text := stream.readline(_MAX_LINE):
-                number += 1
-                if len(text) >= _MAX_LINE:
-                    raise DataError(f"{path}:{number}: a line of more than {_MAX_LINE:,} characters")
-                if not text.strip():
-                    continue
-                try:
-                    record = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{path}:{number}: not JSON: {error}") from None
-                if not isinstance(record, dict):
-                    raise DataError(f"{path}:{number}: expected a JSON object with a round")
-                yield number, record
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}") from None
-    except DataError:
-        raise
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-
-
-def _round(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of FeatureLogBuilder.add of a line; raises DataError that says what is wrong with it."""
-    unknown = sorted(set(record) - set(_KEYS))
-    if unknown:
-        raise DataError(f"the key {unknown[0]!r} is unknown; expected {', '.join(_KEYS)}")
-    event_id, context = record.get("event_id"), record.get("context", {})
-    if not isinstance(event_id, str) or not event_id:
-        raise DataError(f"event_id is {event_id!r}; expected a text")
-    if not isinstance(context, dict):
-        raise DataError(f"context is {context!r}; expected an object of features")
-    actions = [_action(action) for action in _list(record.get("actions"), "actions")]
-    ids = [identifier for identifier, _ in actions]
-    chosen = record.get("chosen")
-    if chosen not in ids or isinstance(chosen, bool):
-        raise DataError(f"chosen is {chosen!r}; expected the id of one of its {len(ids)} actions")
-    user = record.get("user")
-    if user is not None and (isinstance(user, bool) or not isinstance(user, int | str)):
-        raise DataError(f"user is {user!r}; expected a whole number or text")
-    return {
-        "event_id": event_id, "time": parse_time(record.get("time")), "context": context, "actions": actions,
-        "chosen": ids.index(chosen), "log_propensity": _log_propensity(record), "reward": _number(record, "reward"),
-        "user": user, "weight": 1.0 if record.get("weight") is None else _number(record, "weight"),
-        **{key: _text(record, key) for key in ("policy", "version") if record.get(key) is not None},
-    }  # fmt: skip
-
-
-def _action(action: Any) -> tuple[int | str, dict[str, Any]]:
-    features = action.get("features", {}) if isinstance(action, dict) else None
-    if not isinstance(action, dict) or "id" not in action or not isinstance(features, dict):
-        raise DataError(f"an action is {str(action)[:80]}; expected an object with an id and an object of features")
-    return action["id"], features
-
-
-def _list(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{name} is {str(value)[:80]}; expected a list with at least one")
-    return value
-
-
-def _log_propensity(record: dict[str, Any]) -> float:
-    if ("propensity" in record) == ("log_propensity" in record):
-        raise DataError("expected one of propensity and log_propensity")
-    if "propensity" in record:
-        return log_of_propensity(_number(record, "propensity"))
-    return float(_number(record, "log_propensity"))
-
-
-def _number(record: dict[str, Any], name: str) -> Any:
-    value = record.get(name)
-    if value is None and name == "reward":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise DataError(f"{name} is {value!r}; expected a finite number")
-    return float(value)
-
-
-def _text(record: dict[str, Any], name: str) -> str:
-    if not isinstance(record[name], str):
-        raise DataError(f"{name} is {record[name]!r}; expected a text")
-    return str(record[name])
-
-
-def parse_time(value: Any) -> int:
-    """Return milliseconds since 1970 of an ISO 8601 text, or of a whole number of milliseconds."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**15:
-        return value
-    try:
-        time = datetime.fromisoformat(value.strip()) if isinstance(value, str) else None
-    except ValueError:
-        time = None
-    if time is None:
-        raise DataError(f"time is {value!r}; expected such as 2026-01-05T12:00:00Z, or milliseconds since 1970")
-    zoned = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-    return (zoned - _EPOCH) // timedelta(milliseconds=1)
