@@ -2,8 +2,9 @@
 
     RecpolicyError            the command line prints one line and exits with code 2
     ├── DataError             a file, table or archive is faulty                       (also ValueError)
-    │   └── UnknownIdError    a user or item id is not in the catalog                 (also LookupError)
-    │       └── UnknownUserError  a user id is not in the policy; ratings can describe the user
+    │   ├── UnknownIdError    a user or item id is not in the catalog                 (also LookupError)
+    │   │   └── UnknownUserError  a user id is not in the policy; ratings can describe the user
+    │   └── WrongPolicyKindError  a policy of ratings is needed, not one of features, or the reverse
     ├── FetchError            no source gave the data                                  (also OSError)
     ├── ConfigError           a setting is unknown or out of range                     (also ValueError)
     ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
@@ -34,6 +35,10 @@ class UnknownIdError(DataError, LookupError):
 
 class UnknownUserError(UnknownIdError):
     """A user id is not in the policy; some ratings can describe a new user."""
+
+
+class WrongPolicyKindError(DataError):
+    """A request or command needs a policy of ratings and there is one of features, or the reverse."""
 
 
 class FetchError(RecpolicyError, OSError):

@@ -263,6 +263,10 @@ class Registry:
         """Return all changes in order; an incomplete last line is ignored."""
         return read_audit(self.folder)
 
+    def create(self) -> None:
+        """Make an empty registry unless the folder is one; raises ArtifactError for a folder with other files."""
+        self._make()
+
     def _make(self) -> None:
         """Make the registry unless it is there; a folder with anything else in it is not turned into one."""
         if (self.folder / STATE).exists():

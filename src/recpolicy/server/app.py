@@ -25,6 +25,7 @@ from recpolicy.server.middleware import RequestMiddleware
 from recpolicy.server.online.learner import learning
 from recpolicy.server.processes import connection_bounds, raise_open_files
 from recpolicy.server.protocol import Connections
+from recpolicy.server.rank.service import FOLLOW_SECONDS
 from recpolicy.server.recommend import fast_path as recommend_fast_path
 from recpolicy.server.recommend import router as recommend_router
 from recpolicy.server.rollout.background import flush, start_background
@@ -39,6 +40,7 @@ from recpolicy.server.routes import (
     health,
     open_inference,
     policy,
+    rank,
 )
 from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
 
@@ -55,7 +57,7 @@ class App(FastAPI):
     def _request_middleware(self) -> RequestMiddleware:
         """The middleware, made at the first request."""
         state: AppState = self.state.server
-        fast_paths = {**recommend_fast_path(state), **policy.fast_path(state)}
+        fast_paths = {**recommend_fast_path(state), **policy.fast_path(state), **rank.fast_path(state)}
         return RequestMiddleware(
             super().__call__,
             state.metrics.observe_request,
@@ -93,6 +95,7 @@ def make_app(state: AppState, close: Callable[[], None] = lambda: None, listenin
         recommend_router,
         policy.router,
         feedback.router,
+        rank.router,
         console.router,
         policy.prediction_routes(state.settings.prediction.model_name),
         open_inference.open_inference_routes(state.settings.prediction.model_name),
@@ -102,6 +105,12 @@ def make_app(state: AppState, close: Callable[[], None] = lambda: None, listenin
         app.include_router(admin.router, responses=ADMIN_ERROR_RESPONSES)
     handle_errors(app)
     return app
+
+
+async def follow_settings(state: AppState) -> None:
+    """Read the settings of ranks that an operator has set in any process."""
+    if state.store is not None and not state.store.writer.down:
+        await asyncio.to_thread(state.rank.load, state.store.engine)
 
 
 @asynccontextmanager
@@ -114,6 +123,7 @@ async def _life(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         state.background.start("registry_watch", WATCH_SECONDS, follow),
         state.background.start("gauges", GAUGE_SECONDS, keep_gauges),
         state.background.start("memory_release", TRIM_SECONDS, release_free_memory),
+        state.background.start("rank_settings", FOLLOW_SECONDS, partial(follow_settings, state)),
         *start_background(state),
     ]
     with ExitStack() as stack:

@@ -12,8 +12,10 @@ from recpolicy.server.background import BackgroundTasks
 from recpolicy.server.db.feedback import DAY_MS, RewardRules
 from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.db.rollouts import ConflictError
-from recpolicy.server.live_models import ModelManager
+from recpolicy.server.live_models import LoadedVersion, ModelManager
 from recpolicy.server.metrics import Metrics
+from recpolicy.server.rank.ranker import UniformPolicy
+from recpolicy.server.rank.service import RankSettings
 from recpolicy.server.rollout.counters import RolloutCounters
 from recpolicy.server.settings import Settings
 
@@ -48,6 +50,17 @@ class AppState:
     """Counts and shadow comparisons of the rollout."""
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     """The background tasks of the process."""
+    rank: RankSettings = field(init=False, compare=False)
+    """The settings of ranks and rewards in effect."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", RankSettings(self.settings))
+
+    def ranking_version(self) -> LoadedVersion:
+        """Return the version that ranks now; raises WrongPolicyKindError if the champion is a policy of ratings."""
+        champion, reset = self.models.live.champion, self.rank.current.reset_version
+        assert champion.ranker is not None  # raises for another kind
+        return champion if reset is None or reset != champion.number else LoadedVersion(UniformPolicy(), None)
 
     def require_store(self) -> Store:
         """Return the store; raises StoreError for a server that stores nothing."""
@@ -62,9 +75,10 @@ class AppState:
         return self.models.registry
 
     def reward_rules(self) -> RewardRules:
-        """Return the rules that turn feedback into rewards at this time."""
-        window = int(self.settings.feedback.window_days * DAY_MS)
-        return RewardRules(self.models.live.champion.scorer.scale, window, self.keyless)
+        """Return the rules that turn feedback and signals into rewards at this time."""
+        window, champion = int(self.settings.feedback.window_days * DAY_MS), self.models.live.champion
+        scale = (0.0, 1.0) if champion.ranks else champion.scorer.scale  # a policy of features takes no feedback
+        return RewardRules(scale, window, self.keyless, int(1000 * self.rank.current.reward.wait_seconds))
 
 
 async def get_state(request: Request) -> AppState:

@@ -12,7 +12,15 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from recpolicy.core.errors import ArtifactError, ConfigError, DataError, RecpolicyError, StoreError, UnknownIdError
+from recpolicy.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    RecpolicyError,
+    StoreError,
+    UnknownIdError,
+    WrongPolicyKindError,
+)
 from recpolicy.core.files import STORAGE_ERRORS
 from recpolicy.server.answer_limits import RejectedError
 from recpolicy.server.db.failures import failure_reason
@@ -25,6 +33,7 @@ from recpolicy.server.schemas.responses import ErrorResponse
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The request is not valid HTTP or JSON (`invalid_request`)."},
     404: {"model": ErrorResponse, "description": "The user or the item is unknown (`unknown_id`)."},
+    409: {"model": ErrorResponse, "description": "The champion is of another kind (`wrong_policy_kind`)."},
     413: {"model": ErrorResponse, "description": "The body is too large (`too_large`)."},
     422: {
         "model": ErrorResponse,
@@ -61,8 +70,12 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _internal_error)
 
 
-def response_to_error(error: RequestValidationError | DataError | ConfigError | StoreError) -> Response:
+def response_to_error(
+    error: RequestValidationError | DataError | ConfigError | StoreError | ConflictError,
+) -> Response:
     """Return the response of the app's handlers to an error that was raised outside the app."""
+    if isinstance(error, ConflictError):
+        return error_response(409, "conflict", str(error))
     if isinstance(error, RequestValidationError):
         return _invalid_request(None, error)
     return _store_error(None, error) if isinstance(error, StoreError) else _invalid_value(None, error)
@@ -75,6 +88,8 @@ def item_error(error: DataError | ConfigError) -> dict[str, Any]:
 
 def status_and_code(error: RecpolicyError) -> tuple[int, str]:
     """Return status and code of an error in the caller's input."""
+    if isinstance(error, WrongPolicyKindError):
+        return 409, "wrong_policy_kind"
     return (404, "unknown_id") if isinstance(error, UnknownIdError) else (422, "invalid_value")
 
 

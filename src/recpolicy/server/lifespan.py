@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recpolicy.core.errors import ArtifactError
 from recpolicy.inference.artifact_files import MANIFEST
 from recpolicy.inference.artifact_kinds import manifest_digest
-from recpolicy.inference.load_scorer import load_scorer
+from recpolicy.inference.scorer import Scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import admin
 from recpolicy.server.db.engine import open_store, sqlite_url
@@ -28,7 +28,7 @@ from recpolicy.server.db.spool import Spool
 from recpolicy.server.db.writer import COMMIT_SECONDS, GroupCommitWriter
 from recpolicy.server.deps import AppState, Store
 from recpolicy.server.jobs.alerts import send_alert
-from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, ReloadHooks
+from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, Policy, ReloadHooks, load_policy
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.online.checkpoints import CURRENT, checkpoint_folder
 from recpolicy.server.online.learned_policy import LearnedPolicy
@@ -52,14 +52,16 @@ def is_run(source: Path) -> bool:
     return (source / MANIFEST).is_file()
 
 
-def open_registry(source: Path, folder: Path) -> Registry:
+def open_registry(source: Path, folder: Path, start_uniform: bool = False) -> Registry:
     """Return the registry `source`, or one in `folder` with the policy in `source` as a version.
 
     The policy becomes champion if there is none yet: serving its folder is an operator's decision, so it needs no gate
-    record. Raises ArtifactError for a folder that is neither.
+    record. With `start_uniform`, an empty folder becomes a registry. Raises ArtifactError for a folder that is neither.
     """
     if not is_run(source):
         registry = Registry(source)
+        if start_uniform:
+            registry.create()
         registry.aliases()  # raises ArtifactError
         return registry
     registry = Registry(folder / "registry")
@@ -91,7 +93,7 @@ def open_state(source: Path, folder: Path | None, settings: Settings) -> Iterato
     Raises ArtifactError, ConfigError or StoreError if the policy cannot be served or the database cannot be opened.
     """
     folder = folder or state_folder(source)
-    if not is_run(source):
+    if not is_run(source) and not settings.rank.start_uniform:
         Registry(source).aliases()  # a folder that is neither is reported before anything is written
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with serving(folder), _open_locked(source, folder, settings) as state:
@@ -101,7 +103,7 @@ def open_state(source: Path, folder: Path | None, settings: Settings) -> Iterato
 @contextmanager
 def _open_locked(source: Path, folder: Path, settings: Settings) -> Iterator[AppState]:
     """Open the state in a folder that no restore is changing."""
-    registry = open_registry(source, folder)
+    registry = open_registry(source, folder, settings.rank.start_uniform)
     make_private(folder, source)
     seconds = min(COMMIT_SECONDS, settings.limits.seconds / 4)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / DATABASE), seconds)
@@ -119,6 +121,7 @@ def _open_locked(source: Path, folder: Path, settings: Settings) -> Iterator[App
         with closing(GroupCommitWriter(engine, spool, lambda: holder[0].reward_rules(), alert, seconds)) as writer:
             bound = KeylessBound(settings.online.keyless_per_hour)
             holder.append(AppState(models, Store(engine, writer), settings, Metrics(), folder, bound))
+            holder[0].rank.load(engine)
             models.on_fault = partial(send_alert, holder[0], "registry.version")
             if models.fault is not None:
                 models.on_fault(models.fault)
@@ -134,8 +137,9 @@ def stateless_state(source: Path, settings: Settings) -> AppState:
     if not source.is_dir():
         raise ArtifactError(f"{source}: the folder does not exist; expected a run or a registry")
     if not is_run(source):
-        return AppState(ModelManager.from_registry(Registry(source)), None, settings, Metrics())
-    return AppState(ModelManager(LiveState(LoadedVersion(load_scorer(source), None))), None, settings, Metrics())
+        registry, hooks = Registry(source), ReloadHooks(uniform_first=settings.rank.start_uniform)
+        return AppState(ModelManager.from_registry(registry, hooks), None, settings, Metrics())
+    return AppState(ModelManager(LiveState(LoadedVersion(load_policy(source), None))), None, settings, Metrics())
 
 
 def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHooks:
@@ -144,13 +148,19 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
     def rollout(challenger: int) -> int | None:
         return running_rollout(engine, challenger)
 
+    start_uniform, learned = settings.rank.start_uniform, LearnedPolicy(folder)
     if not settings.online.enabled:
-        return ReloadHooks(rollout)
-    return ReloadHooks(
-        rollout,
-        LearnedPolicy(folder),
-        lambda scorer: (checkpoint_folder(folder, scorer.metadata["policy_digest"]) / CURRENT,),
-    )
+        return ReloadHooks(rollout, uniform_first=start_uniform)
+
+    def with_updates(policy: Policy) -> Policy:
+        return learned(policy) if isinstance(policy, Scorer) else policy
+
+    def checkpoints(policy: Policy) -> tuple[Path, ...]:
+        if not isinstance(policy, Scorer):
+            return ()
+        return (checkpoint_folder(folder, policy.metadata["policy_digest"]) / CURRENT,)
+
+    return ReloadHooks(rollout, with_updates, checkpoints, start_uniform)
 
 
 def running_rollout(engine: Engine, challenger: int) -> int | None:

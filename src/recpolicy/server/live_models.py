@@ -19,13 +19,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.errors import ArtifactError, ConfigError, WrongPolicyKindError
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.scorer import Scorer
 from recpolicy.registry.aliases import STATE, Routing
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.json_output import exception_location
+from recpolicy.server.rank.ranker import Ranker, UniformPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +40,18 @@ CACHE_BYTES = 4 << 20
 """For other answers of a version: 100 users of 1,682 items."""
 
 
+Policy = Scorer | Ranker
+
+
 @dataclass(frozen=True)
 class LoadedVersion:
-    """One loaded version."""
+    """One loaded version: a policy of ratings (`scorer`) or of features (`ranker`)."""
 
-    scorer: Scorer
+    policy: Policy
     number: int | None
     """Number in the registry; None without one."""
-    base: Scorer | None = None
-    """The version as trained, if `scorer` has learned since; otherwise None."""
+    base: Policy | None = None
+    """The version as trained, if `policy` has learned since; otherwise None."""
     lists: LRUCache[Any] = field(default_factory=lambda: LRUCache(LIST_BYTES), compare=False, repr=False)
     """Cache of its greedy lists (recommend.ComputedList); a version never changes, so they stay valid."""
     item_json: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
@@ -63,19 +67,56 @@ class LoadedVersion:
         return {"version": self.number, "agent": self.agent, "policy_digest": self.policy_digest, "variant": variant}
 
     @property
+    def scorer(self) -> Scorer:
+        """The policy of ratings; raises WrongPolicyKindError for another kind."""
+        return as_scorer(self.policy)
+
+    @property
+    def ranker(self) -> Ranker:
+        """The policy of features; raises WrongPolicyKindError for another kind."""
+        if isinstance(self.policy, Scorer):
+            raise WrongPolicyKindError(
+                "the champion recommends items of a ratings table; send POST /v1/recommend in place of a rank"
+            )
+        return self.policy
+
+    @property
+    def ranks(self) -> bool:
+        """True for a policy of features."""
+        return not isinstance(self.policy, Scorer)
+
+    @property
     def trained(self) -> Scorer:
+        """The policy of ratings as trained; raises WrongPolicyKindError for another kind."""
+        return as_scorer(self.base or self.policy)
+
+    @property
+    def trained_policy(self) -> Policy:
         """The version as trained."""
-        return self.base or self.scorer
+        return self.base or self.policy
 
     @cached_property
     def agent(self) -> str:
         """The agent that was trained."""
-        return str(self.scorer.metadata["agent"])
+        return str(self.policy.metadata["agent"]) if isinstance(self.policy, Scorer) else self.policy.agent
 
     @cached_property
     def policy_digest(self) -> str:
         """Digest of the learned parameters."""
-        return str(self.scorer.metadata["policy_digest"])
+        policy = self.policy
+        return str(policy.metadata["policy_digest"]) if isinstance(policy, Scorer) else policy.policy_digest
+
+
+def as_scorer(policy: Policy) -> Scorer:
+    """Return a policy of ratings; raises WrongPolicyKindError for another kind."""
+    if isinstance(policy, Scorer):
+        return policy
+    raise WrongPolicyKindError("the champion ranks actions with features; send POST /v1/rank in place of this request")
+
+
+def load_policy(folder: Path, cache_bytes: int = CACHE_BYTES) -> Policy:
+    """Load a policy of either kind; raises ArtifactError for one that is damaged, foreign or cannot answer."""
+    return load_scorer(folder, cache_bytes)
 
 
 @dataclass(frozen=True)
@@ -115,10 +156,12 @@ class ReloadHooks:
 
     rollout: Callable[[int], int | None] = lambda _: None
     """Returns the number of a challenger's running rollout."""
-    learned: Callable[[Scorer], Scorer] = lambda scorer: scorer
+    learned: Callable[[Policy], Policy] = lambda policy: policy
     """Returns a trained version with its updates since."""
-    watched: Callable[[Scorer], tuple[Path, ...]] = lambda _: ()
+    watched: Callable[[Policy], tuple[Path, ...]] = lambda _: ()
     """Returns the files that change when it has learned more."""
+    uniform_first: bool = False
+    """A registry without a champion serves UniformPolicy."""
 
 
 class ModelManager:
@@ -197,7 +240,7 @@ class ModelManager:
         """Return a value that changes whenever the aliases or the champion's updates do; a fault changes it in time."""
         if self.registry is None:
             return ()
-        marks = map(_mark, self._hooks.watched(self.live.champion.trained))
+        marks = map(_mark, self._hooks.watched(self.live.champion.trained_policy))
         return _mark(self.registry.folder / STATE), *marks, self._tries()
 
     def _tries(self) -> int:
@@ -209,18 +252,18 @@ def _load(registry: Registry, old: LiveState, hooks: ReloadHooks) -> tuple[LiveS
     """Return the routing of the registry with the versions that load, and the fault of those that do not."""
     routing = registry.routing()
     if routing.champion is None:
-        raise _no_champion(registry)
-    known = {served.number: served.trained for served in (old.champion, old.challenger) if served is not None}
+        return _without_champion(registry, hooks)
+    known = {served.number: served.trained_policy for served in (old.champion, old.challenger) if served is not None}
     champion, fault = _try_load(registry, routing.champion, known, f"version {old.champion.number} still serves")
     number = old.champion.number if champion is None else routing.champion
-    return _combine(registry, routing, champion or old.champion.trained, number, fault, hooks, known)
+    return _combine(registry, routing, champion or old.champion.trained_policy, number, fault, hooks, known)
 
 
 def _load_first(registry: Registry, hooks: ReloadHooks) -> tuple[LiveState, str | None]:
     """Return what `_load` does, at the start: in place of a champion that does not load, the last one that does."""
     routing = registry.routing()
     if routing.champion is None:
-        raise _no_champion(registry)
+        return _without_champion(registry, hooks)
     champion, fault = _try_load(registry, routing.champion, {}, "")
     if champion is not None:
         return _combine(registry, routing, champion, routing.champion, None, hooks, {})
@@ -233,8 +276,8 @@ def _load_first(registry: Registry, hooks: ReloadHooks) -> tuple[LiveState, str 
 
 
 def _combine(
-    registry: Registry, routing: Routing, champion: Scorer, number: int | None, fault: str | None, hooks: ReloadHooks,
-    known: Mapping[int | None, Scorer],
+    registry: Registry, routing: Routing, champion: Policy, number: int | None, fault: str | None, hooks: ReloadHooks,
+    known: Mapping[int | None, Policy],
 ) -> tuple[LiveState, str | None]:  # fmt: skip
     """Return the live state of a loaded champion, with the challenger if it loads."""
     challenger, rival = routing.challenger, None
@@ -242,7 +285,7 @@ def _combine(
         rival, why = _try_load(registry, challenger, known, "the champion serves its users")
         fault = fault or why
     learned = hooks.learned(champion)
-    if learned is not champion:
+    if learned is not champion and isinstance(champion, Scorer):
         champion.forget_predictions()
     live = LiveState(
         LoadedVersion(learned, number, None if learned is champion else champion),
@@ -256,13 +299,13 @@ def _combine(
 
 
 def _try_load(
-    registry: Registry, number: int, known: Mapping[int | None, Scorer], instead: str
-) -> tuple[Scorer | None, str | None]:
+    registry: Registry, number: int, known: Mapping[int | None, Policy], instead: str
+) -> tuple[Policy | None, str | None]:
     """Return a version, or None with the fault, whatever is wrong with it."""
     if number in known:
         return known[number], None
     try:
-        return load_scorer(registry.resolve(number), CACHE_BYTES), None
+        return load_policy(registry.resolve(number)), None
     except Exception as error:  # also of the disk or for lack of memory
         reason = str(error).replace(f"{registry.folder}/", "") or type(error).__name__
         return None, f"version {number} of the registry does not load{instead and f', {instead}'}: {reason}"
@@ -279,9 +322,14 @@ def _former_champions(registry: Registry) -> list[int]:
     return [number for number in numbers if type(number) is int and number != aliases["champion"]]
 
 
-def _no_champion(registry: Registry) -> ConfigError:
-    return ConfigError(
-        f"{registry.folder}: the registry has no champion; promote a version: recpolicy registry promote"
+def _without_champion(registry: Registry, hooks: ReloadHooks) -> tuple[LiveState, str | None]:
+    """Return the live state of a registry without a champion; raises ConfigError unless the settings allow for it."""
+    if hooks.uniform_first:
+        return LiveState(LoadedVersion(UniformPolicy(), None)), None
+    raise ConfigError(
+        f"{registry.folder}: the registry has no champion; promote a version: recpolicy registry promote. Or set"
+        " start_uniform = true in the table [rank] of the settings: ranks are then drawn at random until a version is"
+        " promoted"
     )
 
 

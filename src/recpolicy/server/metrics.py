@@ -29,6 +29,8 @@ class Metrics:
         self.events = counter("events", "Lists recommended.", ("version", "variant", "explored"))
         self.lost = counter("events_lost", "Lists recommended whose events could not be stored.")
         self.feedback = counter("feedback", "Feedback by outcome.", ("status",))
+        self.ranks = counter("ranks", "Ranked events, each slot as one.", ("version", "mode"))
+        self.signals = counter("rank_signals", "Signals on ranked events by outcome.", ("status",))
         self.reward_sum = counter("reward_sum", "Sum of rewards above the lower end of the scale.")
         self.reward_count = counter("reward_count", "Rewards set.")
         self.not_learned = counter("rewards_not_learned", "Rewards without a key that online learning leaves out.")
@@ -53,6 +55,7 @@ class Metrics:
         self._requests = lru_cache(1_000)(self.requests.labels)
         self._seconds = lru_cache(1_000)(self.seconds.labels)
         self._events = lru_cache(1_000)(self.events.labels)
+        self._ranks = lru_cache(1_000)(self.ranks.labels)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -62,6 +65,10 @@ class Metrics:
     def count_lists(self, version: int, variant: str, explored: bool, count: int) -> None:
         """Count recommended lists."""
         self._events(version, variant, explored).inc(count)
+
+    def count_ranks(self, version: int, mode: str, count: int) -> None:
+        """Count ranked events."""
+        self._ranks(version, mode).inc(count)
 
     def observe_choice(self, variant: str, failures: int, seconds: float) -> None:
         """Count an answer during a rollout."""

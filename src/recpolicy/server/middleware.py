@@ -144,7 +144,7 @@ class RequestMiddleware:
     def _needs_key(self, path: str) -> bool:
         if path.startswith(ADMIN):
             return True
-        return self._limits.require_key and path.startswith(("/v1/", self._predict))
+        return self._limits.require_key and path.startswith(("/v1/", "/personalizer/", self._predict))
 
     async def _take(self, request: ActiveRequest) -> Response | None:
         """Read the body and let the app answer; return a refusal, or a response that is still to be sent."""
@@ -281,6 +281,6 @@ def request_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             return value[7:].strip().decode("latin-1")
-        if name == b"x-api-key":
+        if name in (b"x-api-key", b"ocp-apim-subscription-key"):
             key = value.strip().decode("latin-1")
     return key

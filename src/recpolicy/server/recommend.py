@@ -24,6 +24,7 @@ from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.server.active_request import ActiveDep, ActiveRequest, Message
 from recpolicy.server.computed_lists import NEVER, ListRequest, compute_list, compute_lists, list_key
 from recpolicy.server.db.events import Event, id_key, new_event_id, now_ms
+from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error, response_to_error
@@ -106,7 +107,7 @@ def without_routing(model: type[Body], handler: Callable[[Body, ActiveRequest], 
     async def answer(active: ActiveRequest, body: bytes) -> Response:
         try:
             return await handler(parse(model, active.scope, body), active)
-        except (RequestValidationError, DataError, ConfigError, StoreError) as error:
+        except (RequestValidationError, DataError, ConfigError, StoreError, ConflictError) as error:
             return response_to_error(error)
 
     return answer

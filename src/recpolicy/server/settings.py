@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import field, fields
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -28,6 +28,7 @@ from recpolicy.core.config import (
     reject_unknown_tables,
 )
 from recpolicy.core.errors import ConfigError
+from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.inference.slate_selection import ExplorationConfig
 
 MIB = 1 << 20
@@ -283,6 +284,19 @@ class PredictionConfig:
 
 
 @config_dataclass
+class RankConfig:
+    """Ranks of actions with features."""
+
+    start_uniform: bool = False
+    """A registry without a champion serves ranks: every action is equally likely until a version is promoted."""
+    mode: Literal["online", "apprentice", "logging_only"] = "online"
+    """online: the policy chooses. apprentice and logging_only: the first action is chosen, and the server reports how
+    often the policy agrees (apprentice)."""
+    exploration: Fraction = 0.0
+    """Share of the ranks whose action is drawn from all alike, in addition to the exploration of the policy."""
+
+
+@config_dataclass
 class Settings:
     """The settings of a server."""
 
@@ -297,6 +311,8 @@ class Settings:
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    rank: RankConfig = field(default_factory=RankConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
         if 0 < self.store.keep_days < self.feedback.window_days:

@@ -67,6 +67,8 @@ class RewardRules:
     """Feedback on events older than this is late: it is stored and sets no reward."""
     keyless: KeylessBound = field(default_factory=lambda: KeylessBound(0))
     """Decides about online learning from feedback without a key."""
+    signal_window_ms: int = 7 * DAY_MS
+    """Signals on ranked events older than this are late: they are stored and count nowhere."""
 
 
 def compute_reward(item: FeedbackItem, scale: tuple[float, float]) -> float:

@@ -17,10 +17,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db.database_file import DatabaseFile
 from recpolicy.server.db.engine import CommitLock, first_line, schema_steps, transaction_on
-from recpolicy.server.db.events import Event, insert_events
 from recpolicy.server.db.failures import failure_reason, refuses_values
-from recpolicy.server.db.group_writes import insert_separately
-from recpolicy.server.db.spool import RejectedRow, Spool
+from recpolicy.server.db.group_writes import insert_replayed, insert_separately
+from recpolicy.server.db.spool import AnyEvent, RejectedRow, Spool
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -179,14 +178,14 @@ class Recovery:
         if replayed.rejected:
             self._count_rejected(replayed.rejected)
 
-    def _store(self, events: list[Event]) -> list[RejectedRow]:
+    def _store(self, events: list[AnyEvent]) -> list[RejectedRow]:
         """Store events and return those that the database refuses; raises StoreError."""
 
         def write() -> list[RejectedRow]:
             with self._engine.connect() as connection:
                 try:
                     with self._commit_lock, transaction_on(connection):
-                        insert_events(connection, events, replayed=True)
+                        insert_replayed(connection, events)
                     return []
                 except Exception as error:
                     if not refuses_values(error):

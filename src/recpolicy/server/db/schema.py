@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -88,6 +89,63 @@ rewards = Table(
     Index(None, "rollout", "variant"),
     Index(None, "time"),
     sqlite_autoincrement=True,
+)  # fmt: skip
+
+EVENT_NAME = 256
+"""Letters of the id of a ranked event, a slot or a signal, which callers may choose."""
+rank_events = Table(
+    "rank_events", metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("id", String(EVENT_NAME), nullable=False, doc="id of the caller, or 32 hexadecimal digits"),
+    Column("slot", Integer, nullable=False, doc="0 is the first, or the only one"),
+    Column("slot_id", String(EVENT_NAME), nullable=True, doc="id of the slot; null: the event has no slots"),
+    Column("time", BigInteger, nullable=False),
+    Column("user_key", String(KEY), nullable=True, doc="null: the request named no user"),
+    Column("version", Integer, nullable=False, doc="0: no version, every action is as likely"),
+    Column("policy_digest", String(64), nullable=False),
+    Column("agent", String(64), nullable=False),
+    Column("mode", String(16), nullable=False, doc="online, apprentice or logging_only"),
+    Column("context", Text, nullable=False, doc="JSON object of the context and of the slot"),
+    Column("offers", LargeBinary, nullable=False, doc="digests of the actions that were not excluded, 16 bytes each"),
+    Column("probabilities", LargeBinary, nullable=False, doc="float64 of each offer, to be first"),
+    Column("ranking", LargeBinary, nullable=False, doc="uint16 positions among the offers, best first"),
+    Column("imitated", Boolean, nullable=True, doc="the policy agrees with the baseline; null: mode online"),
+    Column("request_digest", String(32), nullable=False, doc="digest of what the caller sent"),
+    Column("activated_at", BigInteger, nullable=True, doc="null: deferred until the caller activates the event"),
+    UniqueConstraint("id", "slot"),
+    Index(None, "time"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+action_rows = Table(
+    "action_rows", metadata,
+    Column("digest", LargeBinary(16), primary_key=True, doc="digest of the row, which is stored once"),
+    Column("row", Text, nullable=False, doc='JSON: {"id": ..., "features": {...}}'),
+    Column("last_used", BigInteger, nullable=False, doc="time of an event that offered it, at most an hour old then"),
+    Index(None, "last_used"),
+)  # fmt: skip
+
+rank_signals = Table(
+    "rank_signals", metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("event_id", String(EVENT_NAME), nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("signal_id", String(EVENT_NAME), nullable=True, doc="sent twice, it counts once; null: each one counts"),
+    Column("type", String(64), nullable=False),
+    Column("value", Float(53), nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("late", Boolean, nullable=False, doc="after the window of the rewards"),
+    Column("online", Boolean, nullable=False, doc="false: online learning leaves it out"),
+    ForeignKeyConstraint(["event_id", "slot"], ["rank_events.id", "rank_events.slot"]),
+    UniqueConstraint("event_id", "slot", "signal_id"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+rank_settings = Table(
+    "rank_settings", metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False, doc="JSON"),
+    Column("changed_at", BigInteger, nullable=False),
 )  # fmt: skip
 
 versions = Table(

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from recpolicy.core.errors import StoreError
 from recpolicy.core.files import rename_keys
 from recpolicy.server.db.events import Event, now_ms
+from recpolicy.server.db.rank_events import RankEvent, parse_rank_event, rank_event_line
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class RejectedRow(NamedTuple):
     """The event as JSON, or the damaged line."""
 
 
-Write = Callable[[list[Event]], list[RejectedRow]]
+AnyEvent = Event | RankEvent
+Write = Callable[[list[AnyEvent]], list[RejectedRow]]
 """Stores events in the database and returns those that it refuses; raises StoreError if the database is down."""
 
 
@@ -164,7 +166,7 @@ class Spool:
         with self._lock:
             return self._active.count + sum(file.count for file in self._sealed)
 
-    def append(self, events: Sequence[Event]) -> None:
+    def append(self, events: Sequence[AnyEvent]) -> None:
         """Append events durably. Raises OSError; then none of them counts."""
         lines = "".join(event_line(event) + "\n" for event in events).encode()
         with self._lock:
@@ -284,14 +286,16 @@ class Spool:
             self._sealed.remove(file)
 
 
-def event_line(event: Event) -> str:
+def event_line(event: AnyEvent) -> str:
     """Return an event as one line of JSON; bytes as base64."""
+    if isinstance(event, RankEvent):
+        return rank_event_line(event)
     row = event._asdict()
     encoded = {name: base64.b64encode(value).decode() for name, value in row.items() if isinstance(value, bytes)}
     return json.dumps(row | encoded)
 
 
-def parse_event(line: bytes) -> Event:
+def parse_event(line: bytes) -> AnyEvent:
     """Return the event of a line, also of older versions; raises ValueError that says what is wrong."""
     try:
         row = json.loads(line)
@@ -299,6 +303,8 @@ def parse_event(line: bytes) -> Event:
         raise ValueError("the line is not JSON") from None
     if not isinstance(row, dict):
         raise ValueError("the line is not an object")
+    if "offers" in row:
+        return parse_rank_event(row)
     row = rename_keys(row, _OLD_KEYS)
     missing, unknown = _REQUIRED - row.keys(), row.keys() - _TYPES.keys()
     if missing or unknown:
@@ -327,8 +333,9 @@ def _json_or_none(text: str) -> Any:
         return None
 
 
-def _parse(lines: Sequence[bytes]) -> tuple[list[Event], list[RejectedRow]]:
-    events, rejected = [], []
+def _parse(lines: Sequence[bytes]) -> tuple[list[AnyEvent], list[RejectedRow]]:
+    events: list[AnyEvent] = []
+    rejected: list[RejectedRow] = []
     for line in lines:
         if line.isspace() or not line:  # of an erased user (spool_erasure.py)
             continue

@@ -24,12 +24,18 @@ from sqlalchemy.exc import DBAPIError
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db.database_file import DatabaseFile
 from recpolicy.server.db.engine import CommitLock, transaction_on
-from recpolicy.server.db.events import Event
 from recpolicy.server.db.failures import refuses_values
-from recpolicy.server.db.feedback import FeedbackItem, Outcome, RewardRules
-from recpolicy.server.db.group_writes import GroupResult, Result, WriteRequest, write_separately, write_together
+from recpolicy.server.db.feedback import Outcome, RewardRules
+from recpolicy.server.db.group_writes import (
+    AnyFeedback,
+    GroupResult,
+    Result,
+    WriteRequest,
+    write_separately,
+    write_together,
+)
 from recpolicy.server.db.recovery import Alert, Recovery, StoreStatus, log_alert, store_failure
-from recpolicy.server.db.spool import Spool
+from recpolicy.server.db.spool import AnyEvent, Spool
 
 logger = logging.getLogger(__name__)
 
@@ -99,14 +105,14 @@ class GroupCommitWriter:
         self._watch.start()
         self._recovery.start()
 
-    async def events(self, events: Sequence[Event]) -> None:
-        """Write events.
+    async def events(self, events: Sequence[AnyEvent]) -> list[Outcome]:
+        """Write events; return an outcome for each ranked one that the database has stored or knew, otherwise nothing.
 
         Raises StoreError if neither database nor spool accepts them, QueueFullError if too many requests wait.
         """
-        await self._submit(events, (), 0)
+        return await self._submit(events, (), 0)
 
-    async def feedback(self, batch: Sequence[FeedbackItem], time: int) -> list[Outcome]:
+    async def feedback(self, batch: Sequence[AnyFeedback], time: int) -> list[Outcome]:
         """Write feedback.
 
         Raises StoreError if the database is down, or an event may still wait in a spool; DataError if the database
@@ -158,7 +164,7 @@ class GroupCommitWriter:
         self._file.close()
 
     def _submit(
-        self, events: Sequence[Event], feedback: Sequence[FeedbackItem], time: int
+        self, events: Sequence[AnyEvent], feedback: Sequence[AnyFeedback], time: int
     ) -> "asyncio.Future[list[Outcome]]":
         """Queue a write request; returns the future of its outcomes, which belongs to the running event loop."""
         if self._queue.qsize() >= MAX_WAITING:

@@ -81,6 +81,8 @@ class OnlineLearner:
         ArtifactError, DivergedError or OSError.
         """
         live = self._policies.live
+        if live.champion.ranks:
+            return 0
         base = live.champion.trained
         if live.challenger is not None or not can_learn(base.artifact):
             return 0

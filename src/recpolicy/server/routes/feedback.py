@@ -53,13 +53,13 @@ async def send_feedback_batch(batch: FeedbackBatch, state: StateDep, active: Act
 async def _store(state: AppState, batch: list[FeedbackRequest], active: ActiveRequest) -> list[Outcome]:
     if state.store is None:
         raise HTTPException(404, "this server has no database, so it takes no feedback (--no-store)")
+    low = state.models.live.champion.scorer.scale[0]  # raises for a policy of features, whose events take signals
     client = active.address if active.caller is None else None
     items = [
         FeedbackItem(piece.event_id, piece.item, piece.type, 1.0 if piece.value is None else piece.value, client)
         for piece in batch
     ]
     outcomes = await state.store.writer.feedback(items, now_ms())
-    low = state.reward_rules().scale[0]
     for outcome in outcomes:
         state.metrics.feedback.labels(outcome.status).inc()
         if outcome.reward is not None:

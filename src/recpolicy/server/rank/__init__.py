@@ -1,0 +1,1 @@
+"""Rank actions with features, and collect their rewards."""

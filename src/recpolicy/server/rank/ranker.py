@@ -1,0 +1,50 @@
+"""Policies that rank actions with features, as the server uses them.
+
+`FeaturePolicy` (inference/feature_policy.py) is the trained one. A server without a trained policy serves
+UniformPolicy: every action is equally likely, and its log is a fair start for training.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+
+ActionId = int | str
+Action = tuple[ActionId, Mapping[str, Any]]
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A policy that ranks the actions of a request."""
+
+    @property
+    def agent(self) -> str:
+        """Name of the agent that was trained."""
+
+    @property
+    def policy_digest(self) -> str:
+        """Digest of the learned parameters."""
+
+    def probabilities(
+        self, context: Mapping[str, Any], actions: Sequence[Action], excluded: Collection[ActionId] = ()
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the probability of each action [A] to be chosen, and its score [A]; raises DataError."""
+
+
+class UniformPolicy:
+    """A policy that knows nothing: every action is equally likely, and no features are read."""
+
+    agent, policy_digest = "uniform", "0" * 64
+
+    def probabilities(
+        self, context: Mapping[str, Any], actions: Sequence[Action], excluded: Collection[ActionId] = ()
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the same probability for all actions [A] that are not excluded, and scores of 0."""
+        del context
+        allowed = np.array([identity not in excluded for identity, _ in actions])
+        if not allowed.any():
+            raise DataError("every action is excluded; expected at least one that is not")
+        return allowed / allowed.sum(), np.zeros(len(actions))

@@ -1,0 +1,96 @@
+"""The settings of ranks and rewards in effect: those of the file, or those that an operator set over HTTP.
+
+An operator's settings are in the database, so every process uses them; each looks for changes once a second. While the
+database does not answer, the last known ones stay in effect.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Engine, delete, select
+
+from recpolicy.core.errors import DataError
+from recpolicy.data.reward_signals import RewardConfig
+from recpolicy.server.db.engine import transaction, upsert
+from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.rank_signals import RankSignal
+from recpolicy.server.db.schema import rank_settings
+from recpolicy.server.settings import Settings
+
+SERVICE, RESET, LEARNING = "service", "reset", "learning"
+FOLLOW_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class RankService:
+    """The settings in effect."""
+
+    mode: str
+    """online, apprentice or logging_only."""
+    exploration: float
+    """Share of the ranks whose action is drawn from all alike."""
+    reward: RewardConfig
+    reset_version: int | None = None
+    """The version that an operator has reset: while it is the champion, every action is as likely."""
+    changed_at: int | None = None
+    """Time of the operator's last change; None: the settings of the file."""
+    other: Mapping[str, Any] = field(default_factory=dict)
+    """Values that an operator set and nothing uses."""
+    learning: Mapping[str, Any] | None = None
+    """Learning settings that an operator set; nothing uses them."""
+
+
+class RankSettings:
+    """The settings of one process, which follow the database."""
+
+    def __init__(self, settings: Settings):
+        self.of_file = RankService(settings.rank.mode, settings.rank.exploration, settings.reward)
+        self.current = self.of_file
+
+    def check(self, signals: Sequence[RankSignal]) -> None:
+        """Raise DataError for a signal that no reward can use."""
+        reward = self.current.reward
+        for signal in signals:
+            weight = reward.weights.get(signal.type)
+            if weight is None:
+                known = ", ".join(sorted(reward.weights))
+                raise DataError(f"no signal has the type {signal.type!r}; the table [reward] has: {known}")
+            low, high = reward.min_reward, reward.max_reward
+            worth = weight * signal.value
+            if (low is not None and worth < min(low, 0.0)) or (high is not None and worth > max(high, 0.0)):
+                raise DataError(f"the signal is worth {worth:g}; expected a reward from {low:g} to {high:g}")
+
+    def load(self, engine: Engine) -> None:
+        """Read the operator's settings; raises SQLAlchemyError if the database does not answer."""
+        with engine.connect() as connection:
+            rows = connection.execute(select(rank_settings)).all()
+        stored = {row.name: (json.loads(row.value), row.changed_at) for row in rows}
+        service = self.of_file
+        if SERVICE in stored:
+            values, changed_at = stored[SERVICE]
+            names = ("wait_seconds", "default_reward", "combine")
+            reward = replace(service.reward, **{name: values[name] for name in names})
+            service = replace(
+                service, mode=values["mode"], exploration=values["exploration"], reward=reward,
+                changed_at=changed_at, other=values["other"],
+            )  # fmt: skip
+        if RESET in stored:
+            service = replace(service, reset_version=stored[RESET][0])
+        if LEARNING in stored:
+            service = replace(service, learning=stored[LEARNING][0])
+        self.current = service
+
+    def store(self, engine: Engine, name: str, value: Any) -> None:
+        """Write one of an operator's settings and use it; None removes it."""
+        with transaction(engine) as connection:
+            if value is None:
+                connection.execute(delete(rank_settings).where(rank_settings.c.name == name))
+            else:
+                insert = upsert(engine.dialect.name, rank_settings).values(
+                    name=name, value=json.dumps(value), changed_at=now_ms()
+                )
+                new = {"value": insert.excluded.value, "changed_at": insert.excluded.changed_at}
+                connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_=new))
+        self.load(engine)
