@@ -48,5 +48,3 @@ def ranking(folder, policy=None, reward=None, **rank):
         if policy is not None:
             state.models.live = LiveState(LoadedVersion(policy, 1))
         yield make_app(state)
-
-

@@ -38,7 +38,10 @@ def erase_user(
     server = client(url, key_file)
     for folder in export or ():
         if not has_events(folder):
-            raise ConfigError(f"--export {folder}: no events.parquet; expected the folder of recpolicy log export")
+            raise ConfigError(
+                f"--export {folder}: no events.parquet; expected the folder of recpolicy log export. A feature log is"
+                " written anew by each export: export it again"
+            )
     if not yes:
         _confirm(f"Erase user {user} for ever?")
     answer = server.post(ERASE, {"user": user, "as_policy": not text})
@@ -49,6 +52,8 @@ def erase_user(
         return
     print_text(f"user: {identity!r} ({'number' if isinstance(identity, int) else 'text'})")
     print_text(f"database: {answer['events']:,} events, {answer['feedback']:,} feedback, {answer['rewards']:,} rewards")
+    if answer["ranks"]:
+        print_text(f"ranks: {answer['ranks']:,} events, {answer['signals']:,} signals, {answer['actions']:,} actions")
     print_text(f"spool: {answer['spooled']:,} events")
     for name, log in logs.items():
         print_text(f"{name}: {log['rounds']:,} rounds, {log['rewards']:,} rewards in {log['files']:,} files")

@@ -1,24 +1,35 @@
-"""`recpolicy log export`: write the events and rewards of a server as a log to ingest."""
+"""`recpolicy log export`: write the events and rewards of a server as a log.
+
+Lists of a policy of ratings become a log to ingest, ranks of a policy of features become a feature log.
+"""
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recpolicy.cli.output import print_json, print_text
+
+if TYPE_CHECKING:
+    from recpolicy.registry.model_registry import Registry
 
 EPILOG = "Example:  recpolicy log export runs/linucb.server-state --out logs/server"
 
 
 def export(
     state: Annotated[Path, typer.Argument(metavar="STATE", help="State folder of a server, or its registry.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for events.parquet and rewards.parquet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files of the log.")],
     registry: Annotated[
         Path | None, typer.Option("--registry", help="Registry of the server, if it is not in its state folder.")
     ] = None,
     version: Annotated[
-        str, typer.Option("--version", help="Version that defines users and items of the log: a number or alias.")
+        str,
+        typer.Option(
+            "--version",
+            help="Version that defines the log: a number or alias. A policy of features, or a registry without a"
+            " champion, gives a feature log.",
+        ),
     ] = "champion",
     places: Annotated[
         int, typer.Option("--places", min=0, help="Number of first positions of each event; 0: all.")
@@ -35,7 +46,11 @@ def export(
     from recpolicy.server.db.export import export as export_log
     from recpolicy.server.lifespan import DATABASE_URL
 
-    policy = LogPolicy(Registry(registry or _registry_in(state)), version)
+    versions = Registry(registry or _registry_in(state))
+    if _ranks(versions, version):
+        _export_features(state, out, as_json)
+        return
+    policy = LogPolicy(versions, version)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(_database_in(state)))
     try:
         done = export_log(
@@ -53,6 +68,37 @@ def export(
     print_text(f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds")
 
 
+def _ranks(registry: "Registry", version: str) -> bool:
+    """Return True for a policy of features, and for a registry without a champion, whose server ranks at random."""
+    return version == "champion" and registry.aliases()["champion"] is None
+
+
+def _export_features(state: Path, out: Path, as_json: bool) -> None:
+    """Write a feature log."""
+    from recpolicy.server.db.engine import open_store, sqlite_url
+    from recpolicy.server.db.feature_export import export_features
+    from recpolicy.server.lifespan import DATABASE_URL
+    from recpolicy.server.rank.service import stored_reward
+
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(_database_in(state)))
+    try:
+        done = export_features(engine, stored_reward(engine), out, show_progress=None if not as_json else False)
+    finally:
+        engine.dispose()
+    if as_json:
+        print_json(done.as_dict())
+        return
+    print_text(f"wrote {done.rounds:,} rounds with {done.actions:,} actions and {done.signals:,} signals: {out}")
+    for reason, count in sorted(done.left_out.items()):
+        print_text(f"dropped: {count:,} events ({_RANK_REASONS[reason]})")
+    print_text(f"next: recpolicy features infer {out} --out schema.toml")
+
+
+_RANK_REASONS = {
+    "waiting": "the window of their rewards is not over",
+    "inactive": "deferred and not activated",
+    "damaged": "they cannot be read",
+}
 _REASONS = {
     "new_user": "users unknown to the policy, with an id or features that do not fit this log",
     "other_policy": "versions with other users, items or catalog",

@@ -78,7 +78,7 @@ class AppState:
         """Return the rules that turn feedback and signals into rewards at this time."""
         window, champion = int(self.settings.feedback.window_days * DAY_MS), self.models.live.champion
         scale = (0.0, 1.0) if champion.ranks else champion.scorer.scale  # a policy of features takes no feedback
-        return RewardRules(scale, window, self.keyless, int(1000 * self.rank.current.reward.wait_seconds))
+        return RewardRules(scale, window, self.keyless, self.rank.current.reward.wait_ms)
 
 
 async def get_state(request: Request) -> AppState:

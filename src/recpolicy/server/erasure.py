@@ -18,7 +18,7 @@ from recpolicy.server.db.deletion import delete_user, rewrite_file
 from recpolicy.server.db.engine import first_line, transaction
 from recpolicy.server.db.events import id_key
 from recpolicy.server.db.jobs import under_way
-from recpolicy.server.db.schema import events
+from recpolicy.server.db.schema import events, rank_events
 from recpolicy.server.db.spool_erasure import erase_from_spool
 from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.subprocess_jobs import FOLDER
@@ -36,6 +36,12 @@ class ErasedUser:
     events: int
     feedback: int
     rewards: int
+    ranks: int
+    """Ranked events."""
+    signals: int
+    """Signals on these events."""
+    actions: int
+    """Actions that only these events offered."""
     spooled: int
     """Events in the spool."""
     other_id_events: int
@@ -84,8 +90,10 @@ def erase_user(state: AppState, user: int | str, actor: str) -> ErasedUser:
 
 def _count(connection: Connection, key: str | None) -> int:
     """Return the number of a user's events."""
-    statement = select(func.count()).select_from(events).where(events.c.user_key == key)
-    return 0 if key is None else int(connection.scalar(statement) or 0)
+    if key is None:
+        return 0
+    counts = (select(func.count()).where(table.c.user_key == key) for table in (events, rank_events))
+    return sum(int(connection.scalar(statement) or 0) for statement in counts)
 
 
 def _other_key(user: int | str) -> str | None:

@@ -121,6 +121,7 @@ def _open_locked(source: Path, folder: Path, settings: Settings) -> Iterator[App
         with closing(GroupCommitWriter(engine, spool, lambda: holder[0].reward_rules(), alert, seconds)) as writer:
             bound = KeylessBound(settings.online.keyless_per_hour)
             holder.append(AppState(models, Store(engine, writer), settings, Metrics(), folder, bound))
+            holder[0].rank.remember_reward(engine)
             holder[0].rank.load(engine)
             models.on_fault = partial(send_alert, holder[0], "registry.version")
             if models.fault is not None:

@@ -1,4 +1,4 @@
-"""Deletion of events with their feedback and rewards: those older than a time, or all of one user.
+"""Deletion of events with their feedback, rewards and signals: those older than a time, or all of one user.
 
 Each batch of events is a transaction of its own, so the writer waits for one batch at most. A killed deletion has
 deleted whole events, and the next run continues. SQLite reuses the space of deleted rows, and the file keeps its size.
@@ -13,6 +13,13 @@ from sqlalchemy import Connection, Engine, and_, delete, or_, select
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db.engine import CommitLock, transaction_on
+from recpolicy.server.db.rank_deletion import (
+    NextIds,
+    delete_ranks,
+    delete_unused_actions,
+    delete_user_ranks,
+    old_ranks,
+)
 from recpolicy.server.db.schema import events, feedback, rewards, rollouts
 
 EVENTS_AT_ONCE = 500
@@ -26,6 +33,12 @@ class Deleted:
     events: int = 0
     feedback: int = 0
     rewards: int = 0
+    ranks: int = 0
+    """Ranked events, each slot as one."""
+    signals: int = 0
+    """Signals on ranked events."""
+    actions: int = 0
+    """Actions that no ranked event offers any more."""
 
     def __add__(self, other: "Deleted") -> "Deleted":
         pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
@@ -50,7 +63,8 @@ def delete_before(
     def next_ids(connection: Connection) -> Sequence[str]:
         return connection.scalars(oldest).all()
 
-    return _delete(engine, next_ids, stopping)
+    deleted = _delete(engine, next_ids, stopping) + _delete(engine, old_ranks(time, at_once), stopping, _delete_ranks)
+    return deleted if stopping() else deleted + Deleted(actions=delete_unused_actions(engine, time, stopping))
 
 
 def delete_user(engine: Engine, user_key: str, at_once: int = EVENTS_AT_ONCE) -> Deleted:
@@ -66,7 +80,8 @@ def delete_user(engine: Engine, user_key: str, at_once: int = EVENTS_AT_ONCE) ->
         wanted = select(events.c.id).where(events.c.id.in_(mine[start : start + at_once])).with_for_update()
         return connection.scalars(wanted).all() if start < len(mine) else []
 
-    return _delete(engine, next_ids)
+    ranks, signals, actions = delete_user_ranks(engine, user_key)
+    return _delete(engine, next_ids) + Deleted(ranks=ranks, signals=signals, actions=actions)
 
 
 def rewrite_file(engine: Engine) -> None:
@@ -89,8 +104,9 @@ def rewrite_file(engine: Engine) -> None:
 
 def _delete(
     engine: Engine,
-    next_ids: Callable[[Connection], Sequence[str]],
+    next_ids: NextIds,
     stopping: Callable[[], bool] = lambda: False,
+    delete_some: Callable[[Connection, Sequence[str]], Deleted] | None = None,
 ) -> Deleted:
     """Delete batches of events until there are no more; pause after each for as long as it took."""
     total = Deleted()
@@ -101,7 +117,7 @@ def _delete(
                 ids = next_ids(connection)
                 if not ids:
                     break
-                total += _delete_events(connection, ids)
+                total += (delete_some or _delete_events)(connection, ids)
             sleep(perf_counter() - start)
     return total
 
@@ -112,3 +128,8 @@ def _delete_events(connection: Connection, ids: Sequence[str]) -> Deleted:
         for table, column in ((feedback, feedback.c.event_id), (rewards, rewards.c.event_id), (events, events.c.id))
     ]
     return Deleted(events=counts[2], feedback=counts[0], rewards=counts[1])
+
+
+def _delete_ranks(connection: Connection, ids: Sequence[str]) -> Deleted:
+    ranks, signals = delete_ranks(connection, ids)
+    return Deleted(ranks=ranks, signals=signals)

@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db.database_file import DatabaseFile
 from recpolicy.server.db.engine import CommitLock, transaction_on
+from recpolicy.server.db.events import Event
 from recpolicy.server.db.failures import refuses_values
 from recpolicy.server.db.feedback import Outcome, RewardRules
 from recpolicy.server.db.group_writes import (
@@ -34,6 +35,7 @@ from recpolicy.server.db.group_writes import (
     write_separately,
     write_together,
 )
+from recpolicy.server.db.rank_events import RankEvent
 from recpolicy.server.db.recovery import Alert, Recovery, StoreStatus, log_alert, store_failure
 from recpolicy.server.db.spool import AnyEvent, Spool
 
@@ -105,10 +107,17 @@ class GroupCommitWriter:
         self._watch.start()
         self._recovery.start()
 
-    async def events(self, events: Sequence[AnyEvent]) -> list[Outcome]:
-        """Write events; return an outcome for each ranked one that the database has stored or knew, otherwise nothing.
+    async def events(self, events: Sequence[Event]) -> None:
+        """Write events.
 
         Raises StoreError if neither database nor spool accepts them, QueueFullError if too many requests wait.
+        """
+        await self._submit(events, (), 0)
+
+    async def ranks(self, events: Sequence[RankEvent]) -> list[Outcome]:
+        """Write the ranked events of a request; return an outcome for each, or none if they went to the spool.
+
+        Raises what `events` raises.
         """
         return await self._submit(events, (), 0)
 

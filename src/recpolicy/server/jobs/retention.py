@@ -22,12 +22,12 @@ def delete_old_events(state: AppState, _: Mapping[str, Any]) -> JobResult:
         return JobResult(status="skipped", metadata={"reason": "[store] keep_days is 0: the server keeps all events"})
     stop, before = STOP_EVENT.get(), now_ms() - int(keep_days * DAY_MS)
     deleted = delete_before(state.require_store().engine, before, lambda: stop is not None and stop.is_set())
-    return JobResult(records=deleted.events, metadata={"before": before, "deleted": asdict(deleted)})
+    return JobResult(records=deleted.events + deleted.ranks, metadata={"before": before, "deleted": asdict(deleted)})
 
 
 DELETE_OLD_EVENTS = Job(
     name="delete_old_events",
-    description="Delete events older than keep_days with their feedback and rewards.",
+    description="Delete events older than keep_days with their feedback, rewards and signals.",
     cron="30 3 * * *",
     run=delete_old_events,
 )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from recpolicy.core.errors import DataError, StoreError
+from recpolicy.data.feature_columns import MAX_DEPTH
 from recpolicy.server.db.events import new_event_id, now_ms
 from recpolicy.server.db.rank_events import KNOWN, RankEvent, StoredRank, find_rank, row_digest
 from recpolicy.server.db.rollouts import ConflictError
@@ -116,6 +117,8 @@ class _Prepared:
     """The JSON and the digests of a request's parts."""
 
     def __init__(self, request: RankInput):
+        for features in (request.context, *(features for _, features in request.actions)):
+            _check_depth(features)
         try:
             self.rows = [encode({"id": identity, "features": features}) for identity, features in request.actions]
             self.contexts = [
@@ -123,13 +126,20 @@ class _Prepared:
                 for slot in request.slots
             ]
         except ValueError:
-            raise DataError(
-                "a feature is NaN or infinite; expected a finite number, or null"
-            ) from None
+            raise DataError("a feature is NaN or infinite; expected a finite number, or null") from None
         self.digests = [row_digest(row) for row in self.rows]
         slots = [[slot.id, sorted(map(str, slot.excluded)), slot.baseline] for slot in request.slots]
         rest = encode([self.contexts, slots, request.user_key, request.deferred]).encode()
         self.digest = hashlib.blake2b(b"".join(self.digests) + rest, digest_size=16).hexdigest()
+
+
+def _check_depth(value: Any, depth: int = 0) -> None:
+    """Raise DataError for features that are nested too deeply for a log."""
+    if depth > MAX_DEPTH:
+        raise DataError(f"a feature is nested more than {MAX_DEPTH} levels deep")
+    for part in value.values() if isinstance(value, dict) else value:
+        if type(part) in (dict, list):
+            _check_depth(part, depth + 1)
 
 
 def _decide_all(
@@ -175,7 +185,7 @@ async def _persist(state: AppState, events: Sequence[RankEvent]) -> tuple[bool, 
     if state.store is None:
         return False, False
     try:
-        outcomes = await state.store.writer.events(events)
+        outcomes = await state.store.writer.ranks(events)
     except QueueFullError:
         raise
     except StoreError:

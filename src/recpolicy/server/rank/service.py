@@ -6,20 +6,21 @@ database does not answer, the last known ones stay in effect.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Engine, delete, select
 
+from recpolicy.core.config import build
 from recpolicy.core.errors import DataError
-from recpolicy.data.reward_signals import RewardConfig
+from recpolicy.data.reward_signals import RewardConfig, check_signal
 from recpolicy.server.db.engine import transaction, upsert
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rank_signals import RankSignal
 from recpolicy.server.db.schema import rank_settings
 from recpolicy.server.settings import Settings
 
-SERVICE, RESET, LEARNING = "service", "reset", "learning"
+SERVICE, RESET, LEARNING, REWARD = "service", "reset", "learning", "reward"
 FOLLOW_SECONDS = 1.0
 
 
@@ -53,13 +54,10 @@ class RankSettings:
         """Raise DataError for a signal that no reward can use."""
         reward = self.current.reward
         for signal in signals:
-            weight = reward.weights.get(signal.type)
-            if weight is None:
-                known = ", ".join(sorted(reward.weights))
-                raise DataError(f"no signal has the type {signal.type!r}; the table [reward] has: {known}")
-            low, high = reward.min_reward, reward.max_reward
-            worth = weight * signal.value
-            if (low is not None and worth < min(low, 0.0)) or (high is not None and worth > max(high, 0.0)):
+            check_signal(signal.type, signal.value, reward)
+            worth = reward.weights[signal.type] * signal.value
+            low, high = reward.reward_range or (worth, worth)
+            if not min(low, 0.0) <= worth <= max(high, 0.0):
                 raise DataError(f"the signal is worth {worth:g}; expected a reward from {low:g} to {high:g}")
 
     def load(self, engine: Engine) -> None:
@@ -70,17 +68,23 @@ class RankSettings:
         service = self.of_file
         if SERVICE in stored:
             values, changed_at = stored[SERVICE]
-            names = ("wait_seconds", "default_reward", "combine")
-            reward = replace(service.reward, **{name: values[name] for name in names})
             service = replace(
-                service, mode=values["mode"], exploration=values["exploration"], reward=reward,
-                changed_at=changed_at, other=values["other"],
+                service, mode=values["mode"], exploration=values["exploration"],
+                reward=_with_changes(service.reward, values), changed_at=changed_at, other=values["other"],
             )  # fmt: skip
         if RESET in stored:
             service = replace(service, reset_version=stored[RESET][0])
         if LEARNING in stored:
             service = replace(service, learning=stored[LEARNING][0])
         self.current = service
+
+    def remember_reward(self, engine: Engine) -> None:
+        """Write the table [reward] of the file, so that an export uses what the server used."""
+        plain = asdict(self.of_file.reward)
+        with engine.connect() as connection:
+            known = connection.scalar(select(rank_settings.c.value).where(rank_settings.c.name == REWARD))
+        if known is None or json.loads(known) != json.loads(json.dumps(plain)):
+            self.store(engine, REWARD, plain)
 
     def store(self, engine: Engine, name: str, value: Any) -> None:
         """Write one of an operator's settings and use it; None removes it."""
@@ -94,3 +98,16 @@ class RankSettings:
                 new = {"value": insert.excluded.value, "changed_at": insert.excluded.changed_at}
                 connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_=new))
         self.load(engine)
+
+
+def stored_reward(engine: Engine) -> RewardConfig:
+    """Return the settings of rewards that a server used last on this database; the defaults if none has."""
+    with engine.connect() as connection:
+        stored = dict(connection.execute(select(rank_settings.c.name, rank_settings.c.value)).all())
+    reward = build(RewardConfig, json.loads(stored[REWARD]), "[reward]") if REWARD in stored else RewardConfig()
+    return _with_changes(reward, json.loads(stored[SERVICE])) if SERVICE in stored else reward
+
+
+def _with_changes(reward: RewardConfig, values: Mapping[str, Any]) -> RewardConfig:
+    """Return the settings of rewards with those that an operator has set."""
+    return replace(reward, **{name: values[name] for name in ("wait_seconds", "default_reward", "combine")})

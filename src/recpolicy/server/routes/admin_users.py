@@ -17,11 +17,13 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
 @router.post("/users/erase", response_model=ErasedUserResponse)
 def erase_user(request: EraseUserRequest, caller: Operator, state: StateDep) -> Response:
-    """Erase all events, feedback and rewards of a user from the database and the spool.
+    """Erase all events, feedback, rewards and signals of a user from the database and the spool.
 
     Versions that were trained on them, backups, and exported logs are out of reach. Erasing again does no harm.
     """
     user = request.user
     if request.as_policy and isinstance(user, str):
-        user = cast(int | str, convert_id(user, state.models.live.champion.scorer.user_ids))
+        champion = state.models.live.champion
+        like = [0] if champion.ranks else champion.scorer.user_ids  # a policy of features types no user ids
+        user = cast(int | str, convert_id(user, like))
     return json_response({"user": user, **asdict(erasure.erase_user(state, user, caller.name))})
