@@ -70,7 +70,11 @@ def export(
 
 def _ranks(registry: "Registry", version: str) -> bool:
     """Return True for a policy of features, and for a registry without a champion, whose server ranks at random."""
-    return version == "champion" and registry.aliases()["champion"] is None
+    from recpolicy.inference.feature_artifact import is_feature_policy
+
+    if version == "champion" and registry.aliases()["champion"] is None:
+        return True
+    return is_feature_policy(registry.resolve(version))
 
 
 def _export_features(state: Path, out: Path, as_json: bool) -> None:

@@ -17,7 +17,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from recpolicy.core.errors import ArtifactError
 from recpolicy.inference.artifact_files import MANIFEST
 from recpolicy.inference.artifact_kinds import manifest_digest
-from recpolicy.inference.scorer import Scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import admin
 from recpolicy.server.db.engine import open_store, sqlite_url
@@ -32,6 +31,7 @@ from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager,
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.online.checkpoints import CURRENT, checkpoint_folder
 from recpolicy.server.online.learned_policy import LearnedPolicy
+from recpolicy.server.rank.ranker import Ranker
 from recpolicy.server.settings import Settings
 from recpolicy.server.state_files import DATABASE, make_private
 from recpolicy.server.state_lock import serving
@@ -154,10 +154,10 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
         return ReloadHooks(rollout, uniform_first=start_uniform)
 
     def with_updates(policy: Policy) -> Policy:
-        return learned(policy) if isinstance(policy, Scorer) else policy
+        return policy if isinstance(policy, Ranker) else learned(policy)
 
     def checkpoints(policy: Policy) -> tuple[Path, ...]:
-        if not isinstance(policy, Scorer):
+        if isinstance(policy, Ranker):
             return ()
         return (checkpoint_folder(folder, policy.metadata["policy_digest"]) / CURRENT,)
 

@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from recpolicy.core.errors import ArtifactError, ConfigError, WrongPolicyKindError
 from recpolicy.core.lru import LRUCache
+from recpolicy.inference.feature_artifact import is_feature_policy, read_feature_policy
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.scorer import Scorer
 from recpolicy.registry.aliases import STATE, Routing
@@ -41,6 +42,8 @@ CACHE_BYTES = 4 << 20
 
 
 Policy = Scorer | Ranker
+RANKS_FEATURES = "the champion ranks actions with features; send POST /v1/rank in place of this request"
+RANKS_ITEMS = "the champion recommends items of a ratings table; send POST /v1/recommend in place of a rank"
 
 
 @dataclass(frozen=True)
@@ -69,26 +72,26 @@ class LoadedVersion:
     @property
     def scorer(self) -> Scorer:
         """The policy of ratings; raises WrongPolicyKindError for another kind."""
-        return as_scorer(self.policy)
+        if self.ranks:
+            raise WrongPolicyKindError(RANKS_FEATURES)
+        return cast(Scorer, self.policy)
 
     @property
     def ranker(self) -> Ranker:
         """The policy of features; raises WrongPolicyKindError for another kind."""
-        if isinstance(self.policy, Scorer):
-            raise WrongPolicyKindError(
-                "the champion recommends items of a ratings table; send POST /v1/recommend in place of a rank"
-            )
-        return self.policy
+        if not self.ranks:
+            raise WrongPolicyKindError(RANKS_ITEMS)
+        return cast(Ranker, self.policy)
 
-    @property
+    @cached_property
     def ranks(self) -> bool:
         """True for a policy of features."""
-        return not isinstance(self.policy, Scorer)
+        return isinstance(self.policy, Ranker)
 
     @property
     def trained(self) -> Scorer:
         """The policy of ratings as trained; raises WrongPolicyKindError for another kind."""
-        return as_scorer(self.base or self.policy)
+        return cast(Scorer, self.base) if self.base is not None else self.scorer
 
     @property
     def trained_policy(self) -> Policy:
@@ -98,25 +101,17 @@ class LoadedVersion:
     @cached_property
     def agent(self) -> str:
         """The agent that was trained."""
-        return str(self.policy.metadata["agent"]) if isinstance(self.policy, Scorer) else self.policy.agent
+        return self.ranker.agent if self.ranks else str(self.scorer.metadata["agent"])
 
     @cached_property
     def policy_digest(self) -> str:
         """Digest of the learned parameters."""
-        policy = self.policy
-        return str(policy.metadata["policy_digest"]) if isinstance(policy, Scorer) else policy.policy_digest
-
-
-def as_scorer(policy: Policy) -> Scorer:
-    """Return a policy of ratings; raises WrongPolicyKindError for another kind."""
-    if isinstance(policy, Scorer):
-        return policy
-    raise WrongPolicyKindError("the champion ranks actions with features; send POST /v1/rank in place of this request")
+        return self.ranker.policy_digest if self.ranks else str(self.scorer.metadata["policy_digest"])
 
 
 def load_policy(folder: Path, cache_bytes: int = CACHE_BYTES) -> Policy:
     """Load a policy of either kind; raises ArtifactError for one that is damaged, foreign or cannot answer."""
-    return load_scorer(folder, cache_bytes)
+    return read_feature_policy(folder) if is_feature_policy(folder) else load_scorer(folder, cache_bytes)
 
 
 @dataclass(frozen=True)
@@ -285,7 +280,7 @@ def _combine(
         rival, why = _try_load(registry, challenger, known, "the champion serves its users")
         fault = fault or why
     learned = hooks.learned(champion)
-    if learned is not champion and isinstance(champion, Scorer):
+    if learned is not champion and not isinstance(champion, Ranker):
         champion.forget_predictions()
     live = LiveState(
         LoadedVersion(learned, number, None if learned is champion else champion),

@@ -63,8 +63,17 @@ def delete_before(
     def next_ids(connection: Connection) -> Sequence[str]:
         return connection.scalars(oldest).all()
 
-    deleted = _delete(engine, next_ids, stopping) + _delete(engine, old_ranks(time, at_once), stopping, _delete_ranks)
-    return deleted if stopping() else deleted + Deleted(actions=delete_unused_actions(engine, time, stopping))
+    stopped = False
+
+    def stop() -> bool:
+        nonlocal stopped
+        stopped = stopped or stopping()
+        return stopped
+
+    deleted = _delete(engine, next_ids, stop)
+    if not stopped:
+        deleted += _delete(engine, old_ranks(time, at_once), stop, _delete_ranks)
+    return deleted if stopped else deleted + Deleted(actions=delete_unused_actions(engine, time, stop))
 
 
 def delete_user(engine: Engine, user_key: str, at_once: int = EVENTS_AT_ONCE) -> Deleted:

@@ -18,7 +18,8 @@ from sqlalchemy import Connection, Engine, func, select
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.progress import progress
-from recpolicy.data.feature_log import FeatureLog, FeatureLogBuilder
+from recpolicy.data.feature_log import FeatureLog
+from recpolicy.data.feature_log_builder import FeatureLogBuilder
 from recpolicy.data.feature_log_files import write_feature_log
 from recpolicy.data.reward_signals import RewardConfig, combined_rewards, signal_parts
 from recpolicy.server.db.events import now_ms

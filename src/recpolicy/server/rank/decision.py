@@ -4,7 +4,6 @@ A actions that are not excluded, in the order of the request. The probability of
 the draw chooses it, and an event is drawn from its id: the same id, policy and request give the same choice.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.inference.feature_policy import draw
 from recpolicy.server.db.rank_events import ONLINE
 from recpolicy.server.rank.ranker import Action, Ranker
 
@@ -50,13 +50,6 @@ def decide(
     probability = (1 - exploration) * probability + exploration / len(offers)
     probability = probability / probability.sum()
     return Decision(_ordered(draw(probability, seed), score), probability)
-
-
-def draw(probability: NDArray[np.float64], seed: str) -> int:
-    """Return the position drawn from probabilities [A] by a seed; one with probability 0 is never drawn."""
-    uniform = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest()) / 2.0**56  # below 1
-    limits = np.cumsum(probability)
-    return int(np.searchsorted(limits, uniform * limits[-1], side="right"))
 
 
 def _ordered(chosen: int, score: NDArray[np.float64]) -> NDArray[np.intp]:

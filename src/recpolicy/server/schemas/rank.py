@@ -94,7 +94,7 @@ class RankResponse(BaseModel):
     ranking: list[RankedAction] = Field(
         description="The actions that were not excluded: the chosen one first, the others by the policy's estimate."
     )
-    policy: RankPolicy = Field(description="The policy that ranked.")
+    policy: RankPolicy = Field(description="The version that ranked the actions.")
     mode: Literal["online", "apprentice", "logging_only"] = Field(
         description="online: the policy chooses. apprentice and logging_only: the baseline is chosen."
     )
