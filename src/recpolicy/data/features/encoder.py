@@ -18,14 +18,8 @@ from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.feature_columns import Columns
 from recpolicy.data.features.columns import Column, column_of
-from recpolicy.data.features.fitted import (
-    Dense,
-    Entries,
-    FittedFeature,
-    fit_feature,
-    fitted_type,
-    restore_feature,
-)
+from recpolicy.data.features.fitted import Dense, Entries, FittedFeature
+from recpolicy.data.features.fitting import fit_feature, fitted_type, restore_feature
 from recpolicy.data.features.hashing import Indices, Values
 from recpolicy.data.features.schema import PARTS, FeatureSchema, raw_names, schema_from_dict
 

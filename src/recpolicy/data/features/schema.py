@@ -58,7 +58,7 @@ class CategoryFeature:
     """one_hot: a column per value; hashed: `size` columns for any number of values; embedding: a vector per value
     that a neural network learns. Other models read the values of an embedding as one-hot columns."""
     size: ColumnCount = 64
-    """ColumnCount of the hashed encoding."""
+    """Columns of the hashed encoding."""
     dim: Annotated[int, Field(ge=1, le=256)] = 8
     """Length of the learned vectors."""
     max_values: Size = 1000
@@ -102,7 +102,7 @@ class TagsFeature:
     encoding: Literal["one_hot", "hashed"] = "one_hot"
     """one_hot: a column per tag; hashed: `size` columns for any number of tags."""
     size: ColumnCount = 64
-    """ColumnCount of the hashed encoding."""
+    """Columns of the hashed encoding."""
     max_values: Size = 1000
     """Most frequent tags that have a column; all others count as unseen."""
     min_count: Count = 1
@@ -115,7 +115,7 @@ class JsonFeature:
 
     type: ClassVar[str] = "json"
     size: ColumnCount = 256
-    """ColumnCount that models other than the hashed linear one see."""
+    """Columns that models other than the hashed linear one see."""
 
 
 Feature: TypeAlias = NumberFeature | CategoryFeature | BooleanFeature | TimestampFeature | TagsFeature | JsonFeature
