@@ -10,6 +10,7 @@ import recpolicy
 from recpolicy.cli import (
     admin,
     data,
+    features,
     gate,
     log,
     log_export,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(admin.app, name="admin")
 app.add_typer(data.app, name="data")
+app.add_typer(features.app, name="features")
 app.add_typer(log.app, name="log")
 app.add_typer(ope.app, name="ope")
 app.add_typer(pipeline.app, name="pipeline")
