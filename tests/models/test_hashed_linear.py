@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from recpolicy.core.errors import ArtifactError
 from recpolicy.data.features import FeatureEncoder, FeatureSchema, SparseRows, columns_from_records, hashed_names
-from recpolicy.data.features.hashing import pair_indices
+from recpolicy.data.features.hashing import CONSTANT, pair_indices
 from recpolicy.data.features.schema import CategoryFeature, JsonFeature, NumberFeature
 from recpolicy.models.hashed_linear import (
-    CONSTANT,
     GRADIENT,
     SCALE,
     WEIGHT,

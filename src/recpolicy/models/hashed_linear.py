@@ -26,12 +26,10 @@ from recpolicy.core.config import PositiveNumber, config_dataclass
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.types import Array, Floats, Ints
 from recpolicy.data.features.encoder import SparseRows
-from recpolicy.data.features.hashing import MAX_BITS, MIN_BITS, pair_indices
+from recpolicy.data.features.hashing import CONSTANT, MAX_BITS, MIN_BITS, pair_indices
 
-CONSTANT = 11_650_396
-"""Index of the constant feature, as in VW."""
 WEIGHT, GRADIENT, SCALE = 0, 1, 2
-"""Columns of the table: weight, sum of squared gradients, largest size of the feature."""
+"""Columns of the table: weight, sum of squared gradients, largest size; hashed_linear_numba.py has them, too."""
 _COMPILED_FROM = 64
 """Rounds from which compiled code is worth loading."""
 _PAIRS_AT_ONCE = 1 << 22
@@ -84,7 +82,8 @@ class HashedLinear:
         if compiled and has_numba():
             from recpolicy.models import hashed_linear_numba
 
-            return hashed_linear_numba.predict(self, context, action, context_row, action_row)
+            pairs = context, action, context_row, action_row
+            return hashed_linear_numba.predict(self.table, self.bits, self.interactions, *pairs)
         weight = np.ascontiguousarray(self.table[:, WEIGHT])
         prediction = np.empty(len(context_row))
         longest = (1 + _longest(context)) * (1 + _longest(action))
@@ -117,7 +116,10 @@ class HashedLinear:
         if (rounds >= _COMPILED_FROM if compiled is None else compiled) and has_numba():
             from recpolicy.models import hashed_linear_numba
 
-            return hashed_linear_numba.learn(self, context, action, context_row, action_row, target, weights)
+            pairs = context, action, context_row, action_row
+            settings = self.config.learning_rate, self.config.adaptive, self.config.normalized
+            state = self.table, self.totals, self.bits, self.interactions
+            return hashed_linear_numba.learn(*state, *pairs, target, weights, *settings)
         prediction = np.empty(rounds)
         for number in range(rounds):
             one = slice(number, number + 1)

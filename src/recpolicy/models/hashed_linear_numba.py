@@ -11,10 +11,10 @@ import numpy as np
 
 from recpolicy.core.types import Array
 from recpolicy.data.features.encoder import SparseRows
-from recpolicy.data.features.hashing import PAIR_MIX, PAIR_PRIME
-from recpolicy.models.hashed_linear import CONSTANT, GRADIENT, SCALE, WEIGHT, HashedLinear
+from recpolicy.data.features.hashing import CONSTANT, PAIR_MIX, PAIR_PRIME
 
 _CONSTANT, _PRIME, _MIX = np.uint32(CONSTANT), np.uint32(PAIR_PRIME), np.uint32(PAIR_MIX)
+_WEIGHT, _GRADIENT, _SCALE = 0, 1, 2
 _HIGH, _LOW = np.uint32(15), np.uint32(13)
 
 
@@ -27,32 +27,34 @@ def _compiled(function: Any) -> Any:
 
 
 def learn(
-    model: HashedLinear, context: SparseRows, action: SparseRows, context_row: Any, action_row: Any, target: Array,
-    importance: Array,
+    table: Array, totals: Array, bits: int, interactions: bool, context: SparseRows, action: SparseRows,
+    context_row: Any, action_row: Any, target: Array, importance: Array, learning_rate: float, adaptive: bool,
+    normalized: bool,
 ) -> Array:  # fmt: skip
-    """Learn rounds in order; see HashedLinear.learn."""
+    """Learn rounds in order into the table [2^bits, 3] and the totals [2]; see HashedLinear.learn."""
     prediction = np.empty(len(target))
-    config = model.config
     _learn(
-        model.table, model.totals, *_plain(model, context, action), context_row, action_row, target, importance,
-        config.learning_rate, config.adaptive, config.normalized, prediction,
+        table, totals, *_plain(bits, interactions, context, action), context_row, action_row, target, importance,
+        learning_rate, adaptive, normalized, prediction,
     )  # fmt: skip
     return prediction
 
 
-def predict(model: HashedLinear, context: SparseRows, action: SparseRows, context_row: Any, action_row: Any) -> Array:
+def predict(
+    table: Array, bits: int, interactions: bool, context: SparseRows, action: SparseRows, context_row: Any,
+    action_row: Any,
+) -> Array:  # fmt: skip
     """Return predicted rewards [K]; see HashedLinear.predict."""
     prediction = np.empty(len(context_row))
-    _predict(model.table, *_plain(model, context, action), context_row, action_row, prediction)
+    _predict(table, *_plain(bits, interactions, context, action), context_row, action_row, prediction)
     return prediction
 
 
-def _plain(model: HashedLinear, context: SparseRows, action: SparseRows) -> tuple[Any, ...]:
+def _plain(bits: int, interactions: bool, context: SparseRows, action: SparseRows) -> tuple[Any, ...]:
     """Return what both kernels read of the model and of the features."""
-    mask = np.uint32((1 << model.bits) - 1)
     rows = (context.start, context.index, context.value, action.start, action.index, action.value)
     longest = (1 + int(np.diff(context.start).max(initial=0))) * (1 + int(np.diff(action.start).max(initial=0)))
-    return mask, model.interactions, longest, *rows
+    return np.uint32((1 << bits) - 1), interactions, longest, *rows
 
 
 @_compiled
@@ -93,7 +95,7 @@ def _predict(  # type: ignore[no-untyped-def]
         )  # fmt: skip
         total = 0.0
         for k in range(count):
-            total += table[index[k], WEIGHT] * x[k]
+            total += table[index[k], _WEIGHT] * x[k]
         prediction[number] = total
 
 
@@ -112,34 +114,34 @@ def _learn(  # type: ignore[no-untyped-def]
         if normalized:
             for k in range(count):
                 place, size = index[k], abs(x[k])
-                if size > table[place, SCALE]:
-                    table[place, WEIGHT] *= table[place, SCALE] / size
-                    table[place, SCALE] = size
+                if size > table[place, _SCALE]:
+                    table[place, _WEIGHT] *= table[place, _SCALE] / size
+                    table[place, _SCALE] = size
             norm = 0.0
             for k in range(count):
-                scale = table[index[k], SCALE]
+                scale = table[index[k], _SCALE]
                 if scale > 0:
                     norm += (x[k] / scale) ** 2
             totals[0] += weight
             totals[1] += weight * norm
         guess = 0.0
         for k in range(count):
-            guess += table[index[k], WEIGHT] * x[k]
+            guess += table[index[k], _WEIGHT] * x[k]
         prediction[number] = guess
         error = target[number] - guess
         if adaptive:
             square = weight * error * error
             for k in range(count):
-                table[index[k], GRADIENT] += square * x[k] * x[k]
+                table[index[k], _GRADIENT] += square * x[k] * x[k]
         total = 0.0
         for k in range(count):
             place = index[k]
             rate = 1.0
             if adaptive:
-                gradient = table[place, GRADIENT]
+                gradient = table[place, _GRADIENT]
                 rate = 1.0 / math.sqrt(gradient) if gradient > 0 else 0.0
             if normalized:
-                scale = table[place, SCALE]
+                scale = table[place, _SCALE]
                 divisor = scale if adaptive else scale * scale
                 rate = rate / divisor if scale > 0 else 0.0
             direction[k] = x[k] * rate
@@ -151,4 +153,4 @@ def _learn(  # type: ignore[no-untyped-def]
                 eta *= math.sqrt(mean) if adaptive else mean
             move = error * (1.0 - math.exp(-weight * eta * total)) / total
             for k in range(count):
-                table[index[k], WEIGHT] += move * direction[k]
+                table[index[k], _WEIGHT] += move * direction[k]

@@ -17,6 +17,8 @@ Values: TypeAlias = NDArray[np.float32]
 MIN_BITS, MAX_BITS = 10, 20
 PAIR_PRIME, PAIR_MIX = 16_777_619, 0x85EBCA6B
 """Factors of the hash of a pair of indices: the prime of FNV-1, and a factor of murmur3 that mixes the bits."""
+CONSTANT = 11_650_396
+"""Index of the constant feature, as in VW."""
 _WORDS_AT_ONCE = 1 << 21
 _C1, _C2, _M, _N = (np.uint32(number) for number in (0xCC9E2D51, 0x1B873593, 5, 0xE6546B64))
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.types import Array
-from recpolicy.data.feature_columns import Columns
+from recpolicy.data.feature_columns import Columns, canonical_texts
 from recpolicy.data.features.columns import Column
 from recpolicy.data.features.schema import (
     ACTION_ID,

@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.types import Array
 from recpolicy.data.feature_columns import Columns, columns_from_records
-from recpolicy.data.feature_log_files import JSON_LINES, is_feature_log, read_feature_log
+from recpolicy.data.feature_log_files import is_feature_log, read_feature_log
+from recpolicy.data.feature_log_json import JSON_LINES
 from recpolicy.data.features.columns import as_numbers
 from recpolicy.data.features.infer import Dropped, infer_schema
 from recpolicy.data.features.schema import ACTION_ID, FeatureSchema
 
 _OF_THE_LOG = (
-    "event_id", "propensity", "log_propensity", "probability", "policy", "version", "policy_version", "chosen",
-    "offered", "weight",
+    "event_id", "time", "user_id", "propensity", "log_propensity", "probability", "policy", "version", "policy_version",
+    "chosen", "offered", "weight",
 )  # fmt: skip
-"""Columns that say how a round was logged; no feature."""
+"""Columns that say how a round was logged; the importers read them as such, so they are no features."""
 _PREFIXES = ("action.", "action_")
 
 
