@@ -18,6 +18,7 @@ from recpolicy.cli import (
     ope,
     pipeline,
     policy,
+    rank,
     registry,
     serve,
     simulator,
@@ -46,7 +47,7 @@ app.add_typer(ope.app, name="ope")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(registry.app, name="registry")
 app.add_typer(simulator.app, name="simulator")
-for command in (*training.COMMANDS, *policy.COMMANDS, *gate.COMMANDS, *serve.COMMANDS):
+for command in (*training.COMMANDS, *policy.COMMANDS, *rank.COMMANDS, *gate.COMMANDS, *serve.COMMANDS):
     app.command(epilog=command.example)(command.function)
 log.app.command("import", epilog=log_import.EPILOG)(log_import.import_)
 log.app.command(epilog=log_export.EPILOG)(log_export.export)

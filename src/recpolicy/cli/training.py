@@ -15,7 +15,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random d
 
 def train(
     agent: Annotated[
-        str, typer.Argument(help="linucb, lints, ucb1, eps_greedy, ...; of sessions: ppo, a2c, dqn, reinforce, ...")
+        str, typer.Argument(help="linucb, lints, squarecb, eps_greedy, ...; of sessions: ppo, a2c, dqn, reinforce, ...")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trained policy.")],
     split: Annotated[
@@ -35,7 +35,11 @@ def train(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="TOML file with the tables \\[data], \\[train], \\[agent], \\[rating_model]."),
+        typer.Option(
+            "--config",
+            help="TOML file with the tables \\[data], \\[train], \\[agent], \\[rating_model]; for a log with features"
+            " \\[train], \\[agent], \\[features], \\[reward].",
+        ),
     ] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="online or offline; overrides the file.")] = None,
     log: Annotated[
@@ -43,8 +47,12 @@ def train(
         typer.Option(
             "--log",
             help="Learn from this log: a folder of `recpolicy log ingest`; of `recpolicy log simulate --sessions` for"
-            " topk_reinforce and dqn.",
+            " topk_reinforce and dqn; a log with features, with --features.",
         ),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option("--features", help="TOML file with the schema of a log with features; see `features infer`."),
     ] = None,
     total_timesteps: Annotated[
         int | None,
@@ -57,12 +65,23 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metadata of the policy as JSON.")] = False,
 ) -> None:
     """Train an agent and write the policy to a folder; the same command continues an interrupted training."""
+    from recpolicy.data.feature_log_files import is_feature_log
     from recpolicy.data.read_options import reading_for
     from recpolicy.workflows.artifacts import check_absent
     from recpolicy.workflows.policy_training import train as train_policy
     from recpolicy.workflows.training_data import training_data
 
     check_absent(out)  # before TensorFlow is imported
+    if features is not None or (log is not None and is_feature_log(log)):
+        of_ratings = {
+            "--data": data, "--split": split, "--mode": mode, "--total-timesteps": total_timesteps,
+            "--checkpoint-every-steps": checkpoint_every_steps,
+        }  # fmt: skip
+        for option, value in of_ratings.items():
+            if value is not None:
+                raise typer.BadParameter("does not apply to a log with features", param_hint=option)
+        _train_on_features(agent, out, log, features, config, seed, as_json)
+        return
 
     tables, options = read_config_with_data(config, ("train", "agent", "rating_model"))
     settings: dict[str, Any] = dict(tables.get("train", {}))
@@ -90,6 +109,47 @@ def train(
         return
     print_text(f"trained {agent} on {trained.metadata['data']} (seed {seed}): {out}")
     print_text(f"next: recpolicy evaluate {out}")
+
+
+def _train_on_features(
+    agent: str, out: Path, log: Path | None, features: Path | None, config: Path | None, seed: int, as_json: bool
+) -> None:
+    """Train a feature policy and print where it is."""
+    from recpolicy.core.config import read_toml, reject_unknown_tables
+    from recpolicy.core.errors import ConfigError
+    from recpolicy.data.feature_log_files import read_feature_log
+    from recpolicy.data.features import read_schema, schema_from_dict
+    from recpolicy.workflows.feature_training import train_feature_policy
+
+    tables = read_toml(config) if config else {}
+    reject_unknown_tables(tables, ("train", "agent", "features", "reward"), str(config))
+    if log is None:
+        raise typer.BadParameter("needs --log, a log with features", param_hint="--features")
+    if (features is not None) == ("features" in tables):
+        raise ConfigError(
+            f"{log}: a log with features needs one schema, by --features or as the table [features] of --config;"
+            " `recpolicy features infer` proposes one"
+        )
+    if features is not None:
+        schema = read_schema(features)
+    else:
+        schema = schema_from_dict(tables["features"], f"{config}: features")
+    policy = train_feature_policy(
+        read_feature_log(log), schema, agent, out, config=tables.get("train"), agent_config=tables.get("agent"),
+        reward=tables.get("reward"), seed=seed,
+    )  # fmt: skip
+    if as_json:
+        print_json({"agent": policy.agent, **policy.metadata})
+        return
+    figures = policy.metadata["training"]
+    print_text(f"trained {agent} on {policy.metadata['data']} (seed {seed}): {out}")
+    print_text(
+        f"{figures['rows']:,} rounds: mean reward {figures['mean']:.4g}, {figures['share_positive']:.1%} positive,"
+        f" weighted squared error {figures['last_loss']:.4g}"
+    )
+    if policy.reward_range is None:
+        print_text("the range of rewards is unknown: set min_reward and max_reward in [reward], or there is no verdict")
+    print_text(f"next: recpolicy rank {out} --context context.json --actions actions.json")
 
 
 def demo(

@@ -1,0 +1,120 @@
+"""Train a feature policy from a log of rounds with features, and write its artifact."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recpolicy.core.config import as_dict
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.optional_deps import require_extra
+from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.feature_log import FeatureLog
+from recpolicy.data.features.schema import ACTION_ID, PARTS, FeatureSchema, unused_names
+from recpolicy.data.reward_signals import RewardConfig
+from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
+from recpolicy.inference.feature_policy import FeaturePolicy
+from recpolicy.workflows.artifacts import LEARNED_EVENTS, check_absent
+from recpolicy.workflows.training_data import coerce
+
+_PACKAGES = ("recpolicy", "numpy", "tensorflow", "tf-keras")
+
+
+def train_feature_policy(
+    log: FeatureLog,
+    schema: FeatureSchema,
+    agent: str,
+    out: str | Path,
+    *,
+    config: Any = None,
+    agent_config: Any = None,
+    reward: RewardConfig | Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> FeaturePolicy:
+    """Train an agent on logged rounds with features and write the policy to the folder `out`.
+
+    All rounds of the log are the training part: the encoder is fitted on them, and their hashes are in the artifact.
+    Rounds without a reward are left out.
+
+    Args:
+        log: The rounds.
+        schema: The features that the policy sees.
+        agent: A name in recpolicy.training.feature_training.feature_agents, such as squarecb.
+        out: The folder to write; it must not exist.
+        config: A FeatureTrainConfig or its settings.
+        agent_config: The agent's config or its settings.
+        reward: The table `[reward]`: its bounds, clip and normalize apply to the log's rewards.
+        seed: Seed of initial weights and of the order of rounds.
+
+    Returns:
+        The trained policy, as read from `out`.
+
+    Raises:
+        ConfigError: An agent or a setting is unknown or out of range, or the model is too large.
+        DataError: The log has no rewards, lacks a feature or has a value of another type.
+        ArtifactError: `out` exists.
+        DivergedError: A number of the training is not finite or absurdly large.
+    """
+    require_extra("train", "training")
+    check_absent(Path(out))
+    silence_libraries()
+    from recpolicy.training.feature_training import FeatureTrainConfig, feature_agent, learn_feature_policy
+
+    settings = coerce(FeatureTrainConfig, config, "train")
+    agent_settings = coerce(feature_agent(agent).config, agent_config, agent)
+    rewards = None if reward is None else coerce(RewardConfig, reward, "reward")
+    log = log if rewards is None else _with_rewards(log, rewards)
+    learned = learn_feature_policy(
+        log, schema, agent, agent_settings, settings, normalize=rewards is not None and rewards.normalize, seed=seed
+    )
+    metadata = {
+        **learned.metadata,
+        "data": log.name,
+        "log": log.digest,
+        LEARNED_EVENTS: len(learned.learned_events),
+        "config": {
+            "train": as_dict(settings),
+            "agent": as_dict(agent_settings),
+            **({} if rewards is None else {"reward": as_dict(rewards)}),
+        },
+        "seed": seed,
+        "versions": _versions(),
+        "ignored_features": ignored_features(schema, log),
+    }
+    write_feature_policy(replace(learned, metadata=metadata), Path(out))
+    return read_feature_policy(out)
+
+
+def ignored_features(schema: FeatureSchema, log: FeatureLog) -> dict[str, list[str]]:
+    """Return the names of the log's features of each part that the schema does not use."""
+    columns = {"context": log.context, "action": log.actions}
+    unused = {part: unused_names(columns[part], schema.part(part)) for part in PARTS}
+    return {part: [name for name in names if name != ACTION_ID] for part, names in unused.items()}
+
+
+def _with_rewards(log: FeatureLog, config: RewardConfig) -> FeatureLog:
+    """Return the log with clipped rewards and the bounds of the config."""
+    reward = log.reward if config.clip is None else np.clip(log.reward, *config.clip)
+    bounds = config.reward_range or log.reward_range
+    if bounds is not None:
+        known = reward[np.isfinite(reward)]
+        if len(known) and not bounds[0] <= known.min() <= known.max() <= bounds[1]:
+            raise ConfigError(
+                f"{log.name}: rewards are {known.min():g} to {known.max():g}, but [reward] says {bounds[0]:g} to"
+                f" {bounds[1]:g}: change min_reward and max_reward, or set clip"
+            )
+    return replace(log, reward=reward, reward_range=bounds)
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the packages that a training uses."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
