@@ -5,13 +5,16 @@ random order, and the logging policy prefers some. The reward is 1 with a probab
 context and action.
 """
 
+from functools import cache
+
 import numpy as np
 
 from recpolicy.data.feature_columns import action_digests
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.features import FeatureSchema, schema_from_dict
 from recpolicy.inference.feature_policy import FeaturePolicy
-from recpolicy.training.feature_training import FeatureTrainConfig, feature_agent, learn_feature_policy
+from recpolicy.training.feature_agents import FeatureTrainConfig, feature_agent
+from recpolicy.training.feature_training import learn_feature_policy
 
 COLORS = ("red", "blue", "green")
 ACTIONS = 6
@@ -90,3 +93,29 @@ def tiny_policy(
         tiny_log() if log is None else log, tiny_schema() if schema is None else schema, agent,
         feature_agent(agent).config(**settings), config, seed=seed,
     )  # fmt: skip
+
+
+CASES: dict[str, tuple[str, dict[str, object]]] = {
+    "squarecb": ("squarecb", {}),
+    "squarecb neural": ("squarecb", {"model": "neural", "layers": (8,)}),
+    "squarecb hashed": ("squarecb", {"model": "hashed"}),
+    "linucb_shared": ("linucb_shared", {}),
+    "linucb_hybrid": ("linucb_hybrid", {}),
+    "lints": ("lints", {"scale": 0.5}),
+    "eps_greedy": ("eps_greedy", {"layers": (8, 8), "normalization": "layer"}),
+    "boltzmann": ("boltzmann", {"layers": (8,), "normalization": "batch", "learning_rate": 0.01}),
+    "neural_linucb": ("neural_linucb", {"layers": (8,), "encoding_dim": 4}),
+}
+"""Every agent and every kind of model."""
+ONLINE = tuple(name for name in CASES if name not in ("squarecb neural", "eps_greedy", "boltzmann"))
+"""Cases whose model learns online."""
+
+
+@cache
+def trained_case(name: str) -> FeaturePolicy:
+    """Return the policy of a case with a share of uniform choices; its device is an embedding for networks."""
+    agent, settings = CASES[name]
+    device = {"type": "category", "encoding": "embedding", "dim": 2}
+    return tiny_policy(
+        agent, uniform_mix=0.1, schema=tiny_schema(context={**SCHEMA["context"], "device": device}), **settings
+    )

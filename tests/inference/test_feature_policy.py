@@ -6,23 +6,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_feature_log import tiny_actions, tiny_log, tiny_policy
+from tiny_feature_log import CASES, ONLINE, tiny_actions, tiny_log, tiny_policy, trained_case
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.inference.feature_policy import MAX_ACTIONS, draw
 
 CONTEXT = {"hour": 0.4, "device": "mobile", "member": True}
-AGENTS = ("squarecb", "linucb_shared", "linucb_hybrid", "lints")
 
 
-@pytest.fixture(scope="module")
-def policies():
-    return {agent: tiny_policy(agent, uniform_mix=0.1) for agent in AGENTS}
+@pytest.fixture(params=CASES)
+def policy(request):
+    return trained_case(request.param)
 
 
-@pytest.fixture(params=AGENTS)
-def policy(request, policies):
-    return policies[request.param]
+@pytest.fixture(params=ONLINE)
+def online_policy(request):
+    return trained_case(request.param)
+
+
+@pytest.fixture
+def squarecb():
+    return trained_case("squarecb")
 
 
 def request_of(log, row):
@@ -110,20 +114,21 @@ def test_a_single_action_and_a_thousand(policy):
         ({"member": 3}, [("a", {})], (), "context feature 'member' (boolean): row 0 is 3; expected true, false, 1, 0"),
     ],
 )  # fmt: skip
-def test_a_faulty_request_has_one_line(policies, context, actions, excluded, message):
+def test_a_faulty_request_has_one_line(squarecb, context, actions, excluded, message):
     with pytest.raises(DataError) as caught:
-        policies["squarecb"].rank(context, actions, excluded, 1)
+        squarecb.rank(context, actions, excluded, 1)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_features_that_the_schema_left_out_are_ignored(policies):
-    policy = policies["squarecb"]
-    known = replace(policy, metadata={**policy.metadata, "ignored_features": {"context": ["session"], "action": []}})
+def test_features_that_the_schema_left_out_are_ignored(squarecb):
+    known = replace(
+        squarecb, metadata={**squarecb.metadata, "ignored_features": {"context": ["session"], "action": []}}
+    )
     plain, _ = known.probabilities(CONTEXT, tiny_actions())
     more, _ = known.probabilities({**CONTEXT, "session": "x"}, tiny_actions())
     np.testing.assert_array_equal(plain, more)
-    loose, _ = policy.probabilities({**CONTEXT, "anything": [1]}, tiny_actions(), strict=False)
+    loose, _ = squarecb.probabilities({**CONTEXT, "anything": [1]}, tiny_actions(), strict=False)
     np.testing.assert_array_equal(plain, loose)
 
 
@@ -134,8 +139,8 @@ def test_missing_and_unseen_values_are_legal(policy):
 
 
 @pytest.mark.parametrize("parts", [(1, 600), (200, 201, 600)])
-def test_learning_online_in_parts_is_the_same_as_at_once(policy, parts):
-    log = tiny_log(600, seed=9, name="later")
+def test_learning_online_in_parts_is_the_same_as_at_once(online_policy, parts):
+    policy, log = online_policy, tiny_log(600, seed=9, name="later")
     whole, step, first = policy.updated(log), policy, 0
     for last in parts:
         step = step.updated(log.take(first, last, "part"))
@@ -148,11 +153,17 @@ def test_learning_online_in_parts_is_the_same_as_at_once(policy, parts):
     assert policy.updated(log).policy_digest == whole.policy_digest
 
 
-def test_rounds_without_a_reward_teach_nothing(policies):
+def test_a_network_does_not_learn_online():
+    policy = trained_case("eps_greedy")
+    assert not policy.learns_online
+    with pytest.raises(ConfigError, match="a neural reward model does not learn online; train it again on a log"):
+        policy.updated(tiny_log(40, name="later"))
+
+
+def test_rounds_without_a_reward_teach_nothing(squarecb):
     log = tiny_log(40, seed=4, name="later")
     half = replace(log, reward=np.where(np.arange(40) < 20, log.reward, np.nan))
-    policy = policies["squarecb"]
-    some, first = policy.updated(half), policy.updated(log.take(0, 20, "first"))
+    some, first = squarecb.updated(half), squarecb.updated(log.take(0, 20, "first"))
     assert some.policy_digest == first.policy_digest
     np.testing.assert_array_equal(some.learned_events, first.learned_events)
 

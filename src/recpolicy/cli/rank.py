@@ -43,10 +43,10 @@ def rank(
     request = {} if context is None else _read_json(context)
     offered = _read_actions(actions)
     ids = [identifier for identifier, _ in offered]
-    excluded = [convert_id(text, ids) for text in exclude or ()]
+    excluded: list[Any] = [convert_id(text, ids) for text in exclude or ()]
     unknown = [identifier for identifier in excluded if identifier not in ids]
     if unknown:
-        raise typer.BadParameter(f"{unknown[0]!r} is no id among the actions", param_hint="--exclude")
+        raise typer.BadParameter(f"{unknown[0]} is no id among the actions", param_hint="--exclude")
     ranking = policy.rank(request, offered, excluded, event_id, strict=not ignore_unknown)
     order = ranking.order.tolist()
     rows = {

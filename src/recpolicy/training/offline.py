@@ -43,20 +43,51 @@ def learn_offline(
     rows = len(action)
     if not rows:
         raise DataError("offline training: no rows to learn from")
+
+    def update(context: tf.Tensor, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        agent.train_step_counter.assign_add(1)
+        return agent.learner.update(read_observation(context), action, reward)
+
+    def check(losses: NDArray[np.float32]) -> None:
+        check_offline(agent.learner, losses, reward, f"{rows:,} rows")
+
+    return learn_in_batches(update, (context, action, reward), check, epochs=epochs, batch=batch, seed=seed)
+
+
+def learn_in_batches(
+    update: Callable[..., tf.Tensor],
+    columns: tuple[NDArray[Any], ...],
+    check: Callable[[NDArray[np.float32]], None],
+    *,
+    epochs: int,
+    batch: int,
+    seed: int,
+) -> NDArray[np.float32]:
+    """Update with batches of rows in a seeded order; return the loss of each, [epochs * batches].
+
+    Args:
+        update: A function of the columns of a batch that takes one step and returns the loss.
+        columns: Columns of N rows each.
+        check: A function of the losses of an epoch that raises an error to stop the training.
+        epochs: Passes over the rows.
+        batch: Rows per step.
+        seed: Seed of the order.
+    """
+    rows = len(columns[0])
     size = min(batch, rows)
     batches, left = divmod(rows, size)
     order_rng = generator(seed, "offline/order")
     losses = []
-    epoch = tf.function(_epoch(agent, batches, size), jit_compile=True, autograph=False)
-    remainder = tf.function(_epoch(agent, 1, left), jit_compile=True, autograph=False) if left else None
+    epoch = tf.function(_epoch(update, batches, size), jit_compile=True, autograph=False)
+    remainder = tf.function(_epoch(update, 1, left), jit_compile=True, autograph=False) if left else None
     for _ in range(epochs):
         order = order_rng.permutation(rows)
         taken = order[: batches * size]
-        losses.append(epoch(context[taken], action[taken], reward[taken]).numpy())
+        losses.append(epoch(*(column[taken] for column in columns)).numpy())
         if remainder is not None:
             rest = order[batches * size :]
-            losses.append(remainder(context[rest], action[rest], reward[rest]).numpy())
-        check_offline(agent.learner, losses[-1], reward, f"{rows:,} rows")
+            losses.append(remainder(*(column[rest] for column in columns)).numpy())
+        check(losses[-1])
     return np.concatenate(losses)
 
 
@@ -143,17 +174,15 @@ def logged_actions(
     return places(log, action_items)
 
 
-def _epoch(agent: BanditAgent, batches: int, size: int) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-    def epoch(context: tf.Tensor, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+def _epoch(update: Callable[..., tf.Tensor], batches: int, size: int) -> Callable[..., tf.Tensor]:
+    def epoch(*columns: tf.Tensor) -> tf.Tensor:
         def one_batch(row: tf.Tensor, losses: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             rows = row * size + tf.range(size)
-            observation = read_observation(tf.gather(context, rows))
-            loss = agent.learner.update(observation, tf.gather(action, rows), tf.gather(reward, rows))
+            loss = update(*(tf.gather(column, rows) for column in columns))
             return row + 1, tf.tensor_scatter_nd_update(losses, [[row]], [loss])
 
         start = (tf.constant(0), tf.zeros([batches]))
         _, losses = tf.while_loop(lambda row, _: row < batches, one_batch, start)
-        agent.train_step_counter.assign_add(batches)
         return losses
 
     return epoch

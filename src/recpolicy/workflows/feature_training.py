@@ -42,7 +42,7 @@ def train_feature_policy(
     Args:
         log: The rounds.
         schema: The features that the policy sees.
-        agent: A name in recpolicy.training.feature_training.feature_agents, such as squarecb.
+        agent: A name in recpolicy.training.feature_agents.FEATURE_AGENTS, such as squarecb.
         out: The folder to write; it must not exist.
         config: A FeatureTrainConfig or its settings.
         agent_config: The agent's config or its settings.
@@ -61,7 +61,8 @@ def train_feature_policy(
     require_extra("train", "training")
     check_absent(Path(out))
     silence_libraries()
-    from recpolicy.training.feature_training import FeatureTrainConfig, feature_agent, learn_feature_policy
+    from recpolicy.training.feature_agents import FeatureTrainConfig, feature_agent
+    from recpolicy.training.feature_training import learn_feature_policy
 
     settings = coerce(FeatureTrainConfig, config, "train")
     agent_settings = coerce(feature_agent(agent).config, agent_config, agent)
