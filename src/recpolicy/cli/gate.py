@@ -37,6 +37,10 @@ def gate(
         str | None, typer.Option("--data", help="The ratings, if their path has changed since training.")
     ] = None,
     log_only: Annotated[bool, typer.Option("--log-only", help="Evaluate on the log only.")] = False,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="Feature policies: context feature by whose values losses of groups are judged."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for gate.json, gate.html and evaluation.json.")
     ] = None,
@@ -50,13 +54,22 @@ def gate(
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.cli.policy import load_training_split
     from recpolicy.evaluation.gate import VERDICTS, gate_tables
-    from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.gating import gate_candidate, read_gate_config
+    from recpolicy.inference.feature_artifact import is_feature_policy
+    from recpolicy.inference.feature_policy import FeaturePolicy
+    from recpolicy.workflows.feature_estimation import load_policies
+    from recpolicy.workflows.gating import gate_candidate, gate_feature_candidate, read_gate_config
 
     limits = read_gate_config(config)
-    policy = load_policy(candidate)
-    split = None if log_only else load_training_split(policy, data)
-    result = gate_candidate(policy, split, log, None if baseline is None else load_policy(baseline), limits, seed, out)
+    if is_feature_policy(candidate) and data is not None:
+        raise typer.BadParameter("a feature policy is gated on a log only", param_hint="--data")
+    policy, incumbent = load_policies(candidate, baseline)
+    if isinstance(policy, FeaturePolicy):
+        result = gate_feature_candidate(policy, log, incumbent, limits, seed, out, group)
+    else:
+        if group is not None:
+            raise typer.BadParameter("items are gated by groups of users; leave it out", param_hint="--group")
+        split = None if log_only else load_training_split(policy, data)
+        result = gate_candidate(policy, split, log, incumbent, limits, seed, out)
     if as_json:
         print_json(result.as_dict())
     else:

@@ -78,7 +78,11 @@ def estimate(
     config: Annotated[Path | None, typer.Option("--config", help="TOML file with the table \\[off_policy].")] = None,
     policy_mode: Annotated[
         str | None,
-        typer.Option("--policy-mode", help="For sessions: greedy (the default), or exploring as the artifacts say."),
+        typer.Option(
+            "--policy-mode",
+            help="For sessions: greedy (the default), or exploring as the artifacts say. For policies of features:"
+            " exploring, as they are served (the default), or greedy.",
+        ),
     ] = None,
     gamma: Annotated[
         float | None, typer.Option("--gamma", min=0, max=1, help="For sessions: discount per step; 1 by default.")
@@ -89,20 +93,32 @@ def estimate(
     """Estimate the value of a policy on the log of another, by every estimator, with intervals and diagnostics."""
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.core.config import read_toml, reject_unknown_tables
-    from recpolicy.inference.predictor import load_policy
+    from recpolicy.inference.feature_policy import FeaturePolicy
+    from recpolicy.workflows.feature_estimation import FeatureEstimates, estimate_features, load_policies
+    from recpolicy.workflows.policy_estimation import PolicyEstimates
     from recpolicy.workflows.policy_estimation import estimate as estimate_policy
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("off_policy",), str(config))
-    policy, incumbent = load_policy(candidate), None if baseline is None else load_policy(baseline)
-    result = estimate_policy(
-        policy, log, incumbent, policy_mode=policy_mode, gamma=gamma, config=tables.get("off_policy"), seed=seed
-    )
+    policy, incumbent = load_policies(candidate, baseline)
+    settings = tables.get("off_policy")
+    result: PolicyEstimates
+    if isinstance(policy, FeaturePolicy):
+        if gamma is not None:
+            raise typer.BadParameter("only for logs of sessions; leave it out", param_hint="--gamma")
+        result = estimate_features(policy, log, incumbent, policy_mode=policy_mode, config=settings, seed=seed)
+    else:
+        result = estimate_policy(
+            policy, log, incumbent, policy_mode=policy_mode, gamma=gamma, config=settings, seed=seed
+        )
     if as_json:
         print_json(result.as_dict())
         return
-    title = f"{policy.artifact.agent} ({result.policy_mode}) on {result.log} (mean logged {result.logged_value:.3f})"
+    agent = policy.agent if isinstance(policy, FeaturePolicy) else policy.artifact.agent
+    title = f"{agent} ({result.policy_mode}) on {result.log} (mean logged {result.logged_value:.3f})"
     print_frame(result.estimates.table(), title)
+    if isinstance(result, FeatureEstimates):
+        print_frame(result.baseline_table(), "\nDifference to the baselines, by the doubly robust estimator")
     if result.differences:
         print_frame(result.difference_table(), f"\nDifference to {baseline}")
     for note in result.notes:

@@ -24,6 +24,7 @@ Limit = NonNegativeNumber | None
 GateInterval = Literal["t", "sequence"]
 _USERS_IN_SESSIONS = "users in simulated sessions"
 _SOUNDNESS = ("effective sample size", "mean weight, standard errors from 1", "tail index of the weights")
+_KNOWN_RANGE = "lowest and highest reward are known (1: yes)"
 """Criteria without which the log allows no verdict."""
 
 
@@ -159,7 +160,8 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
     criteria = tuple(criterion for criterion in candidates if criterion is not None)
     if not criteria:
         raise ConfigError("gate: all criteria are switched off; a gate without criteria would pass every policy")
-    sound = all(criterion.passed for criterion in criteria if criterion.name in (*_SOUNDNESS, _USERS_IN_SESSIONS))
+    needed = (*_SOUNDNESS, _USERS_IN_SESSIONS, _KNOWN_RANGE)
+    sound = all(criterion.passed for criterion in criteria if criterion.name in needed)
     passed = all(criterion.passed for criterion in criteria)
     verdict: Verdict = "pass" if passed else ("fail" if sound else "no_verdict")
     reasons = tuple(str(criterion) for criterion in criteria if not criterion.passed)
@@ -169,16 +171,30 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
 
 
 def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
-    gain, relative = (_figure(logged, name, config.interval, "lo") for name in ("gain", "relative_gain"))
+    gain = _figure(logged, "gain", config.interval, "lo")
     effective, mean_weight, tail = _SOUNDNESS
     return [
         _at_least(f"gain over {logged['baseline']}, lower bound", gain, config.margin, strict=True),
-        _at_least("relative gain over the logging policy, lower bound", relative, config.relative_gain, strict=True),
+        _over_logging_policy(logged, config),
+        # Logs with features say whether anybody set the range; items of a ratings table always have one.
+        _at_least(_KNOWN_RANGE, _figure(logged, "known_range"), 1.0) if "known_range" in logged else None,
         _at_least(effective, _figure(logged, "effective_sample_size"), config.min_effective_sample_size),
         _at_most(mean_weight, _figure(logged, "mean_weight_z"), config.max_mean_weight_z),
         _at_most(tail, _figure(logged, "tail_index"), config.max_tail_index),
         _worst_group("on the log", logged, config.group_loss),
     ]
+
+
+def _over_logging_policy(logged: Mapping[str, Any], config: GateConfig) -> Criterion | None:
+    """Return the criterion of the gain over the logging policy: relative, or absolute where rewards can be negative.
+
+    A share of a mean says nothing if rewards of both signs make the mean.
+    """
+    if config.relative_gain is not None and logged.get("gain_over_logging") is not None:
+        gain = _figure(logged, "gain_over_logging", config.interval, "lo")
+        return _at_least("gain over the logging policy, lower bound", gain, 0.0, strict=True)
+    relative = _figure(logged, "relative_gain", config.interval, "lo")
+    return _at_least("relative gain over the logging policy, lower bound", relative, config.relative_gain, strict=True)
 
 
 def _of_sessions(sessions: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:

@@ -14,6 +14,7 @@ from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.core.files import atomic_directory, write_json
 from recpolicy.core.hashes import Hashes, count_matches
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.learned_events import file_events, log_events, merge, min_matches
 from recpolicy.data.log_ingest import RATINGS, TRAINING
 from recpolicy.data.ratings import Ratings
@@ -22,6 +23,7 @@ from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.splits import Split
 from recpolicy.inference.artifact import Artifact, policy_digest, write_arrays, write_manifest
 from recpolicy.inference.artifact_files import unfinished
+from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.models.rating_model import RatingModel
@@ -98,7 +100,9 @@ def training_events(log: BanditLog | SessionLog | None, source: Mapping[str, Any
     return merge(*([] if log is None else [log_events(log)]), *behind)
 
 
-def check_not_learned(log: BanditLog | SlateLog | SessionLog, policies: Mapping[str, Policy]) -> None:
+def check_not_learned(
+    log: BanditLog | SlateLog | SessionLog | FeatureLog, policies: Mapping[str, Policy | FeaturePolicy]
+) -> None:
     """Raise DataError if a policy, or one of its ancestors, has learned from an event of the log.
 
     Args:
@@ -109,7 +113,7 @@ def check_not_learned(log: BanditLog | SlateLog | SessionLog, policies: Mapping[
     slates = isinstance(log, SlateLog) or (isinstance(log, BanditLog) and log.slate_digest is not None)
     unit = "steps" if isinstance(log, SessionLog) else "slates" if slates else "rounds"
     for role, policy in policies.items():
-        learned = policy.artifact.learned_events
+        learned = policy.learned_events if isinstance(policy, FeaturePolicy) else policy.artifact.learned_events
         matches = count_matches(learned, events)
         if matches >= min_matches(len(learned), len(events)):
             raise DataError(

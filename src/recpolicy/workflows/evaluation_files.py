@@ -5,11 +5,12 @@ from typing import Any
 
 from recpolicy.core.files import read_versioned_json, rename_keys, write_json
 from recpolicy.workflows.candidate_evaluation import CandidateEvaluation
+from recpolicy.workflows.feature_estimation import FeatureEvaluation
 
 FORMAT, FORMAT_VERSION = "recpolicy evaluation", 5
 
 
-def write_candidate_evaluation(evaluation: CandidateEvaluation, path: Path) -> None:
+def write_candidate_evaluation(evaluation: CandidateEvaluation | FeatureEvaluation, path: Path) -> None:
     """Write the evaluation as JSON; `reports.write_evaluation_page` writes the page.
 
     Args:

@@ -13,14 +13,21 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import VERDICTS, Gate, GateConfig, gate, gate_tables
 from recpolicy.inference.artifact_kinds import read_manifest, verify
+from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.inference.predictor import Policy
 from recpolicy.registry.aliases import CHAMPION, STATE
 from recpolicy.registry.model_registry import Registry
 from recpolicy.registry.version_files import migrate_gate
 from recpolicy.workflows.artifacts import check_writable_folder
-from recpolicy.workflows.candidate_evaluation import evaluate_candidate
+from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evaluate_candidate
 from recpolicy.workflows.evaluation_files import read_candidate_evaluation, write_candidate_evaluation
 from recpolicy.workflows.evaluation_rounds import read_evaluation_rounds
+from recpolicy.workflows.feature_estimation import (
+    FeatureEvaluation,
+    evaluate_feature_candidate,
+    read_evaluation_log,
+    require_log,
+)
 
 RECORD_FORMAT, RECORD_VERSION = "recpolicy gate", 3
 EVALUATION_FILE, RECORD_FILE, PAGE_FILE = "evaluation.json", "gate.json", "gate.html"
@@ -127,7 +134,40 @@ def gate_candidate(
     if out is not None:
         check_writable_folder(out)
     rounds = None if log is None else read_evaluation_rounds(log, policy)
-    evaluation = evaluate_candidate(policy, split, rounds, incumbent, seed)
+    return _gated(evaluate_candidate(policy, split, rounds, incumbent, seed), config, out)
+
+
+def gate_feature_candidate(
+    policy: FeaturePolicy, log: Path | None, incumbent: FeaturePolicy | None, config: GateConfig, seed: int = 0,
+    out: Path | None = None, group: str | None = None,
+) -> Gate:  # fmt: skip
+    """Evaluate a feature policy on logged rounds, and gate it.
+
+    Args:
+        policy: The candidate.
+        log: A folder that `ingest_feature_log` wrote, or another feature log.
+        incumbent: The policy in service; None is the logging policy.
+        config: The limits.
+        seed: Seed of the intervals.
+        out: A folder that gets evaluation.json, gate.json and gate.html after the verdict.
+        group: A categorical context feature by whose values losses of groups are judged.
+
+    Returns:
+        The verdict with its criteria; no verdict where the lowest and the highest reward are unknown.
+
+    Raises:
+        DataError: There is no log, it is not readable, or the policy has learned from it.
+        ArtifactError: `out` is a file.
+    """
+    if out is not None:
+        check_writable_folder(out)
+    rounds = read_evaluation_log(require_log(log))
+    evaluation = evaluate_feature_candidate(policy, rounds, incumbent, group=group, seed=seed)
+    return _gated(evaluation, config, out)
+
+
+def _gated(evaluation: CandidateEvaluation | FeatureEvaluation, config: GateConfig, out: Path | None) -> Gate:
+    """Return the verdict on an evaluation; write both to the folder `out`, if one is given."""
     result = gate(evaluation.as_dict(), config)
     if out is not None:
         write_candidate_evaluation(evaluation, out / EVALUATION_FILE)
@@ -218,7 +258,8 @@ def register(
     if not registry:
         return result
     store = Registry(Path(registry))
-    lineage = {"data": metadata["data"], "split": metadata["split"], "parents": metadata.get("parents", [])}
+    # A feature policy learns from a log, so it has no split.
+    lineage = {"data": metadata["data"], "split": metadata.get("split"), "parents": metadata.get("parents", [])}
     author = {"by": "the registration of a gated policy"}
     version = store.register(policy, gate=gate, lineage=lineage, note=author)
     reason = store.promote_unattended(version.number, replace=promote, note=author)

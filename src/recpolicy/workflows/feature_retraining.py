@@ -1,0 +1,66 @@
+"""Continue the training of a feature policy on new logged rounds."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.hashes import count_matches
+from recpolicy.data.feature_log import FeatureLog
+from recpolicy.data.learned_events import log_events, min_matches
+from recpolicy.data.reward_signals import summarize_rewards
+from recpolicy.inference.artifact_kinds import verify
+from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
+from recpolicy.inference.feature_policy import FeaturePolicy
+from recpolicy.workflows.artifacts import LEARNED_EVENTS, check_absent
+
+
+def retrain_features(incumbent: str | Path, log: FeatureLog, out: str | Path) -> FeaturePolicy:
+    """Let a policy learn the rewarded rounds of a log and write the new policy to the folder `out`.
+
+    The new artifact keeps the encoder and the hashes of all events that the policy and its ancestors learned from; its
+    metadata name the parents.
+
+    Args:
+        incumbent: The folder of the policy to continue from.
+        log: The rounds to learn from.
+        out: The folder to write; it must not exist.
+
+    Returns:
+        The new policy, as read from `out`.
+
+    Raises:
+        ArtifactError: The incumbent is damaged, or `out` exists.
+        ConfigError: The policy's model does not learn from further rounds.
+        DataError: The policy has learned these rounds already, or the log lacks features or rewards.
+    """
+    incumbent, out = Path(incumbent), Path(out)
+    check_absent(out)
+    verify(incumbent)
+    old = read_feature_policy(incumbent)
+    if not old.learns_online:
+        raise ConfigError(
+            f"{old.agent} with the model {old.model.name} does not learn from further rounds; train a new policy on all"
+            " rounds (recpolicy train --log)"
+        )
+    if not log.has_reward.any():
+        raise DataError(f"{log.name}: no round has a reward; ingest the log first")
+    events = log_events(log)
+    matches = count_matches(old.learned_events, events)
+    if matches >= min_matches(len(old.learned_events), len(events)):
+        raise DataError(f"{log.name}: the policy has learned {matches:,} of these {len(events):,} rounds already")
+    new = old.updated(log)
+    parent: dict[str, Any] = {"policy_digest": old.policy_digest, "log": old.metadata.get("log")}
+    if LEARNED_EVENTS in old.metadata:
+        parent[LEARNED_EVENTS] = old.metadata[LEARNED_EVENTS]
+    summary = summarize_rewards(log.reward, log.reward_range)
+    figures = {
+        "mode": "log", "rewards": old.metadata.get("training", {}).get("rewards"), "rows": summary.known,
+        **summary.as_dict(),
+    }  # fmt: skip
+    metadata = {
+        **old.metadata, "data": log.name, "log": log.digest, LEARNED_EVENTS: len(events), "training": figures,
+        "parents": [*old.metadata.get("parents", []), parent],
+    }  # fmt: skip
+    write_feature_policy(replace(new, metadata=metadata), out)
+    return read_feature_policy(out)
