@@ -428,7 +428,7 @@ def counts(state):
         }
 
 
-NEW_TABLES = {"rank_events", "action_rows", "rank_signals", "rank_settings"}
+NEW_TABLES = {"rank_events", "action_rows", "rank_signals", "rank_settings", "rank_evaluations"}
 """Tables of ranks with features, which the old server did not have."""
 
 

@@ -83,7 +83,7 @@ def test_excluded_actions_are_neither_ranked_nor_stored(app):
 def test_the_same_request_again_gets_the_same_answer_even_from_another_policy(app):
     first = rank(app, event_id="once")
     policy = ValuePolicy()
-    policy.policy_digest, policy.probabilities = "e" * 64, lambda *_: (np.array([1.0, 0, 0]), np.zeros(3))
+    policy.policy_digest, policy.probabilities = "e" * 64, lambda *_, **__: (np.array([1.0, 0, 0]), np.zeros(3))
     live = app.state.server.models.live
     app.state.server.models.live = type(live)(type(live.champion)(policy, 2))
     assert rank(app, event_id="once") == first

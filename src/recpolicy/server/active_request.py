@@ -12,6 +12,8 @@ from recpolicy.server.json_output import NO_SNIFF, SAFE_HEADERS
 from recpolicy.server.rate_limit import MIN_ROWS
 
 IMPORT = "/v1/admin/versions/import"
+STREAMED = {("POST", IMPORT), ("PUT", "/personalizer/model"), ("PUT", "/personalizer/v1.0/model")}
+"""Requests whose bodies the handlers read themselves: archives of versions."""
 IMPORT_SECONDS = 600.0
 SCOPE_KEY = "recpolicy.request"
 """Key of the ASGI scope under which handlers find the request."""
@@ -41,7 +43,7 @@ class ActiveRequest:
         self.deadline: Deadline | None = None
         self.caller: Caller | None = None
         self.address = self.client = "nobody"  # `client` is the key's name or, without a key, the address
-        self.streams = scope["path"] == IMPORT and scope["method"] == "POST"  # the handler reads and limits the body
+        self.streams = (scope["method"], scope["path"]) in STREAMED  # the handler reads and limits the body
         self.seconds = IMPORT_SECONDS if self.streams else seconds
 
     def admit(self, parts: Sequence[int]) -> int:

@@ -39,6 +39,8 @@ from recpolicy.server.routes import (
     feedback,
     health,
     open_inference,
+    personalizer,
+    personalizer_admin,
     policy,
     rank,
 )
@@ -101,6 +103,9 @@ def make_app(state: AppState, close: Callable[[], None] = lambda: None, listenin
         open_inference.open_inference_routes(state.settings.prediction.model_name),
     ):
         app.include_router(router)
+    for prefix in personalizer.PREFIXES:
+        for routes in (personalizer.router, personalizer_admin.router):
+            app.include_router(routes, prefix=prefix, include_in_schema=prefix == personalizer.PREFIXES[-1])
     for admin in (admin_versions, admin_rollouts, admin_keys, admin_jobs, admin_users):
         app.include_router(admin.router, responses=ADMIN_ERROR_RESPONSES)
     handle_errors(app)

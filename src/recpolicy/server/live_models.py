@@ -46,9 +46,12 @@ RANKS_FEATURES = "the champion ranks actions with features; send POST /v1/rank i
 RANKS_ITEMS = "the champion recommends items of a ratings table; send POST /v1/recommend in place of a rank"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoadedVersion:
-    """One loaded version: a policy of ratings (`scorer`) or of features (`ranker`)."""
+    """One loaded version: a policy of ratings (`scorer`) or of features (`ranker`).
+
+    Two are equal if they are the same loaded policies; nobody compares their arrays.
+    """
 
     policy: Policy
     number: int | None
@@ -59,6 +62,14 @@ class LoadedVersion:
     """Cache of its greedy lists (recommend.ComputedList); a version never changes, so they stay valid."""
     item_json: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
     """Begin of the JSON of its items, by row; filled as lists show them."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LoadedVersion):
+            return NotImplemented
+        return self.policy is other.policy and self.number == other.number and self.base is other.base
+
+    def __hash__(self) -> int:
+        return hash((id(self.policy), self.number))
 
     @cached_property
     def policy_json(self) -> Mapping[str, str]:

@@ -14,10 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.inference.feature_artifact import is_feature_policy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.auth.keys import Caller
 from recpolicy.server.db import admin
 from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.deps import AppState, Store
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,7 @@ def set_traffic(number: int | None, fraction: float | None, shadow: bool | None,
         challenger = now.challenger if number is None else number
         if challenger is None:
             raise ConfigError("there is no challenger; name a version")
+        check_comparable(registry, now.champion, challenger)
         same = challenger == now.challenger
         new_fraction = fraction if fraction is not None else (now.traffic_fraction if same else 0.0)
         new_shadow = shadow if shadow is not None else (same and now.shadow)
@@ -110,6 +113,16 @@ def set_traffic(number: int | None, fraction: float | None, shadow: bool | None,
         return detail | ({"ungated": True} if ungated else {})
 
     return action
+
+
+def check_comparable(registry: Registry, *numbers: int | None) -> None:
+    """Raise ConflictError for a policy of features among champion and challenger: ranks have no challengers yet."""
+    for number in numbers:
+        if number is not None and is_feature_policy(registry.resolve(number)):
+            raise ConflictError(
+                f"version {number} is a policy of features, which has no challenger; compare it by recpolicy ope"
+                " estimate on an exported log, then promote a version"
+            )
 
 
 def clear_challenger(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:

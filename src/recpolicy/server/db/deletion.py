@@ -13,9 +13,11 @@ from sqlalchemy import Connection, Engine, and_, delete, or_, select
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db.engine import CommitLock, transaction_on
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rank_deletion import (
     NextIds,
     delete_ranks,
+    delete_unoffered_actions,
     delete_unused_actions,
     delete_user_ranks,
     old_ranks,
@@ -74,6 +76,12 @@ def delete_before(
     if not stopped:
         deleted += _delete(engine, old_ranks(time, at_once), stop, _delete_ranks)
     return deleted if stopped else deleted + Deleted(actions=delete_unused_actions(engine, time, stop))
+
+
+def delete_all_ranks(engine: Engine, at_once: int = EVENTS_AT_ONCE) -> Deleted:
+    """Delete all ranked events with their signals and actions."""
+    deleted = _delete(engine, old_ranks(now_ms() + 1, at_once), delete_some=_delete_ranks)
+    return deleted + Deleted(actions=delete_unoffered_actions(engine))
 
 
 def delete_user(engine: Engine, user_key: str, at_once: int = EVENTS_AT_ONCE) -> Deleted:

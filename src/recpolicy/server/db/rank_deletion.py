@@ -51,7 +51,7 @@ def delete_user_ranks(engine: Engine, user_key: str) -> tuple[int, int, int]:
         The numbers of events, signals and actions.
     """
     with transaction(engine) as connection:
-        if engine.dialect.name == "postgresql":
+        if engine.dialect.name == "postgresql":  # one pass over the events, without an index by user
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         ids, offered = [], set()
         columns = rank_events.c
@@ -60,19 +60,40 @@ def delete_user_ranks(engine: Engine, user_key: str) -> tuple[int, int, int]:
             offered |= _digests(row.offers)
         if not ids:
             return 0, 0, 0
-        if engine.dialect.name == "postgresql":  # an event in progress may offer one of the actions
-            connection.exec_driver_sql("LOCK TABLE action_rows IN EXCLUSIVE MODE")
+        _lock_actions(connection)
         counts = [delete_ranks(connection, ids[start : start + 500]) for start in range(0, len(ids), 500)]
-        others = connection.execute(select(columns.offers), execution_options={"yield_per": _ROWS_AT_ONCE})
-        for part in others.scalars().partitions():
-            for offers in part:
-                offered -= _digests(offers)
-        alone = sorted(offered)
-        actions = sum(
-            connection.execute(delete(action_rows).where(action_rows.c.digest.in_(alone[start : start + 500]))).rowcount
-            for start in range(0, len(alone), 500)
-        )
+        actions = _delete_actions(connection, offered - _offered(connection))
         return sum(events for events, _ in counts), sum(signals for _, signals in counts), actions
+
+
+def delete_unoffered_actions(engine: Engine) -> int:
+    """Delete the actions that no event offers, also those of the last hour; return their number."""
+    with transaction(engine) as connection:
+        _lock_actions(connection)
+        known = {bytes(digest) for digest in connection.scalars(select(action_rows.c.digest))}
+        return _delete_actions(connection, known - _offered(connection))
+
+
+def _lock_actions(connection: Connection) -> None:
+    """Keep other processes from storing events until the end of the transaction, as SQLite does anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql("LOCK TABLE action_rows IN EXCLUSIVE MODE")
+
+
+def _offered(connection: Connection) -> set[bytes]:
+    """Return the digests of all actions that an event offers."""
+    offered: set[bytes] = set()
+    rows = connection.execute(select(rank_events.c.offers), execution_options={"yield_per": _ROWS_AT_ONCE})
+    for part in rows.scalars().partitions():
+        offered.update(*map(_digests, part))
+    return offered
+
+
+def _delete_actions(connection: Connection, digests: set[bytes]) -> int:
+    some = sorted(digests)
+    parts = (some[start : start + 500] for start in range(0, len(some), 500))
+    return sum(connection.execute(delete(action_rows).where(action_rows.c.digest.in_(part))).rowcount for part in parts)
 
 
 def _digests(offers: bytes) -> set[bytes]:

@@ -148,6 +148,18 @@ rank_settings = Table(
     Column("changed_at", BigInteger, nullable=False),
 )  # fmt: skip
 
+rank_evaluations = Table(
+    "rank_evaluations", metadata,
+    Column("kind", String(16), primary_key=True, doc="evaluation or importance"),
+    Column("id", String(EVENT_NAME), primary_key=True),
+    Column("name", String(EVENT_NAME), nullable=False),
+    Column("start_time", BigInteger, nullable=False),
+    Column("end_time", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False, doc="Running, Succeeded or Failed"),
+    Column("result", Text, nullable=True, doc="JSON; null while it runs"),
+)  # fmt: skip
+
 versions = Table(
     "versions", metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),

@@ -27,8 +27,9 @@ class Decision:
 
 
 def decide(
-    policy: Ranker, context: Mapping[str, Any], offers: Sequence[Action], seed: str, mode: str, exploration: float
-) -> Decision:
+    policy: Ranker, context: Mapping[str, Any], offers: Sequence[Action], seed: str, mode: str, exploration: float,
+    *, strict: bool = True,
+) -> Decision:  # fmt: skip
     """Choose an action.
 
     Args:
@@ -38,11 +39,12 @@ def decide(
         seed: The draw depends on it.
         mode: In another mode than online, the first action (the baseline) is chosen with probability 1.
         exploration: Share of the draws from all actions alike, in place of the policy.
+        strict: Reject features that the policy does not know; False ignores them.
 
     Raises:
         DataError: The policy does not accept the features.
     """
-    probability, score = policy.probabilities(context, offers)
+    probability, score = policy.probabilities(context, offers, strict=strict)
     if mode != ONLINE:
         preferred = int(np.argmax(probability))
         order = _ordered(0, score)

@@ -52,6 +52,8 @@ class RankInput:
     """User id, JSON."""
     deferred: bool = False
     """The event counts only after its activation."""
+    strict: bool = True
+    """Reject features that the policy does not know; False ignores them."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _decide_all(
         context = {**request.context, "slot": slot.features} if slot.features else request.context
         seed = event_id if place == 0 else f"{event_id}/{place}"
         actions = [request.actions[at] for at in offers]
-        decision = decide(version.ranker, context, actions, seed, mode, exploration)
+        decision = decide(version.ranker, context, actions, seed, mode, exploration, strict=request.strict)
         taken.add(offers[int(decision.order[0])])
         decided.append((slot, prepared.contexts[place], offers, decision))
     return decided

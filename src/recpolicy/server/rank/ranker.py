@@ -29,9 +29,13 @@ class Ranker(Protocol):
         """Digest of the learned parameters."""
 
     def probabilities(
-        self, context: Mapping[str, Any], actions: Sequence[Action], excluded: Collection[ActionId] = ()
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the probability of each action [A] to be chosen, and its score [A]; raises DataError."""
+        self, context: Mapping[str, Any], actions: Sequence[Action], excluded: Collection[ActionId] = (),
+        *, strict: bool = True,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+        """Return the probability of each action [A] to be chosen, and its score [A].
+
+        Raises DataError for features that the policy does not know, unless `strict` is False, and for wrong types.
+        """
 
 
 class UniformPolicy:
@@ -40,10 +44,11 @@ class UniformPolicy:
     agent, policy_digest = "uniform", "0" * 64
 
     def probabilities(
-        self, context: Mapping[str, Any], actions: Sequence[Action], excluded: Collection[ActionId] = ()
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        self, context: Mapping[str, Any], actions: Sequence[Action], excluded: Collection[ActionId] = (),
+        *, strict: bool = True,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
         """Return the same probability for all actions [A] that are not excluded, and scores of 0."""
-        del context
+        del context, strict
         allowed = np.array([identity not in excluded for identity, _ in actions])
         if not allowed.any():
             raise DataError("every action is excluded; expected at least one that is not")

@@ -20,7 +20,7 @@ from recpolicy.server.db.rank_signals import RankSignal
 from recpolicy.server.db.schema import rank_settings
 from recpolicy.server.settings import Settings
 
-SERVICE, RESET, LEARNING, REWARD = "service", "reset", "learning", "reward"
+SERVICE, RESET, REWARD = "service", "reset", "reward"
 FOLLOW_SECONDS = 1.0
 
 
@@ -39,8 +39,6 @@ class RankService:
     """Time of the operator's last change; None: the settings of the file."""
     other: Mapping[str, Any] = field(default_factory=dict)
     """Values that an operator set and nothing uses."""
-    learning: Mapping[str, Any] | None = None
-    """Learning settings that an operator set; nothing uses them."""
 
 
 class RankSettings:
@@ -74,8 +72,6 @@ class RankSettings:
             )  # fmt: skip
         if RESET in stored:
             service = replace(service, reset_version=stored[RESET][0])
-        if LEARNING in stored:
-            service = replace(service, learning=stored[LEARNING][0])
         self.current = service
 
     def remember_reward(self, engine: Engine) -> None:

@@ -23,6 +23,7 @@ from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rollouts import ConflictError, Rollout
 from recpolicy.server.deps import AppState
+from recpolicy.server.registry_actions import check_comparable
 from recpolicy.server.rollout.reconcile import reconcile, traffic_override
 from recpolicy.server.rollout.rollout_plan import Decision, decide
 from recpolicy.server.rollout.stage_metrics import StageMetrics, compute_stage_metrics
@@ -198,6 +199,7 @@ def _resolve_versions(registry: Registry, challenger: int | str, ungated: bool) 
         raise ConflictError(f"version {number} is the champion; name another version")
     if routing.challenger not in (None, number):
         raise ConflictError(f"version {routing.challenger} is already the challenger; clear the challenger first")
+    check_comparable(registry, routing.champion, number)
     if version.verdict != "pass" and not ungated:
         record = "has no gate record" if version.verdict is None else f"has a gate record that says {version.verdict}"
         raise ConflictError(f"version {number} {record}; set `ungated` (--ungated) to roll it out anyway")

@@ -116,7 +116,7 @@ async def import_archive(request: Request, caller: Operator, state: StateDep) ->
         with tempfile.TemporaryDirectory(prefix="recpolicy-import-") as scratch:
             archive = FilePath(scratch) / "archive"
             limit = state.settings.limits.import_bytes
-            if not await _receive(request, archive, limit):
+            if not await receive_archive(request, archive, limit):
                 message = f"the archive has more than {limit} bytes; the setting [limits] import_bytes has the limit"
                 return error_response(413, "too_large", message, {"connection": "close"})
             return json_response(await asyncio.to_thread(_import, state, caller, archive), 201)
@@ -126,7 +126,7 @@ async def import_archive(request: Request, caller: Operator, state: StateDep) ->
         _importing.release()
 
 
-async def _receive(request: Request, archive: FilePath, limit: int) -> bool:
+async def receive_archive(request: Request, archive: FilePath, limit: int) -> bool:
     """Write the body to a file; return False as soon as it is larger than `limit`."""
     size, waiting = 0, bytearray()
     with archive.open("wb") as stream:

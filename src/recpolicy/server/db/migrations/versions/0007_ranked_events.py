@@ -70,9 +70,21 @@ def upgrade() -> None:
         sa.Column("changed_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_rank_settings"),
     )
+    op.create_table(
+        "rank_evaluations",
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("id", sa.String(256), nullable=False),
+        sa.Column("name", sa.String(256), nullable=False),
+        sa.Column("start_time", sa.BigInteger(), nullable=False),
+        sa.Column("end_time", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("result", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("kind", "id", name="pk_rank_evaluations"),
+    )
 
 
 def downgrade() -> None:
     """Remove the tables."""
-    for table in ("rank_settings", "rank_signals", "action_rows", "rank_events"):
+    for table in ("rank_evaluations", "rank_settings", "rank_signals", "action_rows", "rank_events"):
         op.drop_table(table)

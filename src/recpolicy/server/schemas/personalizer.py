@@ -1,0 +1,133 @@
+"""Requests of the Personalizer routes, with that service's names of fields; unknown fields are ignored, as there."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
+
+from recpolicy.server.rank.durations import parse_duration
+from recpolicy.server.schemas.rank import MAX_ACTIONS, MAX_SIGNALS, EventName, check_action_ids
+from recpolicy.server.schemas.requests import Number, storable
+
+MAX_SLOTS = 50
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(storable)]
+FeatureList = Annotated[list[dict[str, Any]], Field(max_length=1_000)]
+RewardValue = Annotated[Number, Field(ge=-1e6, le=1e6)]
+Seconds = Annotated[float, BeforeValidator(parse_duration)]
+
+
+class _Model(BaseModel):
+    """A model with names in camelCase."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class PersonalizerAction(_Model):
+    """An action with features."""
+
+    id: Name = Field(description="Id of the action.")
+    features: FeatureList | None = Field(default=None, description="Objects of features; their keys are merged.")
+
+
+class _RankBase(_Model):
+    context_features: FeatureList | None = Field(
+        default=None, description="Objects of features of the context; their keys are merged."
+    )
+    actions: Annotated[list[PersonalizerAction], Field(min_length=1, max_length=MAX_ACTIONS)] = Field(
+        description="The actions, at most 1,000 (the retired service took 50)."
+    )
+    event_id: EventName | None = Field(default=None, description="Id of the event; it also decides the draw.")
+    defer_activation: bool | None = Field(default=False, description="The event counts after its activation.")
+
+
+class PersonalizerRank(_RankBase):
+    """A request to rank."""
+
+    excluded_actions: Annotated[list[Name], Field(max_length=MAX_ACTIONS)] | None = Field(
+        default=None, description="Ids of actions that may not be chosen."
+    )
+
+    @model_validator(mode="after")
+    def _check_ids(self) -> "PersonalizerRank":
+        check_action_ids([action.id for action in self.actions], list(self.excluded_actions or ()))
+        return self
+
+
+class PersonalizerSlot(_Model):
+    """A place for one action."""
+
+    id: Name = Field(description="Id of the slot.")
+    baseline_action: Name = Field(description="Id of the action that the caller would show without a policy.")
+    features: FeatureList | None = Field(default=None, description="Objects of features of the slot.")
+    excluded_actions: Annotated[list[Name], Field(max_length=MAX_ACTIONS)] | None = Field(
+        default=None, description="Ids of actions that may not fill the slot."
+    )
+
+
+class PersonalizerMultiSlotRank(_RankBase):
+    """A request to fill several slots, each with another action."""
+
+    slots: Annotated[list[PersonalizerSlot], Field(min_length=1, max_length=MAX_SLOTS)] = Field(
+        description="The slots, in the order in which they are filled."
+    )
+
+    @model_validator(mode="after")
+    def _check_slots(self) -> "PersonalizerMultiSlotRank":
+        ids = [action.id for action in self.actions]
+        for slot in self.slots:
+            check_action_ids(ids, [*(slot.excluded_actions or ()), slot.baseline_action])
+            if slot.baseline_action in (slot.excluded_actions or ()):
+                raise ValueError(f"slot {slot.id}: the baselineAction {slot.baseline_action!r} is excluded")
+        for what, names in (
+            ("id", [slot.id for slot in self.slots]), ("baselineAction", [slot.baseline_action for slot in self.slots])
+        ):  # fmt: skip
+            twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+            if twice is not None:
+                raise ValueError(f"two slots have the {what} {twice!r}; expected another one for each")
+        return self
+
+
+class PersonalizerReward(_Model):
+    """A reward."""
+
+    value: RewardValue = Field(description="The reward, any finite number.")
+
+
+class SlotReward(_Model):
+    """A reward of a slot."""
+
+    slot_id: Name = Field(description="Id of the slot.")
+    value: RewardValue = Field(description="The reward, any finite number.")
+
+
+class PersonalizerSlotRewards(_Model):
+    """Rewards of slots."""
+
+    reward: Annotated[list[SlotReward], Field(min_length=1, max_length=MAX_SIGNALS)] = Field(
+        description="A reward for each slot."
+    )
+
+
+class ServiceConfiguration(_Model):
+    """The settings of the service."""
+
+    reward_wait_time: Seconds = Field(description="Window of the rewards, such as PT10M; 5 seconds to 2 days.")
+    default_reward: Number = Field(description="Reward of an event without a reward in its window.")
+    reward_aggregation: Literal["earliest", "sum"] = Field(description="earliest: the first reward; sum: all of them.")
+    exploration_percentage: Annotated[Number, Field(ge=0, le=1)] = Field(
+        description="Share of the ranks whose action is drawn from all alike, 0 to 1."
+    )
+    model_export_frequency: Seconds = Field(description="Kept and not used: a promoted version serves at once.")
+    log_retention_days: int = Field(description="The days of [store] keep_days; -1: events are never deleted.")
+    model_retrain_days: int = Field(default=0, ge=0, description="Kept and not used.")
+    learning_mode: Literal["Online", "Apprentice", "LoggingOnly"] = Field(
+        default="Online", description="Online: the policy chooses. Otherwise the baseline is chosen."
+    )
+    is_auto_optimization_enabled: Literal[False] | None = Field(default=None, description="Not available.")
+    log_mirror_enabled: Literal[False] | None = Field(default=None, description="Not available: export the log.")
+
+    @model_validator(mode="after")
+    def _check_window(self) -> "ServiceConfiguration":
+        if not 5 <= self.reward_wait_time <= 172_800:
+            raise ValueError(f"rewardWaitTime is {self.reward_wait_time:g} s; expected PT5S to P2D")
+        return self

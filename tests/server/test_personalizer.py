@@ -1,0 +1,292 @@
+"""The Personalizer routes, by the real clients of the retired service against a real server on loopback."""
+
+import json
+from datetime import datetime
+
+import pytest
+from api_keys import key_for, listening
+from client_helpers import ask, refusal
+from ranking import ValuePolicy, ranking
+from sqlalchemy import select
+
+from recpolicy.data.reward_signals import RewardConfig
+from recpolicy.server.db.schema import rank_events, rank_signals
+from recpolicy.server.rank.durations import format_duration, parse_duration
+from recpolicy.server.rank.personalizer import merge_features
+
+KEY = "Ocp-Apim-Subscription-Key"
+REWARD = RewardConfig(weights={"reward": 1.0}, wait_seconds=600)
+ACTIONS = [
+    {"id": name, "features": [{"value": value}, {"kind": {"color": "red"}}]}
+    for name, value in (("a", 1), ("b", 5), ("c", 2))
+]
+CONTEXT = [{"time": {"hour": 20}}, {"device": "phone"}]
+
+
+@pytest.fixture
+def app(tmp_path):
+    with ranking(tmp_path / "registry", ValuePolicy(), REWARD) as app:
+        yield app
+
+
+@pytest.fixture
+def endpoint(app):
+    with listening(app) as (host, port):
+        yield f"http://{host}:{port}"
+
+
+def rows(app, table):
+    with app.state.server.store.engine.connect() as connection:
+        return connection.execute(select(table)).all()
+
+
+@pytest.fixture
+def old(app, endpoint):
+    """The client of version 1.0, with the key of a client."""
+    personalizer = pytest.importorskip("azure.cognitiveservices.personalizer", reason="the client is not installed")
+    authentication = pytest.importorskip("msrest.authentication")
+    credentials = authentication.ApiKeyCredentials(in_headers={KEY: key_for(app, "client")})
+    with personalizer.PersonalizerClient(endpoint, credentials) as client:
+        yield client
+
+
+@pytest.fixture
+def new(app, endpoint):
+    """The client of the version 2022-09-01-preview."""
+    personalizer = pytest.importorskip("azure.ai.personalizer", reason="the client is not installed")
+    credentials = pytest.importorskip("azure.core.credentials")
+    with personalizer.PersonalizerClient(endpoint, credentials.AzureKeyCredential(key_for(app, "client"))) as client:
+        yield client
+
+
+@pytest.fixture
+def operator(app, endpoint):
+    """The client of the administration."""
+    personalizer = pytest.importorskip("azure.ai.personalizer", reason="the client is not installed")
+    credentials = pytest.importorskip("azure.core.credentials")
+    key = credentials.AzureKeyCredential(key_for(app, "operator"))
+    with personalizer.PersonalizerAdministrationClient(endpoint, key) as client:
+        yield client
+
+
+def test_the_old_client_ranks_rewards_and_activates(app, old):
+    from azure.cognitiveservices.personalizer.models import RankableAction, RankRequest
+
+    request = RankRequest(
+        actions=[RankableAction(**action) for action in ACTIONS], context_features=CONTEXT, excluded_actions=["c"],
+        event_id="order 1", defer_activation=True,
+    )  # fmt: skip
+    answer = old.rank(rank_request=request)
+    assert answer.event_id == "order 1"
+    assert [action.id for action in answer.ranking][2] == "c"
+    assert sum(action.probability for action in answer.ranking) == pytest.approx(1)
+    assert answer.ranking[2].probability == 0
+    assert answer.reward_action_id in ("a", "b")
+    assert old.events.activate(answer.event_id) is None
+    assert old.events.reward(event_id=answer.event_id, value=0.5) is None
+    (event,) = rows(app, rank_events)
+    assert json.loads(event.context) == {"time": {"hour": 20}, "device": "phone"}
+    assert event.activated_at is not None
+    assert [(row.type, row.value, row.online) for row in rows(app, rank_signals)] == [("reward", 0.5, True)]
+
+
+def test_the_old_client_understands_errors(old):
+    from azure.cognitiveservices.personalizer.models import ErrorResponseException, RankableAction, RankRequest
+    from msrest.exceptions import HttpOperationError
+
+    twice = RankRequest(actions=[RankableAction(id="a", features=[{}]), RankableAction(id="a", features=[{}])])
+    with pytest.raises(ErrorResponseException) as caught:
+        old.rank(twice)
+    assert caught.value.error.error.code == "invalid_request"
+    assert "two actions have the id 'a'" in caught.value.error.error.message
+    with pytest.raises(HttpOperationError) as caught:
+        old.events.reward("unknown", 1.0)
+    assert caught.value.response.status_code == 404
+
+
+def test_the_new_client_ranks_rewards_and_activates(app, new):
+    answer = new.rank({"actions": ACTIONS, "contextFeatures": CONTEXT, "eventId": "n/1", "deferActivation": True})
+    assert answer["eventId"] == "n/1"
+    assert answer["ranking"][0]["id"] == answer["rewardActionId"]
+    assert {each["id"]: each["probability"] for each in answer["ranking"]} == pytest.approx(
+        {"a": 0.15, "b": 0.7, "c": 0.15}
+    )
+    assert new.activate("n/1") is None
+    assert new.reward("n/1", {"value": 0.25}) is None
+    assert rows(app, rank_signals)[0].value == 0.25
+    assert new.rank({"actions": ACTIONS})["eventId"]
+
+
+SLOTS = [
+    {"id": "top", "baselineAction": "a", "features": [{"size": "large"}], "excludedActions": ["c"]},
+    {"id": "side", "baselineAction": "c", "features": [{"size": "small"}]},
+]
+
+
+def test_the_new_client_fills_slots_without_repetition(app, new):
+    body = {"actions": ACTIONS, "contextFeatures": CONTEXT, "slots": SLOTS, "eventId": "slots"}
+    answer = new.rank_multi_slot(body | {"deferActivation": True})
+    chosen = [slot["rewardActionId"] for slot in answer["slots"]]
+    assert [slot["id"] for slot in answer["slots"]] == ["top", "side"]
+    assert len(set(chosen)) == 2
+    assert chosen[0] != "c"
+    assert new.activate_multi_slot("slots") is None
+    rewards = [{"slotId": "side", "value": 0.5}, {"slotId": "top", "value": 1.0}]
+    assert new.reward_multi_slot("slots", {"reward": rewards}) is None
+    events = rows(app, rank_events)
+    assert [(event.slot, event.slot_id) for event in events] == [(0, "top"), (1, "side")]
+    assert [json.loads(event.context)["slot"] for event in events] == [{"size": "large"}, {"size": "small"}]
+    assert [(row.slot, row.value) for row in rows(app, rank_signals)] == [(1, 0.5), (0, 1.0)]
+    assert new.rank_multi_slot(body | {"deferActivation": True}) == answer  # the same request again
+
+
+def test_the_key_is_checked(app, endpoint):
+    personalizer = pytest.importorskip("azure.ai.personalizer", reason="the client is not installed")
+    from azure.core.credentials import AzureKeyCredential
+    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+
+    with (
+        personalizer.PersonalizerAdministrationClient(endpoint, AzureKeyCredential("wrong")) as nobody,
+        pytest.raises(ClientAuthenticationError),
+    ):
+        nobody.get_service_configuration()
+    key = AzureKeyCredential(key_for(app, "client"))
+    with (
+        personalizer.PersonalizerAdministrationClient(endpoint, key) as client,
+        pytest.raises(HttpResponseError) as caught,
+    ):
+        client.delete_logs()
+    assert caught.value.status_code == 403
+
+
+def test_the_configuration_is_read_and_changed(app, operator, new):
+    before = operator.get_service_configuration()
+    assert (before["rewardWaitTime"], before["learningMode"], before["logRetentionDays"]) == ("PT10M", "Online", -1)
+    wanted = before | {
+        "rewardWaitTime": "PT1H", "defaultReward": 0.125, "rewardAggregation": "earliest",
+        "explorationPercentage": 0.5, "learningMode": "Apprentice",
+    }  # fmt: skip
+    after = operator.update_service_configuration(wanted)
+    assert {name: after[name] for name in wanted} == wanted
+    assert after["lastConfigurationEditDate"]
+    assert new.rank({"actions": ACTIONS})["rewardActionId"] == "a"
+    assert new.rank({"actions": ACTIONS, "excludedActions": ["a"]})["rewardActionId"] == "b"
+    new.reward(rows(app, rank_events)[1].id, {"value": 1.0})
+    metrics = operator.get_service_configuration()["latestApprenticeModeMetrics"]
+    assert (metrics["numberOfEvents"], metrics["numberOfImitatedEvents"]) == (2, 1)
+    assert (metrics["sumOfRewards"], metrics["sumOfImitatedRewards"]) == (1.125, 1.0)
+    other = type(app.state.server.rank)(app.state.server.settings)  # as another process reads it
+    other.load(app.state.server.store.engine)
+    assert (other.current.mode, other.current.reward.wait_seconds) == ("apprentice", 3600.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rewardWaitTime": "PT1S"}, "expected PT5S to P2D"),
+        ({"rewardWaitTime": "10 minutes"}, "expected a duration such as PT10M"),
+        ({"explorationPercentage": 20}, "explorationPercentage"),
+        ({"rewardAggregation": "average"}, "rewardAggregation"),
+        ({"learningMode": "Fast"}, "learningMode"),
+        ({"logRetentionDays": 7}, "[store] keep_days"),
+        ({"isAutoOptimizationEnabled": True}, "isAutoOptimizationEnabled"),
+        ({"defaultReward": None}, "defaultReward"),
+    ],
+)
+def test_a_faulty_configuration_changes_nothing(app, change, message):
+    headers = {KEY: key_for(app, "operator")}
+    path = "/personalizer/configurations/service?api-version=2022-09-01-preview"
+    before = ask(app, "GET", path, headers=headers).json()
+    answer = ask(app, "PUT", path, before | change, headers=headers)
+    assert answer.status_code == 422
+    assert message in answer.json()["error"]["message"]
+    assert ask(app, "GET", path, headers=headers).json() == before
+
+
+def test_logs_have_a_span_and_are_deleted(app, operator, new):
+    assert operator.get_log_properties() == {"dateRange": {}}
+    new.rank({"actions": ACTIONS})
+    span = operator.get_log_properties()["dateRange"]
+    assert datetime.fromisoformat(span["from"]) <= datetime.fromisoformat(span["to"])
+    assert operator.delete_logs() is None
+    assert rows(app, rank_events) == []
+    assert operator.get_log_properties() == {"dateRange": {}}
+
+
+def test_learning_settings_are_shown_and_not_changed(operator):
+    from azure.core.exceptions import HttpResponseError
+
+    assert operator.get_policy()["name"] == "squarecb"
+    assert operator.reset_policy()["name"] == "squarecb"
+    with pytest.raises(HttpResponseError, match="configuration of a training"):
+        operator.update_policy({"name": "mine", "arguments": "--cb_explore_adf"})
+    with pytest.raises(HttpResponseError, match="an evaluation makes no policy"):
+        operator.apply_from_evaluation({"evaluationId": "e", "policyName": "p"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"slots": [SLOTS[0], SLOTS[0]]}, "two slots have the id 'top'"),
+        ({"slots": [SLOTS[0], SLOTS[1] | {"baselineAction": "a"}]}, "two slots have the baselineAction 'a'"),
+        ({"slots": [SLOTS[0] | {"baselineAction": "z"}]}, "'z' is no action of the request"),
+        ({"slots": [SLOTS[0] | {"baselineAction": "c"}]}, "the baselineAction 'c' is excluded"),
+        ({"slots": []}, "at least 1 item"),
+        ({"slots": [SLOTS[0] | {"features": [1]}]}, "features"),
+        ({"actions": []}, "at least 1 item"),
+    ],
+)
+def test_faulty_slots_are_one_line(app, change, message):
+    body = {"actions": ACTIONS, "slots": SLOTS} | change
+    answer = ask(app, "POST", "/personalizer/multislot/rank", body)
+    assert message in refusal(answer, 422, "invalid_request")
+    assert rows(app, rank_events) == []
+
+
+def test_more_slots_than_actions_are_one_line(app):
+    slots = [{"id": name, "baselineAction": name} for name in ("a", "b", "c")]
+    slots[2]["excludedActions"] = ["a"]
+    body = {"actions": ACTIONS[:2], "slots": slots[:2]}
+    assert ask(app, "POST", "/personalizer/multislot/rank", body).status_code == 201
+    body = {
+        "actions": ACTIONS,
+        "slots": [slot | {"excludedActions": ["b", "c"]} for slot in ({"id": "one", "baselineAction": "a"},)]
+        + [
+            {"id": "two", "baselineAction": "b", "excludedActions": ["c"]},
+            {"id": "three", "baselineAction": "c", "excludedActions": ["b"]},
+        ],
+    }
+    assert ask(app, "POST", "/personalizer/multislot/rank", body).status_code == 201
+
+
+def test_a_reward_of_an_unknown_slot_is_one_line(app):
+    ask(app, "POST", "/personalizer/multislot/rank", {"actions": ACTIONS, "slots": SLOTS, "eventId": "e"})
+    path = "/personalizer/multislot/events/e/reward"
+    refusal(ask(app, "POST", path, {"reward": [{"slotId": "other", "value": 1}]}), 404, "unknown_slot")
+    refusal(ask(app, "POST", path, {"reward": [{"slotId": "top", "value": "x"}]}), 422, "invalid_request")
+    refusal(ask(app, "POST", path, {"reward": []}), 422, "invalid_request")
+    assert rows(app, rank_signals) == []
+
+
+def test_features_of_a_list_become_one_object():
+    parts = [{"user": {"age": 3}, "x": 1}, {"user": {"city": "Bonn"}}, {"x": 2}]
+    assert merge_features(parts) == {"user": {"age": 3, "city": "Bonn"}, "x": 2}
+    assert merge_features(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "written"),
+    [
+        ("PT10M", 600, "PT10M"), ("P1DT2H3M4S", 93_784, "P1DT2H3M4S"), ("PT0.5S", 0.5, "PT0.5S"),
+        ("00:10:00", 600, "PT10M"), ("1.02:00:00", 93_600, "P1DT2H"), ("P2D", 172_800, "P2D"), ("PT0S", 0, "PT0S"),
+    ],
+)  # fmt: skip
+def test_durations(text, seconds, written):
+    assert parse_duration(text) == seconds
+    assert format_duration(seconds) == written
+
+
+@pytest.mark.parametrize("text", ["", "P", "PT", "10", "PT10", "-PT1S", "P1M", 600, None])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(ValueError, match="such as PT10M"):
+        parse_duration(text)
