@@ -20,7 +20,7 @@ _TAIL = 5.0
 
 def masked(scores: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     """Return scores [B, A] with -inf where an action is not allowed."""
-    return scores if mask is None else tf.where(mask, scores, -float("inf"))
+    return scores if mask is None else tf.where(mask, scores, tf.constant(-float("inf"), scores.dtype))
 
 
 def uniform(like: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
@@ -32,7 +32,7 @@ def uniform(like: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
 def greedy(scores: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     """Return probability 1 for the best-scored action; exact ties share it equally."""
     scores = masked(scores, mask)
-    best = tf.cast(scores >= tf.reduce_max(scores, axis=-1, keepdims=True), tf.float32)
+    best = tf.cast(scores >= tf.reduce_max(scores, axis=-1, keepdims=True), scores.dtype)
     return best / tf.reduce_sum(best, axis=-1, keepdims=True)
 
 
@@ -57,8 +57,9 @@ def squarecb(mean: tf.Tensor, gamma: tf.Tensor | float, mask: tf.Tensor | None) 
     gap = tf.reduce_max(scores, axis=-1, keepdims=True) - scores  # infinite where masked
     best = gap <= 0.0
     allowed = tf.reduce_sum(tf.cast(tf.math.is_finite(gap), mean.dtype), axis=-1, keepdims=True)
-    others = tf.where(best, 0.0, 1.0 / (allowed + tf.where(best, 0.0, gamma * gap)))
-    others = tf.where(tf.math.is_finite(gap), others, 0.0)  # gamma may be 0
+    zero = tf.zeros_like(gap)
+    others = tf.where(best, zero, 1.0 / (allowed + tf.where(best, zero, gamma * gap)))
+    others = tf.where(tf.math.is_finite(gap), others, zero)  # gamma may be 0
     rest = 1.0 - tf.reduce_sum(others, axis=-1, keepdims=True)
     return tf.where(best, rest / tf.reduce_sum(tf.cast(best, mean.dtype), axis=-1, keepdims=True), others)
 
@@ -73,7 +74,7 @@ def thompson(mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor | None) -> tf.Te
     width = tf.maximum(width, 1e-6)
     low = tf.reduce_max(masked(mean - _TAIL * width, mask), axis=-1, keepdims=True)  # the maximum is hardly below it
     high = tf.reduce_max(masked(mean + _TAIL * width, mask), axis=-1, keepdims=True)
-    steps = tf.linspace(0.0, 1.0, _QUADRATURE + 1)
+    steps = tf.cast(tf.linspace(0.0, 1.0, _QUADRATURE + 1), mean.dtype)
     edges = low + (high - low) * steps  # [B, G + 1]
     for _ in range(2):
         below = tf.exp(tf.reduce_sum(_log_below(edges, mean, width, mask), axis=1))  # [B, G + 1]
@@ -116,7 +117,7 @@ def _log_below(z: tf.Tensor, mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor 
     """Return log Phi((z - mean) / width) [B, A, G] at z [B, G], floored at log 1e-30; 0 for masked arms."""
     standard = (z[:, tf.newaxis, :] - mean[..., tf.newaxis]) / width[..., tf.newaxis]
     log_below = tf.math.log(tf.maximum(0.5 * tf.math.erfc(standard * -math.sqrt(0.5)), 1e-30))
-    return log_below if mask is None else tf.where(mask[..., tf.newaxis], log_below, 0.0)
+    return log_below if mask is None else tf.where(mask[..., tf.newaxis], log_below, tf.zeros_like(log_below))
 
 
 def _inverse(wanted: tf.Tensor, values: tf.Tensor, at: tf.Tensor) -> tf.Tensor:

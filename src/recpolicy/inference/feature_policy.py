@@ -149,13 +149,16 @@ class FeaturePolicy:
         if strict:
             self._check_names("context", [context])
             self._check_names("action", [features for _, features in actions])
+        return self.answer(self.encoded(context, actions), allowed)
+
+    def encoded(self, context: Mapping[str, Any], actions: Sequence[Action]) -> Pairs:
+        """Return the encoded pairs [A] of a request; raise DataError for a value of the wrong type."""
         columns = columns_from_records([context], self.encoder.names("context"))
         of_actions = columns_from_records([features for _, features in actions], self.encoder.names("action"))
         ids = np.empty(len(actions), object)
         ids[:] = [identifier for identifier, _ in actions]
         place = np.zeros(len(actions), np.int64), np.arange(len(actions))
-        pairs = _encoded(self.encoder, self.model.sparse, 1, columns, of_actions, ids, *place)
-        return self.answer(pairs, allowed)
+        return _encoded(self.encoder, self.model.sparse, 1, columns, of_actions, ids, *place)
 
     def answer(self, pairs: Pairs, allowed: NDArray[np.bool_]) -> tuple[Array, Array]:
         """Return the probability [A] and the expected reward [A] of A encoded pairs of one context.
