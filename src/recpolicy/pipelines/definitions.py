@@ -123,7 +123,7 @@ def train(
         logging_policy: Policy of the simulated log, the first training data: rating_model, highest_mean or random.
         log_rounds: Interactions to log.
         log_settings: Further settings of the log, such as {"temperature": 0.2, "uniform_mix": 0.01}.
-        ingest_settings: Settings of the ingest: wait_hours, default_reward, evaluation_share.
+        ingest_settings: Settings of the ingest: wait_hours, default_reward, evaluation_share, and the table reward.
         agent: Any agent: linucb, lints, eps_greedy, ppo, ...
         learn_from: log, online (in a simulated world), or auto: log if the agent can, else online.
         total_timesteps: Interactions of an online training.
@@ -197,9 +197,9 @@ def retrain(
     """Retrain the policy in service with a new log; register the result if it passes the gate.
 
     Args:
-        log: Path or address (gs://, s3://, minio://) of a folder with events.parquet and rewards.parquet.
+        log: Path or address (gs://, s3://, minio://) of a log: a folder with events.parquet, or rounds.parquet.
         incumbent: Path or address of the policy in service; empty takes the champion of the registry.
-        ingest_settings: Settings of the ingest: wait_hours, default_reward, evaluation_share.
+        ingest_settings: Settings of the ingest: wait_hours, default_reward, evaluation_share, and the table reward.
         epochs: Passes over the log.
         gate_settings: Limits of the gate, such as {"margin": 0.01}.
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the policy as an artifact only.
@@ -257,7 +257,7 @@ def sweep(
         logging_policy: Policy of the simulated log: rating_model, highest_mean or random.
         log_rounds: Interactions to log.
         log_settings: Further settings of the log.
-        ingest_settings: Settings of the ingest: wait_hours, default_reward, evaluation_share.
+        ingest_settings: Settings of the ingest: wait_hours, default_reward, evaluation_share, and the table reward.
         agents: Names of agents that learn from logs or in sessions. With one of the latter, all trials are compared in
             simulated sessions.
         seeds: Seeds of the trials.

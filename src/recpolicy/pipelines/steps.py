@@ -16,6 +16,8 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_directory, write_json
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split, save_ratings
+from recpolicy.inference.feature_artifact import is_feature_policy
+from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.pipelines.artifact_uris import importable, is_address, log_folder
 from recpolicy.pipelines.parameters import data_options, training_settings
 
@@ -104,10 +106,22 @@ def simulate_log_step(
 def ingest_log_step(
     log: str, rounds: str, *, ratings: str | None, policy: str | None, settings: Mapping[str, Any]
 ) -> Figures:
-    """Check a log, join its rewards and split it by time; `ratings` or `policy` has the known ids."""
+    """Check a log, join its rewards and split it by time; `ratings` or `policy` has the known ids.
+
+    A log with features needs neither: it has its own actions.
+    """
+    from recpolicy.data.feature_log_files import is_feature_log
+    from recpolicy.workflows.feature_logs import ingest_feature_log
     from recpolicy.workflows.interaction_logs import ingest_log as ingest
 
-    return dict(ingest(log, rounds, _vocabulary(ratings, policy), settings).as_dict())
+    if is_feature_log(Path(log)):
+        report: Any = ingest_feature_log(log, rounds, settings)
+    else:
+        report = ingest(log, rounds, _vocabulary(ratings, policy), settings)
+    figures = report.as_dict()
+    rewards = figures.pop("rewards") or {}
+    known = {f"reward_{name}": value for name, value in rewards.items() if value is not None}
+    return {**figures, **known}
 
 
 def find_incumbent_step(incumbent: str, registry: str, copy: str, copy_uri: str) -> str:
@@ -159,7 +173,8 @@ def train_policy_step(
     training = {
         key: value for key, value in trained.metadata["training"].items() if isinstance(value, int | float | str)
     }
-    return {"agent": trained.artifact.agent, "policy_digest": trained.metadata["policy_digest"], **training}
+    agent = trained.agent if isinstance(trained, FeaturePolicy) else trained.artifact.agent
+    return {"agent": agent, "policy_digest": trained.metadata["policy_digest"], **training}
 
 
 def evaluate_policy_step(
@@ -177,6 +192,8 @@ def evaluate_policy_step(
     from recpolicy.workflows.gating import champion_folder
     from recpolicy.workflows.reports import write_evaluation_page
 
+    if is_feature_policy(Path(policy)):
+        return _evaluate_features(policy, evaluation, page, rounds, incumbent, seed), {}
     parts = None if ratings is None else load_saved_split(Path(ratings))
     other = champion_folder(registry, champion) if champion else _path(incumbent)
     result = evaluate_candidate_folder(
@@ -326,6 +343,13 @@ def _retrain(policy: str, incumbent: str, rounds: str | None, epochs: int, seed:
 
     if rounds is None:
         raise ConfigError("train_policy: an incumbent learns from a log; give the output of ingest_log as rounds")
+    if is_feature_policy(Path(incumbent)):
+        from recpolicy.data.feature_log_files import read_feature_log
+        from recpolicy.data.feature_log_ingest import TRAINING as TRAINING_PART
+        from recpolicy.data.feature_log_ingest import feature_log_part
+        from recpolicy.workflows.feature_retraining import retrain_features
+
+        return retrain_features(incumbent, read_feature_log(feature_log_part(Path(rounds), TRAINING_PART)), policy)
     log = read_rounds(Path(rounds) / TRAINING, IdVocabulary.from_policy(load_policy(incumbent)))
     return retrain(incumbent, log, policy, epochs=epochs, seed=seed)
 
@@ -348,6 +372,26 @@ def _train(
             raise ConfigError("train_policy: learning from a log needs rounds, but none are given")
         log = read_rounds(Path(rounds) / TRAINING, IdVocabulary.from_ratings(parts.train))
     return train(agent, parts, policy, config=config, agent_config=agent_settings, model=model, log=log, seed=seed)
+
+
+def _evaluate_features(
+    policy: str, evaluation: str, page: str, rounds: str | None, incumbent: str | None, seed: int
+) -> Figures:
+    from recpolicy.workflows.evaluation_files import write_candidate_evaluation
+    from recpolicy.workflows.feature_estimation import (
+        evaluate_feature_candidate,
+        load_policies,
+        read_evaluation_log,
+        require_log,
+    )
+    from recpolicy.workflows.feature_report import write_feature_evaluation_page
+
+    log = read_evaluation_log(require_log(_path(rounds)))
+    candidate, other = load_policies(Path(policy), _path(incumbent))
+    result = evaluate_feature_candidate(candidate, log, other, seed=seed)
+    write_candidate_evaluation(result, Path(evaluation))
+    write_feature_evaluation_page(result, Path(page))
+    return result.figures()
 
 
 def _ids(text: str, known: "pd.Series[Any]") -> list[Any] | None:

@@ -121,12 +121,12 @@ def ingest_log(
     """Check a log, join its rewards by event id, and split it by time.
 
     Args:
-        log: A folder with events.parquet and rewards.parquet.
+        log: A folder with events.parquet and rewards.parquet, or with rounds.parquet and actions.parquet.
         rounds: Rounds for training, and rounds for evaluation only.
         metrics: Counts of events and rewards, by outcome.
         ratings: Table with the known users and items; or give a policy.
         policy: Policy with the known users and items; or give ratings.
-        settings: Settings of the ingest: wait_hours, default_reward, evaluation_share.
+        settings: Settings of the ingest: wait_hours, default_reward, evaluation_share, and the table reward.
     """
     from recpolicy.pipelines import steps
 
