@@ -22,7 +22,8 @@ def directory(tmp_path, monkeypatch):
 def test_train_then_evaluate_with_nothing_but_the_folder(capsys, directory):
     words = ("train", "popular", "--split", "u2", "--config", "tiny.toml", "--seed", 3, "--out", "runs/popular")
     assert recpolicy(capsys, *words).out == (
-        "trained popular on ml-100k/u2/train (seed 3): runs/popular\nnext: recpolicy evaluate runs/popular\n"
+        "trained popular on ml-100k/u2/train (seed 3): runs/popular\nrewards: 57.6% positive\n"
+        "next: recpolicy evaluate runs/popular\n"
     )
     manifest = json.loads((directory / "runs" / "popular" / "recpolicy.json").read_text())
     assert manifest["metadata"]["seed"] == 3

@@ -12,8 +12,8 @@ from hand_logs import HOUR, START, hand_rounds, tables, write_log
 from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log_files import write_events
-from recpolicy.data.feature_log_files import read_feature_log, write_feature_log
-from recpolicy.data.feature_log_ingest import feature_log_part, ingest_features
+from recpolicy.data.feature_log_files import feature_log_part, read_feature_log, read_training_log, write_feature_log
+from recpolicy.data.feature_log_ingest import ingest_features
 from recpolicy.data.feature_log_json import write_json_lines
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.data.log_parts import EVENTS
@@ -104,7 +104,7 @@ def test_parts_of_an_ingested_log(tmp_path):
     with pytest.raises(DataError, match="no rounds for evaluation"):
         feature_log_part(tmp_path / "rounds", "evaluation")
     assert feature_log_part(tmp_path, "evaluation") == tmp_path
-    assert len(read_feature_log(tmp_path / "rounds" / "training")) == 4
+    assert len(read_training_log(tmp_path / "rounds")) == len(read_feature_log(tmp_path / "rounds" / "training")) == 4
 
 
 _SIGNAL_FAULTS = {

@@ -53,6 +53,21 @@ def test_offline_every_fit_rating_counts_once(tmp_path):
 
 
 @pytest.mark.usefixtures("without_saved_models")
+def test_sparse_ratings_are_a_warning(tmp_path, caplog):
+    parts = miniature_split()
+    rating = np.full_like(parts.train.rating, 4)
+    rating[:2] = 1
+    sparse = replace(parts, train=replace(parts.train, rating=rating))
+    policy = train("ucb1", sparse, tmp_path / "policy", config=QUICK | {"items": 20})
+    assert "rewards are sparse: only 2 of" in caplog.text
+    assert policy.metadata["training"]["share_positive"] > 0.99
+    caplog.clear()
+    policy = train("ucb1", parts, tmp_path / "other", config=QUICK | {"items": 20})
+    assert not caplog.text
+    assert 0 < policy.metadata["training"]["share_positive"] < 1
+
+
+@pytest.mark.usefixtures("without_saved_models")
 def test_other_held_out_ratings_lead_to_the_same_policy(tmp_path):
     """Features, world and training know nothing of the test part."""
     parts = miniature_split()

@@ -108,6 +108,8 @@ def train(
         print_json(trained.metadata)
         return
     print_text(f"trained {agent} on {trained.metadata['data']} (seed {seed}): {out}")
+    if "share_positive" in trained.metadata["training"]:
+        print_text(f"rewards: {trained.metadata['training']['share_positive']:.1%} positive")
     print_text(f"next: recpolicy evaluate {out}")
 
 
@@ -117,7 +119,7 @@ def _train_on_features(
     """Train a feature policy and print where it is."""
     from recpolicy.core.config import read_toml, reject_unknown_tables
     from recpolicy.core.errors import ConfigError
-    from recpolicy.data.feature_log_files import read_feature_log
+    from recpolicy.data.feature_log_files import read_training_log
     from recpolicy.data.features import read_schema, schema_from_dict
     from recpolicy.workflows.feature_training import train_feature_policy
 
@@ -135,7 +137,7 @@ def _train_on_features(
     else:
         schema = schema_from_dict(tables["features"], f"{config}: features")
     policy = train_feature_policy(
-        read_feature_log(log), schema, agent, out, config=tables.get("train"), agent_config=tables.get("agent"),
+        read_training_log(log), schema, agent, out, config=tables.get("train"), agent_config=tables.get("agent"),
         reward=tables.get("reward"), seed=seed,
     )  # fmt: skip
     if as_json:

@@ -37,15 +37,17 @@ from recpolicy.data.log_parts import log_parts
 
 FORMAT, FORMAT_VERSION = "recpolicy feature log", VERSION
 ROUNDS, ACTIONS = "rounds.parquet", "actions.parquet"
+TRAINING, EVALUATION = "training", "evaluation"
+"""Folders of an ingested feature log: the rounds to learn from, and the later rounds for evaluation."""
 _REQUIRED = ("event_id", "time", "offered", "chosen", "log_propensity")
 _ROWS = 1 << 16
 _ROUND_BYTES, _VALUE_BYTES = 400, 24
 
 
 def is_feature_log(path: Path) -> bool:
-    """Return True for the folder of a feature log, and for a file of JSON lines whose first round offers actions."""
+    """Return True for the folder of a feature log, also an ingested one, and for a file of JSON lines of one."""
     if path.is_dir():
-        return bool(log_parts(path, ROUNDS))
+        return bool(log_parts(path, ROUNDS) or log_parts(path / TRAINING, ROUNDS))
     if not path.is_file() or not path.name.endswith(JSON_LINES):
         return False
     try:
@@ -75,6 +77,28 @@ def read_feature_log(
     if not path.exists():
         raise DataError(f"{path}: no such file; expected the folder or the file of a feature log")
     return read_json_lines(path, name, reward_range)
+
+
+def feature_log_part(path: Path, part: str) -> Path:
+    """Return the folder of a part of an ingested feature log, TRAINING or EVALUATION; `path` itself if it has no parts.
+
+    Raises:
+        DataError: The log was ingested, but has no such part.
+    """
+    if not (path / TRAINING).is_dir():
+        return path
+    if not (path / part).is_dir():
+        raise DataError(f"{path}: no rounds for {part}; ingest the log again with --evaluation-share 0.2")
+    return path / part
+
+
+def read_training_log(path: Path) -> FeatureLog:
+    """Return the rounds to learn from: those of an ingested log, or all rounds of another feature log.
+
+    Raises:
+        DataError: There is no feature log.
+    """
+    return read_feature_log(feature_log_part(path, TRAINING), str(path))
 
 
 def write_feature_log(log: FeatureLog, folder: Path) -> None:

@@ -20,9 +20,6 @@ from recpolicy.data.log_parts import log_parts
 from recpolicy.data.reward_signals import RewardSummary, summarize_rewards
 from recpolicy.data.signal_files import SIGNALS, read_signals
 
-TRAINING, EVALUATION = "training", "evaluation"
-"""Folders of an ingested feature log: the rounds to learn from, and the later rounds for evaluation."""
-
 
 @dataclass(frozen=True)
 class FeatureIngestReport:
@@ -117,16 +114,3 @@ def _check_default(default: float | None, log: FeatureLog) -> None:
         low, high = log.reward_range
         if not low <= default <= high:
             raise ConfigError(f"default_reward is {default:g}; it must be in {low:g}..{high:g}")
-
-
-def feature_log_part(path: Path, part: str) -> Path:
-    """Return the folder of a part of an ingested feature log, TRAINING or EVALUATION; `path` itself if it has no parts.
-
-    Raises:
-        DataError: The log was ingested, but has no such part.
-    """
-    if not (path / TRAINING).is_dir():
-        return path
-    if not (path / part).is_dir():
-        raise DataError(f"{path}: no rounds for {part}; ingest the log again with --evaluation-share 0.2")
-    return path / part

@@ -344,12 +344,10 @@ def _retrain(policy: str, incumbent: str, rounds: str | None, epochs: int, seed:
     if rounds is None:
         raise ConfigError("train_policy: an incumbent learns from a log; give the output of ingest_log as rounds")
     if is_feature_policy(Path(incumbent)):
-        from recpolicy.data.feature_log_files import read_feature_log
-        from recpolicy.data.feature_log_ingest import TRAINING as TRAINING_PART
-        from recpolicy.data.feature_log_ingest import feature_log_part
+        from recpolicy.data.feature_log_files import read_training_log
         from recpolicy.workflows.feature_retraining import retrain_features
 
-        return retrain_features(incumbent, read_feature_log(feature_log_part(Path(rounds), TRAINING_PART)), policy)
+        return retrain_features(incumbent, read_training_log(Path(rounds)), policy)
     log = read_rounds(Path(rounds) / TRAINING, IdVocabulary.from_policy(load_policy(incumbent)))
     return retrain(incumbent, log, policy, epochs=epochs, seed=seed)
 

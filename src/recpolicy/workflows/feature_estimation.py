@@ -17,8 +17,7 @@ from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.core.json import to_plain
 from recpolicy.data.feature_columns import records_from_columns, take_rows
 from recpolicy.data.feature_log import FeatureLog
-from recpolicy.data.feature_log_files import read_feature_log
-from recpolicy.data.feature_log_ingest import EVALUATION, feature_log_part
+from recpolicy.data.feature_log_files import EVALUATION, feature_log_part, read_feature_log
 from recpolicy.evaluation.groups import GroupFigure
 from recpolicy.inference.feature_artifact import is_feature_policy, read_feature_policy
 from recpolicy.inference.feature_policy import FeaturePolicy

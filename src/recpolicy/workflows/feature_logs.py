@@ -8,8 +8,8 @@ from typing import Any
 from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.files import atomic_directory, file_digest, write_json
 from recpolicy.data.feature_import import ImportedFeatureLog, read_vowpal_wabbit_features
-from recpolicy.data.feature_log_files import write_feature_log
-from recpolicy.data.feature_log_ingest import EVALUATION, TRAINING, FeatureIngestReport, ingest_features
+from recpolicy.data.feature_log_files import EVALUATION, TRAINING, write_feature_log
+from recpolicy.data.feature_log_ingest import FeatureIngestReport, ingest_features
 from recpolicy.data.feature_tables import read_feature_table, read_open_bandit_features
 from recpolicy.data.log_import import UNIT
 from recpolicy.data.log_ingest import IngestConfig

@@ -4,6 +4,7 @@ U users, I items, A items of the catalog, D features. Everything is fitted on th
 training world and the features come from two different rating models.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,7 @@ from recpolicy.core.seeds import integer_seed
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import Ratings
+from recpolicy.data.reward_signals import RewardSummary, summarize_rewards
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.policy_scores import baseline_tables, regret_by_user
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from recpolicy.agents.learner import BanditAgent
     from recpolicy.environments.item_bandit import ItemBandit
     from recpolicy.workflows.session_training import SessionTrainConfig
+
+logger = logging.getLogger(__name__)
 
 TRAIN_PART = "train part"
 """Value of `rewards` in the metadata of a training on the ratings that the rating model has seen."""
@@ -111,6 +115,7 @@ def train(
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
     from recpolicy.agents import SESSION_AGENTS, agent_entry
 
+    rewards = _summarized(split, log)
     if agent in SESSION_AGENTS:
         from recpolicy.workflows.session_training import train_sessions
 
@@ -145,12 +150,27 @@ def train(
         training = _learn_online(bandit, environment, settings, work, show_progress)
         training["baseline_regret"] = baseline_regret(world, split.train, features)
 
-    exported, metadata = bandit.learner.export(), {**metadata, "training": training}
+    summary = {"share_positive": rewards.share_positive, "reward_std": rewards.std}
+    exported, metadata = bandit.learner.export(), {**metadata, "training": {**training, **summary}}
     artifact = make_artifact(
         agent, exported, split.train, features, metadata, settings.uniform_mix, training_events(log, split.train.source)
     )
     write_artifact(artifact, bandit, features.context.shape[1], work, out)
     return load_policy(out)
+
+
+def _summarized(split: Split, log: BanditLog | SessionLog | None) -> RewardSummary:
+    """Return the distribution of the rewards that the training is about; log a warning if they are constant or sparse.
+
+    Without a log these are the ratings, from which also the simulated worlds come.
+    """
+    if log is None:
+        name, summary = split.train.name, summarize_rewards(split.train.rating.astype(np.float64), split.train.scale)
+    else:
+        name, summary = log.name, summarize_rewards(log.reward, log.scale)
+    for warning in summary.warnings():
+        logger.warning("%s: %s", name, warning)
+    return summary
 
 
 def training_world(train_ratings: Ratings, settings: TrainConfig, seed: int) -> World:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.types import Array
 from recpolicy.data.feature_columns import Columns, columns_from_records
-from recpolicy.data.feature_log_files import is_feature_log, read_feature_log
+from recpolicy.data.feature_log_files import is_feature_log, read_training_log
 from recpolicy.data.feature_log_json import JSON_LINES
 from recpolicy.data.features.columns import as_numbers
 from recpolicy.data.features.infer import Dropped, infer_schema
@@ -64,7 +64,7 @@ def read_rounds_table(path: Path, reward: str = "reward") -> RoundsTable:
         DataError: There is no such file, or it is no table.
     """
     if is_feature_log(path):
-        log = read_feature_log(path)
+        log = read_training_log(path)
         return RoundsTable(log.context, log.actions, log.action_id, log.chosen_action, log.reward)
     records = _read_records(path)
     if not records:
