@@ -193,6 +193,21 @@ def test_a_number_that_is_not_finite_is_one_line(app, number, place):
     assert rows(app, rank_events) == []
 
 
+def test_texts_may_have_any_words(app):
+    rank(app, context={"text": "NaN and Infinity { [ é \u2028"})
+    assert json.loads(rows(app, rank_events)[0].context) == {"text": "NaN and Infinity { [ é \u2028"}
+
+
+def test_features_that_no_log_takes_are_one_line(app):
+    deep = 1
+    for _ in range(30):
+        deep = [deep]
+    for changes in ({"context": {"a": deep}}, {"actions": [{"id": 1, "features": {"a": deep}}]}):
+        assert "20 levels" in refusal(ask(app, "POST", "/v1/rank", REQUEST | changes), 422, "invalid_value")
+    wide = {"a": [[1]] * 30}
+    rank(app, context=wide)
+
+
 @pytest.mark.parametrize("depth", [150, 5_000])
 def test_deep_features_are_no_failure_of_the_server(app, depth):
     body = '{"actions":[{"id":1}],"context":{"a":' + "[" * depth + "]" * depth + "}}"

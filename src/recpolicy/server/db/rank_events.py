@@ -106,10 +106,27 @@ def _insert_rows(connection: Connection, new: Sequence[RankEvent]) -> None:
     for event in new:
         for place, row in enumerate(event.rows):
             wanted[event.offers[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)]] = row, event.time
-    # In the order of their digests, so that two processes never wait for each other.
-    values = [{"digest": digest, "row": row, "last_used": time} for digest, (row, time) in sorted(wanted.items())]
-    for start in range(0, len(values), _ROWS_AT_ONCE):
-        connection.execute(_rows_statement(connection.dialect.name), values[start : start + _ROWS_AT_ONCE])
+    recent = max(event.time for event in new) - REFRESH_MS
+    digests = sorted(wanted)  # in this order, so that two processes never wait for each other
+    for start in range(0, len(digests), _ROWS_AT_ONCE):
+        known = _recently_used(connection, digests[start : start + _ROWS_AT_ONCE], recent)
+        values = [
+            {"digest": digest, "row": wanted[digest][0], "last_used": wanted[digest][1]}
+            for digest in digests[start : start + _ROWS_AT_ONCE] if digest not in known
+        ]  # fmt: skip
+        if values:
+            connection.execute(_rows_statement(connection.dialect.name), values)
+
+
+def _recently_used(connection: Connection, digests: Sequence[bytes], since: int) -> set[bytes]:
+    """Return the digests of actions that the database has and that were used since a time.
+
+    Most actions are. On PostgreSQL the lock keeps them until the commit.
+    """
+    mark, end = ("?", "") if connection.dialect.paramstyle == "qmark" else ("%s", " FOR KEY SHARE")
+    marks = ", ".join([mark] * len(digests))
+    query = f"SELECT digest FROM action_rows WHERE last_used >= {mark} AND digest IN ({marks}){end}"
+    return {bytes(row[0]) for row in connection.exec_driver_sql(query, (since, *digests))}
 
 
 @cache

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Response
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from recpolicy.server.active_request import ActiveDep, ActiveRequest
@@ -13,7 +14,7 @@ from recpolicy.server.db.rank_signals import Activation, RankSignal
 from recpolicy.server.db.schema import EVENT_NAME
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
-from recpolicy.server.json_output import JsonText, encode, error_response, json_response
+from recpolicy.server.json_output import JsonText, error_response, json_response
 from recpolicy.server.middleware import FastPath
 from recpolicy.server.rank.rank import Ranked, RankInput, Slot, rank
 from recpolicy.server.recommend import without_routing
@@ -45,7 +46,7 @@ async def rank_actions(request: RankRequest, state: StateDep, active: ActiveDep)
     actions = [(action.id, action.features) for action in request.actions]
     slot = Slot(excluded=frozenset(request.excluded))
     ranked = await rank(state, RankInput(request.context, actions, (slot,), request.event_id, user, request.deferred))
-    return JsonText(encode(rank_body(ranked)).encode())
+    return JsonText(to_json(rank_body(ranked)))
 
 
 def rank_body(ranked: Ranked) -> dict[str, Any]:
