@@ -18,7 +18,10 @@ def _features() -> None:
 
 @app.command(epilog="Example: recpolicy features infer rounds.parquet --out schema.toml")
 def infer(
-    log: Annotated[Path, typer.Argument(help="Feature log, or a Parquet or JSON-lines table with one round a row.")],
+    log: Annotated[
+        Path,
+        typer.Argument(help="Feature log, folder of `log ingest`, or a table of rounds (Parquet, JSON lines)."),
+    ],
     out: Annotated[Path | None, typer.Option(help="TOML file to write (default: print it).")] = None,
     reward: Annotated[str, typer.Option(help="Column with the reward; it is no feature.")] = "reward",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = False,

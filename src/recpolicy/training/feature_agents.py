@@ -93,7 +93,7 @@ class FeatureSquareCBConfig(FeatureNetworkConfig):
     """Linear model: weight of the prior mean, in observations per direction; must be > 0."""
     forgetting: PositiveFraction = 1.0
     """Linear model: share of a round's weight that remains after each later round, in (0, 1]."""
-    hashed_learning_rate: PositiveNumber = 0.5
+    hashed_learning_rate: PositiveNumber = 0.1
     """Hashed model: size of the steps; must be > 0."""
 
 

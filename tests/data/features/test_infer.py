@@ -157,6 +157,9 @@ def test_a_feature_log_and_nested_columns(tmp_path):
     assert len(schema.context) == 20
     assert list(schema.action) == ["id", *(f"a{n}" for n in range(10))]
     assert not dropped
+    write_feature_log(planted_log(200), tmp_path / "ingested" / "training")
+    write_feature_log(planted_log(100), tmp_path / "ingested" / "evaluation")
+    assert len(read_rounds_table(tmp_path / "ingested")) == 200  # nothing of the evaluation part
     path = tmp_path / "nested.jsonl"
     lines = [{"context": {"x": n % 7}, "action": {"id": n % 2, "y": n % 3}, "reward": n % 5} for n in range(30)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -57,7 +57,8 @@ def read_rounds_table(path: Path, reward: str = "reward") -> RoundsTable:
     """Read rounds with features.
 
     Args:
-        path: A Parquet file, a file of JSON lines, or a feature log.
+        path: A Parquet file, a file of JSON lines, a feature log, or the folder of `log ingest`, whose training part
+            is read.
         reward: Name of the column with the reward; it is no feature.
 
     Raises:
