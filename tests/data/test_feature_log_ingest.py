@@ -158,3 +158,32 @@ def test_signals_become_the_rewards_of_items(tmp_path):
     assert ingest(tmp_path, tables(), clipped)[0].reward.tolist() == [5, 3.5, 1, 2]
     with pytest.raises(DataError, match=r"no signals\.parquet"):
         ingest(write_log(tmp_path / "other", hand_rounds(4)), tables(), config(reward))
+
+
+def test_attributes_of_users_join_the_context(tmp_path):
+    """Users 7 and u2 of the log; the table has 7 as text, and nobody else of the log."""
+    write_feature_log(hand_feature_log(), tmp_path / "log")
+    table = tmp_path / "users.csv"
+    table.write_text("user_id,age,member\n7,31,true\nsomebody,20,false\n")
+    rounds, *_ = ingest_features(tmp_path / "log", config(users=str(table), wait_hours=0, default_reward=0))
+    assert rounds.user.tolist() == [7, "u2", 7, None]
+    np.testing.assert_array_equal(rounds.context["age"], [31, np.nan, 31, np.nan])
+    assert rounds.context["member"].tolist() == [True, None, True, None]
+    assert "hour" in rounds.context
+    for text, message in (
+        ("user_id,age\n7,1\n7,2\n", r"users\.csv:3: user_id 7 occurs twice"),
+        ("user_id,hour\n7,1\n", "the column hour is a context feature of the log already"),
+        ("user_id,age\nx,1\n", "none of its 1 users is in the log; expected ids such as 7"),
+        ("age\n7\n", "no column user_id; found age"),
+    ):
+        table.write_text(text)
+        with pytest.raises(DataError, match=message):
+            ingest_features(tmp_path / "log", config(users=str(table)))
+    write_feature_log(replace(hand_feature_log(), user=None), tmp_path / "nobody")
+    with pytest.raises(DataError, match="the log names no users"):
+        ingest_features(tmp_path / "nobody", config(users=str(table)))
+    write_log(tmp_path / "items", hand_rounds(4))
+    with pytest.raises(ConfigError, match="leave users out"):
+        ingest(tmp_path / "items", tables(), config(users=str(table)))
+    with pytest.raises(ConfigError, match="normalize is for policies of features"):
+        ingest(tmp_path / "items", tables(), config({"normalize": True}))

@@ -218,6 +218,10 @@ def ingest(
         tuple[float, float] | None,
         typer.Option("--scale", help="Without --policy and --data: lowest and highest reward (default: 0 1)."),
     ] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option("--users", help="Logs with features: table of users whose columns join the contexts by user_id."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a log, join its rewards, split it by time, and print the counts of events and rewards."""
@@ -230,6 +234,7 @@ def ingest(
     tables, source = read_config_with_data(config, ("ingest", "reward"))
     options = {
         "wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share, "unit": unit,
+        "users": None if users is None else str(users),
     }  # fmt: skip
     settings = {**tables.get("ingest", {}), **{key: value for key, value in options.items() if value is not None}}
     if "reward" in tables:

@@ -19,6 +19,7 @@ from recpolicy.data.log_ingest import IngestConfig, cut_by_time
 from recpolicy.data.log_parts import log_parts
 from recpolicy.data.reward_signals import RewardSummary, summarize_rewards
 from recpolicy.data.signal_files import SIGNALS, read_signals
+from recpolicy.data.user_attributes import with_user_attributes
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def ingest_features(
     """
     reward = config.reward
     log = read_feature_log(folder, reward_range=None if reward is None else reward.reward_range)
+    if config.users is not None:
+        log = with_user_attributes(log, Path(config.users))
     counts = dict.fromkeys(("late_signals", "unused_signals", "unknown_signals"), 0)
     wait = config.wait if reward is None else reward.wait_ms
     default = config.default_reward if reward is None else reward.default_reward

@@ -56,6 +56,8 @@ class IngestConfig:
     """Unit of intervals: user, or round if every round is of another person; None keeps that of the log."""
     reward: RewardConfig | None = None
     """The table [reward]: rewards come from signals.parquet, and its window and default replace those above."""
+    users: str | None = None
+    """Logs with features: a table of users whose columns join the contexts by the column user_id."""
 
     @property
     def wait(self) -> int:
@@ -110,6 +112,10 @@ def ingest(
     learn from; ConfigError for a default reward that is not on the scale; MemoryLimitError for too many rounds.
     """
     reward = config.reward
+    if config.users is not None:
+        raise ConfigError(f"{folder}: a log of items has no contexts that a table of users could join; leave users out")
+    if reward is not None and reward.normalize:
+        raise ConfigError("[reward] normalize is for policies of features; agents of items learn on the scale")
     if reward is not None:
         config = replace(config, wait_hours=reward.wait_seconds / 3600, default_reward=reward.default_reward)
     check_default(config.default_reward, tables.scale)
