@@ -84,10 +84,12 @@ class HashedLinear:
 
             pairs = context, action, context_row, action_row
             return hashed_linear_numba.predict(self.table, self.bits, self.interactions, *pairs)
-        weight = np.ascontiguousarray(self.table[:, WEIGHT])
+        weight = self.table[:, WEIGHT]
         prediction = np.empty(len(context_row))
         longest = (1 + _longest(context)) * (1 + _longest(action))
         step = max(1, _PAIRS_AT_ONCE // longest)
+        if len(context_row) * longest > len(weight):
+            weight = np.ascontiguousarray(weight)
         for first in range(0, len(context_row), step):
             rows = slice(first, first + step)
             row, index, value = self._features(context, action, context_row[rows], action_row[rows])
