@@ -41,6 +41,7 @@ from recpolicy.server.routes import (
     open_inference,
     personalizer,
     personalizer_admin,
+    personalizer_evaluations,
     policy,
     rank,
 )
@@ -104,7 +105,7 @@ def make_app(state: AppState, close: Callable[[], None] = lambda: None, listenin
     ):
         app.include_router(router)
     for prefix in personalizer.PREFIXES:
-        for routes in (personalizer.router, personalizer_admin.router):
+        for routes in (personalizer.router, personalizer_admin.router, personalizer_evaluations.router):
             app.include_router(routes, prefix=prefix, include_in_schema=prefix == personalizer.PREFIXES[-1])
     for admin in (admin_versions, admin_rollouts, admin_keys, admin_jobs, admin_users):
         app.include_router(admin.router, responses=ADMIN_ERROR_RESPONSES)

@@ -219,10 +219,11 @@ class FeatureComparison:
         candidate = self.compared_inputs[0]
         return {
             name: value_differences_from_inputs(candidate, candidate.with_target(target), [ESTIMATOR])[ESTIMATOR]
-            for name, target in self._baseline_targets().items()
+            for name, target in self.baseline_targets().items()
         }
 
-    def _baseline_targets(self) -> dict[str, TargetPolicy]:
+    def baseline_targets(self) -> dict[str, TargetPolicy]:
+        """Return each of BASELINES as a policy."""
         log, count = self.log, self.log.count
         first = np.zeros(len(log.offered))
         first[log.start[:-1]] = 1.0

@@ -28,6 +28,8 @@ NAME = "drift"
 def check(state: AppState, _: Mapping[str, Any]) -> JobResult:
     """Compare the windows and alert if a metric exceeds its limit; raises ConfigError without a registry."""
     served, config, now = state.models.live.champion, state.settings.drift, now_ms()
+    if served.ranks:
+        return JobResult(status="skipped", metadata={"reason": "drift watches lists of items, not ranks"})
     if served.number is None:
         raise ConfigError("drift: this server has no registry, so its events do not name their versions")
     recent_ms = round(config.recent_hours * HOUR_MS)

@@ -6,6 +6,7 @@ the logged propensities. If the logs explore too little of a policy's choices, t
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.inference.action_distributions import greedy
+from recpolicy.inference.feature_artifact import is_feature_policy
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.ope.engine import estimate
 from recpolicy.ope.feedback import TargetPolicy
@@ -45,6 +47,13 @@ _SEED = 0
 def estimate_days(request: JobRequest) -> JobResult:
     """Evaluate the last days; a missing estimate has a reason."""
     settings = build(JobsConfig, request.settings["jobs"], "evaluate")
+    champion = Registry(request.registry).version("champion").number
+    if is_feature_policy(Registry(request.registry).resolve(champion)):
+        from recpolicy.server.jobs.rank_workers import evaluate_ranks
+
+        days = request.parameters.get("days") or settings.evaluation_days
+        times = {"since": now_ms() - round(days * DAY_MS), "until": now_ms(), "version": champion, "kind": "evaluation"}
+        return evaluate_ranks(replace(request, parameters=times))
     days = request.parameters.get("days") or settings.evaluation_days
     since, engine, registry = now_ms() - round(days * DAY_MS), make_engine(request.database), Registry(request.registry)
     versions, users, records = earned_by_version(engine, since)

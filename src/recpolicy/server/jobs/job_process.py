@@ -31,7 +31,16 @@ def evaluate(request: JobRequest) -> JobResult:
     return estimate_days(request)
 
 
-WORK: Mapping[str, Callable[[JobRequest], JobResult]] = {"retrain": retrain, "evaluate": evaluate}
+def evaluate_ranks(request: JobRequest) -> JobResult:
+    """Evaluate ranked events, or compute feature importances."""
+    from recpolicy.server.jobs.rank_workers import evaluate_ranks as evaluate_them
+
+    return evaluate_them(request)
+
+
+WORK: Mapping[str, Callable[[JobRequest], JobResult]] = {
+    "retrain": retrain, "evaluate": evaluate, "evaluate_ranks": evaluate_ranks
+}  # fmt: skip
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from recpolicy.core.memory import release_memory
 from recpolicy.core.processes import run_in_process
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION, TRAINING, IngestReport
-from recpolicy.inference.artifact import read_manifest
+from recpolicy.inference.artifact_kinds import read_manifest
+from recpolicy.inference.feature_artifact import is_feature_policy
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine
@@ -57,6 +58,10 @@ def train_on(request: JobRequest) -> JobResult:
     Raises JobError while another process trains here, and the errors of training and registering.
     """
     task, folder = _task(request), Path(request.folder)
+    if is_feature_policy(task.registry.resolve(task.champion)):
+        from recpolicy.server.jobs.rank_workers import retrain_ranks
+
+        return retrain_ranks(request, task.champion, task.since)
     engine = make_engine(task.database)
     users, interactions = new_interactions(engine, task.since, task.settings.min_interactions_per_user)
     engine.dispose()

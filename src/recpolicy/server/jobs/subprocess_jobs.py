@@ -101,7 +101,8 @@ def run_in_subprocess(state: AppState, name: str, parameters: Mapping[str, Any])
     folder = Path(request.folder)
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "recpolicy.server.jobs.job_process", name]
-    with (folder / f"{name}.log").open("wb") as log, (folder / f"{name}.out").open("w+b") as output:
+    files = name if name != "evaluate_ranks" else f"{name}-{os.getpid()}"  # each process may run one
+    with (folder / f"{files}.log").open("wb") as log, (folder / f"{files}.out").open("w+b") as output:
         environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=log, env=environment)
         try:
@@ -114,7 +115,7 @@ def run_in_subprocess(state: AppState, name: str, parameters: Mapping[str, Any])
                 child.stdin.close()
         output.seek(0)
         lines = output.read().splitlines()
-    return _result(name, child.returncode, lines[-1] if lines else b"")
+    return _result(files, child.returncode, lines[-1] if lines else b"")
 
 
 def _wait(child: "subprocess.Popen[bytes]", line: bytes) -> None:

@@ -1,5 +1,6 @@
 """Requests of the Personalizer routes, with that service's names of fields; unknown fields are ignored, as there."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -13,6 +14,8 @@ MAX_SLOTS = 50
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(storable)]
 FeatureList = Annotated[list[dict[str, Any]], Field(max_length=1_000)]
 RewardValue = Annotated[Number, Field(ge=-1e6, le=1e6)]
+Time = Annotated[datetime, AfterValidator(lambda time: time if time.tzinfo else time.replace(tzinfo=UTC))]
+"""A time; one without an offset is in UTC."""
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 
 
@@ -130,4 +133,18 @@ class ServiceConfiguration(_Model):
     def _check_window(self) -> "ServiceConfiguration":
         if not 5 <= self.reward_wait_time <= 172_800:
             raise ValueError(f"rewardWaitTime is {self.reward_wait_time:g} s; expected PT5S to P2D")
+        return self
+
+
+class EvaluationRequest(_Model):
+    """The name and the time of an evaluation, or of feature importances."""
+
+    name: Name = Field(description="Name of the evaluation.")
+    start_time: Time = Field(description="Time of the first event.")
+    end_time: Time = Field(description="Time after the last event.")
+
+    @model_validator(mode="after")
+    def _check_times(self) -> "EvaluationRequest":
+        if not self.start_time < self.end_time:
+            raise ValueError("startTime is not before endTime")
         return self
