@@ -5,9 +5,12 @@ import shutil
 
 import pytest
 from command_line import recpolicy, refused
+from tiny_feature_log import tiny_policy as tiny_feature_policy
 from tiny_policies import write_tiny
 
+from recpolicy.inference.feature_artifact import write_feature_policy
 from recpolicy.registry.model_registry import Registry
+from recpolicy.workflows.gating import RECORD_FORMAT, RECORD_VERSION
 
 
 @pytest.fixture
@@ -167,3 +170,22 @@ def test_folder_that_is_no_registry_is_one_line(capsys, tmp_path, words):
     command, *rest = words
     assert "not a registry" in refused(recpolicy(capsys, "registry", command, tmp_path, *rest))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_add_registers_a_folder_of_any_kind_with_the_record_of_its_gate(capsys, registry, tmp_path):
+    write_feature_policy(tiny_feature_policy("squarecb"), tmp_path / "features")
+    answer = recpolicy(capsys, "registry", "add", registry.folder, tmp_path / "features", "--message", "why not")
+    assert answer.out.splitlines() == [
+        f"registered: version 3, gate none, {registry.resolve(3)}",
+        f"next: recpolicy registry promote {registry.folder} 3",
+    ]
+    assert registry.version(3).note == {"why": "why not"}
+    record = {"verdict": "pass", "policy": {"policy_digest": registry.version(3).policy_digest}}
+    body = {"format": RECORD_FORMAT, "version": RECORD_VERSION, **record}
+    (tmp_path / "gate.json").write_text(json.dumps(body))
+    words = ("registry", "add", tmp_path / "new", tmp_path / "features", "--gate", tmp_path / "gate.json", "--json")
+    assert json.loads(recpolicy(capsys, *words).out)["gate"] == "pass"
+    assert Registry(tmp_path / "new").promote(1).agent == "squarecb"
+    other = ("registry", "add", registry.folder, tmp_path / "0", "--gate", tmp_path / "gate.json")
+    assert "gate.json: belongs to another policy" in refused(recpolicy(capsys, *other))
+    assert "no such folder" in refused(recpolicy(capsys, "registry", "add", registry.folder, tmp_path / "nothing"))

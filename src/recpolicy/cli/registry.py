@@ -99,6 +99,34 @@ def audit(folder: Folder, as_json: Json = False) -> None:
         print_text(f"{line['time'][:19]}Z  {change}{_plain(rest) if rest else ''}".rstrip())
 
 
+@app.command(epilog="Example:  recpolicy registry add runs/registry runs/offers --gate runs/gate/gate.json")
+def add(
+    folder: Folder,
+    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="Folder that `recpolicy train --out` wrote.")],
+    gate: Annotated[
+        Path | None, typer.Option("--gate", help="gate.json of `recpolicy gate --out`; without it, no gate record.")
+    ] = None,
+    message: Message = None,
+    as_json: Json = False,
+) -> None:
+    """Register a policy as the next version, with its gate record; item policies and feature policies alike."""
+    from recpolicy.cli.output import print_json
+    from recpolicy.registry.model_registry import Registry
+    from recpolicy.workflows.gating import read_record_of
+
+    registry = Registry(folder)
+    version = registry.register(
+        policy, gate=None if gate is None else read_record_of(policy, gate), note=_note(message)
+    )
+    if as_json:
+        print_json({"number": version.number, "digest": version.digest, "gate": version.verdict})
+        return
+    print_text(
+        f"registered: version {version.number}, gate {version.verdict or 'none'}, {registry.resolve(version.number)}"
+    )
+    print_text(f"next: recpolicy registry promote {folder} {version.number}")
+
+
 @app.command("import", epilog="Example:  recpolicy registry import runs/registry policy.tar.gz")
 def import_archive(
     folder: Folder,

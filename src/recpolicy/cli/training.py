@@ -119,7 +119,7 @@ def _train_on_features(
     """Train a feature policy and print where it is."""
     from recpolicy.core.config import read_toml, reject_unknown_tables
     from recpolicy.core.errors import ConfigError
-    from recpolicy.data.feature_log_files import read_training_log
+    from recpolicy.data.feature_log_files import EVALUATION, read_training_log
     from recpolicy.data.features import read_schema, schema_from_dict
     from recpolicy.workflows.feature_training import train_feature_policy
 
@@ -152,6 +152,8 @@ def _train_on_features(
     if policy.reward_range is None:
         print_text("the range of rewards is unknown: set min_reward and max_reward in [reward], or there is no verdict")
     print_text(f"next: recpolicy rank {out} --context context.json --actions actions.json")
+    if (log / EVALUATION).is_dir():
+        print_text(f"      recpolicy gate {out} --log {log}")
 
 
 def demo(

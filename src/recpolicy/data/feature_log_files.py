@@ -58,7 +58,7 @@ def is_feature_log(path: Path) -> bool:
 
 
 def read_feature_log(
-    path: Path, name: str | None = None, reward_range: tuple[float, float] | None = None
+    path: str | Path, name: str | None = None, reward_range: tuple[float, float] | None = None
 ) -> FeatureLog:
     """Read a feature log.
 
@@ -71,6 +71,7 @@ def read_feature_log(
         DataError: The files are damaged or wrong; names file and row.
         MemoryLimitError: The log does not fit into memory.
     """
+    path = Path(path)
     name = name or str(path)
     if path.is_dir():
         return _read_parquet(path, name, reward_range)

@@ -129,7 +129,7 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class FeatureAgent:
-    """How one agent learns and explores."""
+    """The learning and the exploration of one agent."""
 
     config: type[Any]
     learn: Callable[[TrainingRows, Any], RewardModel]

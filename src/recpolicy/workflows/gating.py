@@ -103,6 +103,17 @@ def read_gate(record: Path) -> dict[str, Any]:
     return read_versioned_json(record, RECORD_FORMAT, RECORD_VERSION, {1: _current, 2: _current})
 
 
+def read_record_of(policy: Path, record: Path) -> dict[str, Any]:
+    """Return the gate record of a policy; raise ArtifactError for a damaged policy, or a record of another one."""
+    verify(policy)
+    gate, digest = read_gate(record), read_manifest(policy)["metadata"]["policy_digest"]
+    if gate["policy"]["policy_digest"] != digest:
+        raise ArtifactError(
+            f"{record}: belongs to another policy ({gate['policy']['policy_digest'][:12]}); gate this policy first"
+        )
+    return gate
+
+
 def gate_candidate(
     policy: Policy, split: Split | None, log: Path | None, incumbent: Policy | None, config: GateConfig, seed: int = 0,
     out: Path | None = None,
@@ -243,15 +254,9 @@ def register(
     Raises:
         ArtifactError: The policy is damaged, or the record is of another policy or not a pass.
     """
-    verify(policy)
-    metadata = read_manifest(policy)["metadata"]
-    gate = read_gate(record)
+    gate, metadata = read_record_of(policy, record), read_manifest(policy)["metadata"]
     if gate["verdict"] != "pass":
         raise ArtifactError(f"{record}: the verdict is {gate['verdict']}; only a policy that passed can be registered")
-    if gate["policy"]["policy_digest"] != metadata["policy_digest"]:
-        raise ArtifactError(
-            f"{record}: belongs to another policy ({gate['policy']['policy_digest'][:12]}); gate this policy first"
-        )
     with atomic_directory(registered) as folder:
         shutil.copytree(policy, folder, dirs_exist_ok=True)
     result = Registration(gate["verdict"], metadata["policy_digest"], registry)

@@ -173,9 +173,9 @@ class FeatureSchema:
         return "\n".join(lines) + "\n"
 
 
-def read_schema(path: Path) -> FeatureSchema:
+def read_schema(path: str | Path) -> FeatureSchema:
     """Read a feature schema from a TOML file; raise ConfigError that names the file, the table and the option."""
-    return schema_from_dict(read_toml(path), str(path))
+    return schema_from_dict(read_toml(Path(path)), str(path))
 
 
 def schema_from_dict(plain: Mapping[str, Any], where: str = "feature schema") -> FeatureSchema:
