@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,36 @@ def test_check_accepts_mapped_columns_scale_and_separator(directory):
     (directory / "mine.txt").write_text("uid\tfilm\tstars\n1\t2\t9\n")
     words = ("--user", "uid", "--item", "film", "--rating", "stars", "--scale", "0", "10", "--separator", r"\t")
     assert "1 ratings of 1 users on 1 items" in run("check", "mine.txt", *words)
+
+
+def test_check_prints_its_options_as_the_table_of_a_config_file(directory):
+    rows = "".join(f"u{row % 5};m{row}\t;{row % 10 / 2}\n" for row in range(10))
+    (directory / "mine.txt").write_text('uid;"fi""lm";stars\n' + rows)
+    words = ("--user", "uid", "--item", 'fi"lm', "--rating", "stars", "--scale", "0", "5", "--separator", ";")
+    text = run("check", "mine.txt", *words, "--repeated", "last", "--no-timestamps")
+    config = directory / "mine.toml"
+    config.write_text(text[text.index("[data]") :])
+    table = tomllib.loads(config.read_text())
+    assert table["data"] == {
+        "columns": {"user": "uid", "item": 'fi"lm', "rating": "stars"}, "timestamps": False, "separator": ";",
+        "scale": [0, 5], "repeated": "last",
+    }  # fmt: skip
+    again = run("check", "mine.txt", "--config", "mine.toml")
+    assert tomllib.loads(again[again.index("[data]") :]) == table
+    (directory / "plain.csv").write_text("user,item,rating\n1,2,3\n")
+    assert "[data]" not in run("check", "plain.csv")
+
+
+def test_names_of_a_file_cannot_move_the_cursor(directory):
+    """A clear-screen sequence and a new line in the names of the file and of a genre are shown, not obeyed."""
+    evil = "x\x1b[2J\ny"
+    (directory / f"{evil}.csv").write_text("user,item,rating\n1,1,3\n")
+    (directory / "items.csv").write_text(f'item,title,genres\n1,a,"{evil}"\n')
+    (directory / "c.toml").write_text('[data]\nitems = "items.csv"\n')
+    text = run("check", f"{evil}.csv", "--config", "c.toml")
+    assert "\x1b" not in text
+    assert text.startswith("x\\x1b[2J\\ny: 1 ratings")
+    assert "1 genres: x\\x1b[2J\\ny\n" in text
 
 
 def test_what_is_wrong_comes_through_as_our_error(directory):

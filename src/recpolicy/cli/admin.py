@@ -11,7 +11,17 @@ from recpolicy.cli.admin_backup import backup, restore
 from recpolicy.cli.admin_client import URL
 from recpolicy.cli.admin_erase import erase_user
 from recpolicy.cli.admin_options import Json, KeyFile, Url
-from recpolicy.cli.admin_tables import say, say_drift, say_routing, say_rows, say_runs
+from recpolicy.cli.admin_tables import (
+    say,
+    say_change,
+    say_drift,
+    say_facts,
+    say_rollouts,
+    say_runs,
+    say_status,
+    say_versions,
+    show,
+)
 from recpolicy.cli.output import print_text
 from recpolicy.core.errors import ConfigError
 
@@ -32,9 +42,6 @@ app.command("erase-user", epilog="Example:  recpolicy admin erase-user 196 --exp
 
 Ungated = Annotated[bool, typer.Option("--ungated", help="Let it serve although it passed no gate.")]
 Version = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.")]
-
-
-_ROLLOUT = ("id", "champion", "challenger", "state", "stage", "traffic_fraction", "started_at", "ended_at", "reason")
 
 
 class Exploration(StrEnum):
@@ -63,34 +70,13 @@ def status(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> N
     """Say who serves whom, and whether the store takes what it is given."""
     server = _client(url, key_file)
     ready, listed = server.get("/readyz"), server.get("/v1/admin/versions")
-    answer = {**ready, "routing": listed["routing"]}
-    if as_json:
-        say(answer, True)
-        return
-    say_routing(listed["routing"])
-    print_text(f"serving: {ready['policy']['agent']}, version {ready['policy']['version']}; store: {ready['store']}")
-    if ready.get("fault"):
-        print_text(f"fault: {ready['fault']}")
+    show({**ready, "routing": listed["routing"]}, as_json, say_status)
 
 
 @app.command(epilog="Example:  recpolicy admin versions")
 def versions(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
     """List the versions of the server's registry, oldest first."""
-    answer = _client(url, key_file).get("/v1/admin/versions")
-    if as_json:
-        say(answer, True)
-        return
-    say_rows(
-        [
-            {
-                "version": version["number"], "alias": ", ".join(version["aliases"]), "agent": version["agent"],
-                "gate": version["verdict"] or "none", "registered": f"{version['registered_at'][:19]}Z",
-                "digest": version["digest"][:12],
-            }
-            for version in answer["versions"]
-        ],
-        "no versions yet",
-    )  # fmt: skip
+    show(_client(url, key_file).get("/v1/admin/versions"), as_json, say_versions)
 
 
 @app.command(epilog="Example:  recpolicy admin promote 3")
@@ -99,13 +85,13 @@ def promote(
 ) -> None:
     """Make a version the champion."""
     query = "?ungated=true" if ungated else ""
-    _say_change(_client(url, key_file).post(f"/v1/admin/versions/{number}/promote{query}"), as_json)
+    show(_client(url, key_file).post(f"/v1/admin/versions/{number}/promote{query}"), as_json, say_change)
 
 
 @app.command("roll-back", epilog="Example:  recpolicy admin roll-back")
 def roll_back(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Take back the last step: the challenger is withdrawn, else the champion before this one is back."""
-    _say_change(_client(url, key_file).post("/v1/admin/roll-back"), as_json)
+    show(_client(url, key_file).post("/v1/admin/roll-back"), as_json, say_change)
 
 
 @app.command(epilog="Example:  recpolicy admin traffic 3 --traffic-fraction 0.1")
@@ -121,19 +107,19 @@ def traffic(
 ) -> None:  # fmt: skip
     """Let a version answer a share of the users beside the champion."""
     body = {"version": number, "traffic_fraction": traffic_fraction, "shadow": shadow, "ungated": ungated}
-    _say_change(_client(url, key_file).post("/v1/admin/traffic", body), as_json)
+    show(_client(url, key_file).post("/v1/admin/traffic", body), as_json, say_change)
 
 
 @app.command("clear-challenger", epilog="Example:  recpolicy admin clear-challenger")
 def clear_challenger(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Remove the challenger; the champion serves all users."""
-    _say_change(_client(url, key_file).delete("/v1/admin/challenger"), as_json)
+    show(_client(url, key_file).delete("/v1/admin/challenger"), as_json, say_change)
 
 
 @app.command(epilog="Example:  recpolicy admin exploration pause")
 def exploration(what: Exploration, url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Stop drawing lists to learn, or begin again."""
-    _say_change(_client(url, key_file).post(f"/v1/admin/exploration/{what.value}"), as_json)
+    show(_client(url, key_file).post(f"/v1/admin/exploration/{what.value}"), as_json, say_change)
 
 
 @app.command("import", epilog="Example:  recpolicy admin import policy.tar.gz")
@@ -144,11 +130,11 @@ def import_archive(
     """Send a trained policy to the server's registry; it serves nobody yet."""
     from recpolicy.cli.admin_client import IMPORT
 
-    answer = _client(url, key_file).send(IMPORT, archive)
-    if as_json:
-        say(answer, True)
-        return
-    print_text(f"version {answer['number']}: {answer['agent']}, {answer['digest'][:12]}")
+    show(
+        _client(url, key_file).send(IMPORT, archive),
+        as_json,
+        lambda version: print_text(f"version {version['number']}: {version['agent']}, {version['digest'][:12]}"),
+    )
 
 
 @keys_app.command("list", epilog="Example:  recpolicy admin keys list")
@@ -165,10 +151,7 @@ def create(
 ) -> None:  # fmt: skip
     """Make a key and print it, this once."""
     answer = _client(url, key_file).post("/v1/admin/keys", {"name": name, "role": role.value})
-    if as_json:
-        say(answer, True)
-        return
-    print_text(answer["key"])
+    show(answer, as_json, lambda made: print_text(made["key"]))
 
 
 @keys_app.command(epilog="Example:  recpolicy admin keys revoke shop")
@@ -178,10 +161,7 @@ def revoke(
 ) -> None:  # fmt: skip
     """Let a key work no more."""
     answer = _client(url, key_file).delete(f"/v1/admin/keys/{_part(name)}")
-    if as_json:
-        say(answer, True)
-        return
-    print_text(f"revoked: {answer['name']} ({answer['role']})")
+    show(answer, as_json, lambda key: print_text(f"revoked: {key['name']} ({key['role']})"))
 
 
 @app.command(epilog="Example:  recpolicy admin audit --count 20")
@@ -210,10 +190,8 @@ def run(
     """Begin a run of a job now; `runs` tells how it goes."""
     parameters = dict(_parameter(text) for text in param or ())
     answer = _client(url, key_file).post(f"/v1/admin/jobs/{_part(job)}", parameters)
-    if as_json:
-        say(answer, True)
-        return
-    print_text(f"run {answer['run']} of {job} has begun; see how it goes: recpolicy admin runs {answer['run']}")
+    hint = f"run {answer['run']} of {job} has begun; see how it goes: recpolicy admin runs {answer['run']}"
+    show(answer, as_json, lambda _: print_text(hint))
 
 
 @app.command(epilog="Example:  recpolicy admin runs 4")
@@ -225,10 +203,7 @@ def runs(
 ) -> None:  # fmt: skip
     """List the last runs of jobs, with the reason where one did nothing, or show one run."""
     answer = _client(url, key_file).get("/v1/admin/runs" if number is None else f"/v1/admin/runs/{number}")
-    if as_json or number is not None:
-        say(answer, as_json)
-        return
-    say_runs(answer["runs"])
+    show(answer, as_json, say_facts if number is not None else lambda listed: say_runs(listed["runs"]))
 
 
 @rollout_app.command(epilog="Example:  recpolicy admin rollout start 3 --set stages=[0.1,1]")
@@ -255,37 +230,19 @@ def rollout_status(url: Url = URL, key_file: KeyFile = None, as_json: Json = Fal
     """Show how the rollout under way does, and the last ones."""
     server = _client(url, key_file)
     now, listed = server.get("/v1/admin/rollouts/current"), server.get("/v1/admin/rollouts")
-    if as_json:
-        say({"current": now, **listed}, True)
-        return
-    if now["rollout"] is not None:
-        print_text(f"next: {now['next']} ({now['reason']})")
-        say({"metrics": now["metrics"]}, False)
-    say(listed, False, "rollouts", _ROLLOUT)
+    show({"current": now, **listed}, as_json, say_rollouts)
 
 
 @app.command(epilog="Example:  recpolicy admin drift")
 def drift(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Show whether users, rewards or choices are other ones than before."""
-    answer = _client(url, key_file).get("/v1/admin/drift")
-    if as_json:
-        say(answer, True)
-        return
-    say_drift(answer["run"])
+    show(_client(url, key_file).get("/v1/admin/drift"), as_json, lambda answer: say_drift(answer["run"]))
 
 
 @app.command(epilog="Example:  recpolicy admin rewards")
 def rewards(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Show what users gave, by version."""
     say(_client(url, key_file).get("/v1/admin/rewards"), as_json, "rows", none="no rewards yet")
-
-
-def _say_change(answer: Any, as_json: bool) -> None:
-    if as_json:
-        say(answer, True)
-        return
-    say_routing(answer["routing"])
-    print_text(f"in effect after {answer['ms']:.1f} ms")
 
 
 def _part(name: str) -> str:

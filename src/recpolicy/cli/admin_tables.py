@@ -4,28 +4,35 @@ Lists become tables and other fields one line each, so that fields of a newer se
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from recpolicy.cli.output import print_text
+from recpolicy.cli.output import print_json, print_text
 
 _RUN = ("id", "name", "status", "executed_at", "finished_at", "users", "records")
+_ROLLOUT = ("id", "champion", "challenger", "state", "stage", "traffic_fraction", "started_at", "ended_at", "reason")
+
+
+def show(answer: Any, as_json: bool, print_answer: Callable[[Any], None]) -> None:
+    """Print an answer as JSON for machines, or by a function for people."""
+    if as_json:
+        print_json(answer)
+    else:
+        print_answer(answer)
 
 
 def say(
     answer: Any, as_json: bool, rows: str | None = None, columns: Sequence[str] = (), none: str | None = None
 ) -> None:
     """Print an answer; of `rows`, the name of its list, these columns (all where none is named) and nothing else."""
-    from recpolicy.cli.output import print_json
-
     if as_json:
         print_json(answer)
     elif rows is not None and isinstance(answer, Mapping) and rows in answer:
         listed = [{name: row.get(name) for name in columns or row} for row in answer[rows]]
         say_rows(listed, none or f"no {rows} yet")
     elif isinstance(answer, Mapping):
-        _say_facts(answer)
+        say_facts(answer)
     elif answer is not None:
         say_rows(answer, "nothing yet")
 
@@ -57,11 +64,49 @@ def say_routing(routing: Mapping[str, Any]) -> None:
     print_text(f"exploration: {'on' if routing['exploration'] else 'paused'}")
 
 
+def say_status(answer: Mapping[str, Any]) -> None:
+    """Print who serves whom, and whether the store takes what it is given."""
+    say_routing(answer["routing"])
+    print_text(f"serving: {answer['policy']['agent']}, version {answer['policy']['version']}; store: {answer['store']}")
+    if answer.get("fault"):
+        print_text(f"fault: {answer['fault']}")
+
+
+def say_versions(answer: Mapping[str, Any]) -> None:
+    """Print the versions of a registry as a table."""
+    say_rows(
+        [
+            {
+                "version": version["number"], "alias": ", ".join(version["aliases"]), "agent": version["agent"],
+                "gate": version["verdict"] or "none", "registered": f"{version['registered_at'][:19]}Z",
+                "digest": version["digest"][:12],
+            }
+            for version in answer["versions"]
+        ],
+        "no versions yet",
+    )  # fmt: skip
+
+
+def say_change(answer: Mapping[str, Any]) -> None:
+    """Print who serves whom after a change."""
+    say_routing(answer["routing"])
+    print_text(f"in effect after {answer['ms']:.1f} ms")
+
+
+def say_rollouts(answer: Mapping[str, Any]) -> None:
+    """Print the next step and the figures of the rollout under way, and the last rollouts."""
+    current = answer["current"]
+    if current["rollout"] is not None:
+        print_text(f"next: {current['next']} ({current['reason']})")
+        say_facts({"metrics": current["metrics"]})
+    say(answer, False, "rollouts", _ROLLOUT)
+
+
 def _version(number: int | None) -> str:
     return "none" if number is None else f"version {number}"
 
 
-def _say_facts(answer: Mapping[str, Any], indent: str = "") -> None:
+def say_facts(answer: Mapping[str, Any], indent: str = "") -> None:
     """Print one fact a line; a part with facts of its own is indented under its name."""
     for name, value in answer.items():
         if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
@@ -69,7 +114,7 @@ def _say_facts(answer: Mapping[str, Any], indent: str = "") -> None:
             say_rows(value, "")
         elif isinstance(value, Mapping) and value:
             print_text(f"{indent}{name}:")
-            _say_facts(value, f"{indent}  ")
+            say_facts(value, f"{indent}  ")
         else:
             print_text(f"{indent}{name}: {_cell(name, value)}".rstrip())
 

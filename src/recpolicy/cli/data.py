@@ -1,11 +1,15 @@
 """`recpolicy data`: fetch MovieLens, summarize, split and check ratings."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recpolicy.cli.output import print_json, print_text
 from recpolicy.cli.reading_options import with_reading_options
+from recpolicy.core.text import escape_controls
 
 if TYPE_CHECKING:
     from recpolicy.data.ratings import Ratings
@@ -42,11 +46,11 @@ def fetch(
         "files": dict(result.files),
     }
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
-    typer.echo(f"{result.folder}: {'fetched from ' + result.source if result.fetched else 'already there'}, verified")
+    print_text(f"{result.folder}: {'fetched from ' + result.source if result.fetched else 'already there'}, verified")
     for name, kind in result.files.items():
-        typer.echo(f"  {name:<8} {_KINDS[kind]}{_LOST if (name, kind) == ('u.item', 'rebuilt') else ''}")
+        print_text(f"  {name:<8} {_KINDS[kind]}{_LOST if (name, kind) == ('u.item', 'rebuilt') else ''}")
 
 
 _KINDS = {
@@ -75,10 +79,10 @@ def split(
     base, test = write_split(parts, out)
     counts = {"base": len(parts.train), "test": len(parts.test)}
     if as_json:
-        _print_json({"name": name, "seed": seed, "digest": parts.digest, "paths": [str(base), str(test)], **counts})
+        print_json({"name": name, "seed": seed, "digest": parts.digest, "paths": [str(base), str(test)], **counts})
         return
-    typer.echo(f"{base}: {counts['base']:,} ratings\n{test}: {counts['test']:,} ratings")
-    typer.echo(f"next: recpolicy data check {base} --separator '\\t' --no-header{_scale_option(parts.train)}")
+    print_text(f"{base}: {counts['base']:,} ratings\n{test}: {counts['test']:,} ratings")
+    print_text(f"next: recpolicy data check {base} --separator '\\t' --no-header{_scale_option(parts.train)}")
 
 
 @app.command(epilog="Example: recpolicy data info ml-100k")
@@ -101,8 +105,13 @@ def check(
     options: Any = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check your ratings row by row; the message names file, line and value of the first error."""
+    """Check your ratings row by row; the message names file, line and value of the first error.
+
+    The options used are printed as the table [data] that the --config of other commands takes.
+    """
     _print_summary(_read(str(path), options), as_json)
+    if options and not as_json:
+        print_text(f"for --config FILE of other commands:\n\n{_data_table(options)}")
 
 
 def _read(data: str, options: dict[str, Any]) -> "Ratings":
@@ -123,30 +132,38 @@ def _print_summary(ratings: "Ratings", as_json: bool) -> None:
 
     summary = summarise(ratings)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
         return
-    typer.echo(f"{summary['name']}: {summary['ratings']:,} ratings of {summary['users']:,} users on ", nl=False)
-    typer.echo(f"{summary['items']:,} items (density {summary['density']:.1%})")
-    typer.echo(f"mean {summary['mean']:.4f}, standard deviation {summary['std']:.4f}")
+    counts = f"{summary['ratings']:,} ratings of {summary['users']:,} users on {summary['items']:,} items"
+    print_text(f"{escape_controls(summary['name'])}: {counts} (density {summary['density']:.1%})")
+    print_text(f"mean {summary['mean']:.4f}, standard deviation {summary['std']:.4f}")
     for value, share in summary["shares"].items():
-        typer.echo(f"  {value:>4}  {share:6.1%}  {'#' * round(60 * share)}")
+        print_text(f"  {value:>4}  {share:6.1%}  {'#' * round(60 * share)}")
     if summary["merged_rows"]:
-        typer.echo(f"merged {summary['merged_rows']:,} rows that repeat a user and item")
+        print_text(f"merged {summary['merged_rows']:,} rows that repeat a user and item")
     if summary["genres"]:
-        typer.echo(f"{len(summary['genres'])} genres: {_first_names(summary['genres'])}")
+        print_text(f"{len(summary['genres'])} genres: {_first_names(summary['genres'])}")
     if summary["first"]:
-        typer.echo(f"rated from {summary['first']} to {summary['last']} (UTC)")
+        print_text(f"rated from {summary['first']} to {summary['last']} (UTC)")
     for note in summary["notes"]:
-        typer.echo(f"note: {note}")
-    typer.echo(f"digest {summary['digest']}")
+        print_text(f"note: {note}")
+    print_text(f"digest {summary['digest']}")
+
+
+def _data_table(options: Mapping[str, Any]) -> str:
+    """Return options of `load_ratings` as the table [data] of a TOML file."""
+    return "\n".join(["[data]", *(f"{name} = {_toml(value)}" for name, value in options.items())])
+
+
+def _toml(value: Any) -> str:
+    """Return text, numbers, truth, sequences and mappings of text as TOML; strings of JSON are strings of TOML."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
 
 
 def _first_names(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN_GENRES])
+    shown = ", ".join(map(escape_controls, names[:_SHOWN_GENRES]))
     return shown if len(names) <= _SHOWN_GENRES else f"{shown}, ..."
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2))

@@ -1,5 +1,6 @@
 """`recpolicy pipeline`: compile pipelines, run them on this machine, submit them to Kubeflow or Vertex AI."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,13 +108,11 @@ def run(
         _print_run(result)
     if result.state == "done":
         return _FAILED if fail_on_gate and result.outcome.verdict != "pass" else 0
-    typer.echo(f"recpolicy: {result.failure}", err=True)
+    print_text(f"recpolicy: {result.failure}", file=sys.stderr)
     return _FAILED
 
 
 def _print_run(result: Any) -> None:
-    import sys
-
     import pandas as pd
 
     title = f"{result.pipeline}: {result.state} in {result.seconds:.1f} s, {result.folder}"

@@ -143,16 +143,16 @@ def read_text(source: Source, names: Sequence[str] | None = None) -> Any:
         DataError: The file is missing, unreadable or empty, has a wrong separator, a line with too few or too many
             fields, or bytes that are not in the encoding.
     """
-    if names is None:
-        found = column_names(source)
-        names = None if source.header else found
+    columns = column_names(source) if names is None else list(names)
+    if names is None and not source.header:
+        names = columns
     try:
         with source.open() as raw:
             stream: Any = raw
             if source.delimiter != source.separator:
                 separator = (source.separator or "").encode(source.encoding)
                 stream = pa.BufferReader(raw.read().replace(separator, _UNIT_SEPARATOR.encode()))
-            return _with_separator(pa.csv.read_csv(stream, *_options(source, names)), source)
+            return _with_separator(pa.csv.read_csv(stream, *_options(source, names, columns)), source)
     except pa.ArrowInvalid as error:
         raise _explain(source, names, str(error)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -262,11 +262,10 @@ def _plain(text: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
             yield number, line.rstrip("\r\n").split(separator)
 
 
-def _options(source: Source, names: Sequence[str] | None) -> tuple[Any, Any, Any]:
+def _options(source: Source, names: Sequence[str] | None, columns: Sequence[str]) -> tuple[Any, Any, Any]:
     read = pa.csv.ReadOptions(column_names=names, encoding=source.encoding, skip_rows=source.skipped_lines)
     quote = '"' if source.quoted else False
     parse = pa.csv.ParseOptions(delimiter=source.delimiter, quote_char=quote, newlines_in_values=source.quoted)
-    columns = names or header_names(source)
     types = dict.fromkeys(columns, pa.string())
     return read, parse, pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
 
@@ -287,8 +286,8 @@ def column_names(source: Source) -> list[str]:
 
     Raises DataError for an empty file, and if the first line seems to have another separator.
     """
-    _check_header(source)
     fields = header_names(source)
+    _check_header(source, fields)
     return fields if source.header else [str(place) for place in range(1, len(fields) + 1)]
 
 
@@ -301,9 +300,8 @@ def header_names(source: Source) -> list[str]:
     return first[1]
 
 
-def _check_header(source: Source) -> None:
-    """Raise DataError if the first line seems to have another separator."""
-    fields = header_names(source)
+def _check_header(source: Source, fields: Sequence[str]) -> None:
+    """Raise DataError if the fields of the first line seem to have another separator."""
     if len(fields) > 1 or fields[0].startswith("#"):  # a comment
         return
     for other in SEPARATORS:
