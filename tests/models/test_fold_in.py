@@ -1,12 +1,14 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_ratings import rmse, table
 
 from recpolicy.core.errors import DataError
+from recpolicy.data.loaders import load_ratings
 from recpolicy.data.ratings import genre_matrix
 from recpolicy.models.bayesian_fm import BayesianFMConfig, fit_bayesian_fm
 from recpolicy.models.embeddings import Embeddings, embed
@@ -48,6 +50,60 @@ def test_one_direction_by_hand():
     embedding, covariance = fold_in_user(embeddings, [0], [4.0])
     assert embedding[0] == pytest.approx(3 / 7, rel=1e-4)
     assert covariance[0, 0] == pytest.approx(3 / 14, rel=1e-4)
+
+
+def test_error_of_an_item_counts_as_noise_and_stays_in_the_std():
+    # As above, with an item error of variance 3: a rating has variance 4, precision 1/1.5 + 4/4 = 5/3, mean
+    # (2 * 1 / 4) / (5/3) = 3/10; the expected rating has variance 2^2 * 3/5 + 3.
+    embeddings = Embeddings(
+        np.array([[-1.0], [1.0]], np.float32), np.array([[2.0]], np.float32), np.array([3.0], np.float32), (1, 5), 1.0,
+        1.0, item_std=np.sqrt([3.0]).astype(np.float32),
+    )  # fmt: skip
+    folded = fold_in_users(embeddings, np.array([0]), np.array([0]), [4.0], 1)
+    assert folded.embedding[0, 0] == pytest.approx(3 / 10, rel=1e-4)
+    assert folded.covariance[0, 0, 0] == pytest.approx(3 / 5, rel=1e-4)
+    mean, std = folded.ratings(embeddings)
+    assert mean[0, 0] == pytest.approx(3.6, rel=1e-4)
+    assert std[0, 0] == pytest.approx(np.sqrt(4 * 3 / 5 + 3), rel=1e-4)
+
+
+def small_shop(seed, users=120, items=80, per=25):
+    """Half stars of 100 users, and of 20 hidden ones: biases, three tastes and noise of .5; 25 ratings each."""
+    rng = np.random.default_rng(seed)
+    taste, nature = rng.normal(size=(users, 3)), rng.normal(size=(items, 3))
+    expected = 3 + rng.normal(0, 0.4, (users, 1)) + rng.normal(0, 0.6, items) + 0.6 * taste @ nature.T / np.sqrt(3)
+    rated = np.argsort(rng.random(expected.shape), axis=1)[:, :per]  # [U, per]
+    noisy = np.take_along_axis(expected, rated, axis=1) + rng.normal(0, 0.5, rated.shape)
+    stars = np.clip(np.round(2 * noisy) / 2, 0.5, 5)
+    user = np.arange(100).repeat(per)
+    frame = pd.DataFrame({"user": user, "item": rated[:100].ravel(), "rating": stars[:100].ravel()})
+    return load_ratings(frame, scale=(0.5, 5)), rated[100:], stars[100:]
+
+
+def test_two_ratings_of_a_small_table_do_not_move_a_user_to_the_ends():
+    """With the items' errors, new users of small tables are predicted better, their std holds, and they move less.
+
+    Means over three tables, each with 20 hidden users of 2 ratings and 23 to predict; the last figure is the largest
+    move of an expected rating by 5 stars for one item and half a star for another.
+    """
+    error, unsure, moved = [], [], []
+    for seed in range(3):
+        ratings, rated, stars = small_shop(seed)
+        whole = embed(fit_bayesian_fm(ratings, BayesianFMConfig(sweeps=60, ordinal=False), seed=0), 20)
+        for embeddings in (whole, dataclasses.replace(whole, item_std=None)):
+            user = np.arange(20).repeat(2)
+            folded = fold_in_users(embeddings, user, rated[:, :2].ravel(), stars[:, :2].ravel(), 20)
+            mean, std = folded.ratings(embeddings)
+            surprise = np.take_along_axis(mean, rated[:, 2:], 1) - stars[:, 2:]
+            spread = np.take_along_axis(std, rated[:, 2:], 1) ** 2 + embeddings.noise_std**2
+            error.append(np.sqrt(np.mean(surprise**2)))
+            unsure.append(np.mean(surprise**2 / spread))
+            ends = fold_in_users(embeddings, np.zeros(2, int), np.array([1, 2]), [5.0, 0.5], 1).embedding[0]
+            moved.append(np.abs(embeddings.item @ (ends - embeddings.user.mean(axis=0))).max())
+    with_errors, without = (np.mean([error[k::2], unsure[k::2], moved[k::2]], axis=1) for k in (0, 1))
+    assert with_errors[0] < without[0]
+    assert 0.6 < with_errors[1] < 1.0 < without[1]
+    assert with_errors[2] < 0.9 * without[2]
 
 
 def test_many_ratings_without_noise_recover_the_user():

@@ -31,8 +31,8 @@ from recpolicy.inference.block_prediction import (
 )
 from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.predictions import as_list
-from recpolicy.models.embeddings import Embeddings
-from recpolicy.models.fold_in import fold_in_user
+from recpolicy.models.embeddings import Embeddings, item_std, mean_std
+from recpolicy.models.fold_in import expected_variance, fold_in_user
 
 FoldIn = Mapping[Hashable, Mapping[Hashable, float]]
 """New users' ratings: {user id: {item id: rating}}."""
@@ -70,14 +70,10 @@ class Scorer:
         self.genre_names, self.genres, self.years = tables.genre_names, tables.genres, tables.years
         self._user_row, self._item_row = row_index(tables.user_ids), row_index(tables.item_ids)
         self._cache: LRUCache[Prediction] = LRUCache(cache_bytes)
-        rank = artifact.item.shape[1]
-        self._embeddings = Embeddings(
-            artifact.context[:, :rank], artifact.item, artifact.offset, artifact.scale, artifact.noise_std, np.nan
-        )
 
     def prepare(self) -> None:
         """Compute now what the first requests would wait for."""
-        _ = self._rated_by_user, self._mean_context, self._typical_std, self.directions
+        _ = self._rated_by_user, self._mean_context, self._embeddings, self.directions
 
     def with_policy(self, policy: Mapping[str, Array], metadata: Mapping[str, Any]) -> "Scorer":
         """Return a scorer with other arrays of the policy; it shares all tables, but no cached predictions."""
@@ -276,9 +272,8 @@ class Scorer:
         embedding, covariance = fold_in_user(self._embeddings, rows, np.array(list(ratings.values()), np.float64))
         # Demographics are unknown: those of the average user stand in.
         rest = self._mean_context[len(embedding) :]
-        item = self.artifact.item
-        std = np.sqrt(np.maximum(((item @ covariance) * item).sum(axis=1), 0.0))
-        return np.concatenate([embedding, rest]), std, embedding @ item.T + self.artifact.offset
+        std = np.sqrt(expected_variance(self._embeddings, covariance))
+        return np.concatenate([embedding, rest]), std, embedding @ self.artifact.item.T + self.artifact.offset
 
     def _raw(self, contexts: Array, count: int) -> Array:
         """Return checked contexts [n, C]."""
@@ -298,8 +293,15 @@ class Scorer:
     @cached_property
     def _typical_std(self) -> Array:
         """The root of the mean variance over users [I]: nothing is known of how well a bare context is known."""
-        square = np.einsum("ui,ui->i", self.artifact.rating_std, self.artifact.rating_std, dtype=np.float64)
-        return np.sqrt(square / len(self.artifact.rating_std)).astype(np.float32)
+        return mean_std(self.artifact.rating_std)
+
+    @cached_property
+    def _embeddings(self) -> Embeddings:
+        artifact, rank = self.artifact, self.artifact.item.shape[1]
+        return Embeddings(
+            artifact.context[:, :rank], artifact.item, artifact.offset, artifact.scale, artifact.noise_std, np.nan,
+            item_std(artifact.rating_std),
+        )  # fmt: skip
 
     @cached_property
     def _arm_by_row(self) -> NDArray[np.int32]:

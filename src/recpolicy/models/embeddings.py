@@ -28,6 +28,8 @@ class Embeddings:
     """Standard deviation of one rating around its expectation, from the rating model."""
     explained: float
     """Share of the centered expected ratings' variance in the D directions, 0..1."""
+    item_std: Array | None = None
+    """[I] standard deviation of an item's expected ratings because its embedding is uncertain; None: it is exact."""
 
     def __post_init__(self) -> None:
         rank = self.user.shape[-1]
@@ -40,6 +42,21 @@ class Embeddings:
     def ratings(self) -> Array:
         """Return the expected ratings [U, I], clipped to the scale."""
         return np.clip(self.user @ self.item.T + self.offset, *self.scale)
+
+
+_ITEM_SHARE = 0.5
+"""Share of the variance of an expected rating that belongs to the item; the rest belongs to the user."""
+
+
+def item_std(std: Array) -> Array:
+    """Return the part [I] of the items in standard deviations [U, I] of expected ratings."""
+    return mean_std(std) * np.float32(np.sqrt(_ITEM_SHARE))
+
+
+def mean_std(std: Array) -> Array:
+    """Return the root of the mean variance over users [I] of standard deviations [U, I]."""
+    square = np.einsum("ui,ui->i", std, std, dtype=np.float64)
+    return np.sqrt(square / len(std)).astype(np.float32)
 
 
 _CELL_BYTES, _PAIR_BYTES = 32, 24
@@ -77,6 +94,7 @@ def embed(model: RatingModel, rank: int = 20) -> Embeddings:
         scale=model.scale,
         noise_std=model.noise_std,
         explained=float(np.sum(np.square(singular)) / total) if total > 0 else 1.0,
+        item_std=item_std(model.std),
     )
 
 

@@ -1,8 +1,11 @@
 """New users and new items without refitting, in the space of the embeddings; works for every rating model.
 
-A user's embedding has the prior Normal(mean, covariance) of all fitted users; n ratings r = offset + M w + noise move
-it by Bayesian linear regression. An item without ratings gets offset and embedding from its genres by ridge regression
-over the fitted items. D directions, G genres. Source: Bishop 2006, section 3.3.
+A user's embedding has the prior Normal(mean, covariance) of all fitted users; n ratings r = offset + M w + error +
+noise move it by Bayesian linear regression. The errors are those of the items' expected ratings. A model of few ratings
+is unsure of these; without the errors, two ratings would move a new user to the ends of the scale. An item without
+ratings gets offset and embedding from its genres by ridge regression over the fitted items.
+
+D directions, G genres. Source: Bishop 2006, section 3.3.
 """
 
 from dataclasses import dataclass
@@ -36,11 +39,17 @@ class FoldedUsers:
     covariance: Array  # [B, D, D] posterior covariance
 
     def ratings(self, embeddings: Embeddings) -> tuple[Array, Array]:
-        """Expected ratings [B, I], clipped to the scale, and their std [B, I] (without rating noise)."""
+        """Return expected ratings [B, I], clipped to the scale, and their std [B, I] (without rating noise)."""
         item = embeddings.item
         mean = np.clip(self.embedding @ item.T + embeddings.offset, *embeddings.scale)
-        variance = np.einsum("id,bde,ie->bi", item, self.covariance, item, optimize=True)
-        return mean, np.sqrt(np.maximum(variance, 0))
+        return mean, np.sqrt(expected_variance(embeddings, self.covariance))
+
+
+def expected_variance(embeddings: Embeddings, covariance: Array) -> Array:
+    """Return variances [..., I] of the expected ratings of users whose embeddings have covariances [..., D, D]."""
+    item = embeddings.item
+    variance = np.maximum(((item @ covariance) * item).sum(axis=-1), 0)
+    return variance if embeddings.item_std is None else variance + np.square(embeddings.item_std)
 
 
 def user_prior(embeddings: Embeddings) -> UserPrior:
@@ -61,16 +70,17 @@ def fold_in_users(
     rating = np.asarray(rating, np.float64)
     _check_rows(embeddings, user, item, rating, count)
     prior = user_prior(embeddings)
-    noise = embeddings.noise_std**-2
     met, column = np.unique(item, return_inverse=True)  # the J different items; N entries in 0..J-1
     x = embeddings.item[met].astype(np.float64)  # [J, D]
+    error = 0.0 if embeddings.item_std is None else np.square(embeddings.item_std[met].astype(np.float64))
+    weight = 1 / (np.full(len(met), embeddings.noise_std**2) + error)  # [J] precision of a rating
     times, surprise = np.zeros((count, len(met))), np.zeros((count, len(met)))  # [B, J]
     np.add.at(times, (user, column), 1.0)
     np.add.at(surprise, (user, column), rating - (embeddings.offset[met] + x @ prior.mean)[column])
-    gram = times @ (x[:, :, None] * x[:, None, :]).reshape(len(met), x.shape[1] ** 2)  # [B, D^2]
-    moment = surprise @ x  # [B, D]
-    covariance = np.linalg.inv(prior.precision + noise * gram.reshape(count, *prior.precision.shape))
-    embedding = prior.mean + noise * np.einsum("bde,be->bd", covariance, moment)
+    gram = (times * weight) @ (x[:, :, None] * x[:, None, :]).reshape(len(met), x.shape[1] ** 2)  # [B, D^2]
+    moment = (surprise * weight) @ x  # [B, D]
+    covariance = np.linalg.inv(prior.precision + gram.reshape(count, *prior.precision.shape))
+    embedding = prior.mean + np.einsum("bde,be->bd", covariance, moment)
     return FoldedUsers(embedding.astype(np.float32), covariance.astype(np.float32))
 
 
