@@ -207,6 +207,31 @@ def _look(index: int) -> tuple[str, object]:
     return SERIES[index % len(SERIES)].light, DASHES[index // len(SERIES) % len(DASHES)]
 
 
+def learning_curve_figure(choices: Mapping[int, Interval], baselines: Mapping[str, float]) -> Figure:
+    """Plot the mean true rating of the held-out choice against interactions, with intervals; the untrained policy and
+    the baselines are lines."""
+    figure, axes = new_axes()
+    steps = [step for step in choices if step > 0]
+    points = [choices[step] for step in steps]
+    value = np.array([point.value for point in points])
+    reach = np.array([[point.value - point.lo, point.hi - point.value] for point in points])
+    axes.errorbar(
+        steps, value, yerr=reach.T, fmt="o-", color=SERIES[0].light, capsize=3, markersize=4,
+        label="the policy, 95 % interval over users",
+    )  # fmt: skip
+    start = {"the policy before training": choices[0].value} if 0 in choices else {}
+    for index, (name, line) in enumerate({**start, **baselines}.items()):
+        axes.axhline(line, color=INK.light, linestyle=DASHES[index % len(DASHES)], lw=1.1, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(steps)
+    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.minorticks_off()
+    axes.set_xlabel("interactions (each point doubles them)")
+    axes.set_ylabel("mean true rating of the choice (stars)")
+    draw_legend(axes, loc="best")
+    return figure
+
+
 def session_rewards_figure(evaluation: Mapping[str, Interval], train: Mapping[str, Interval]) -> Figure:
     """Plot the mean reward of a session per policy, in the evaluation world (with intervals) and in the training
     world."""

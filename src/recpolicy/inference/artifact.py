@@ -6,6 +6,7 @@
     learned_events.npy hashes of the logged events that it, or an ancestor, learned from (data/learned_events.py)
     tables.json        ids, titles, genres and years of both, for a server without pandas (lookup_tables.py)
     metrics.csv        metrics of the training       tensorboard/     the same metrics for TensorBoard
+    snapshots/         the policy at several times of an online training (training/snapshots.py)
     checkpoint/        the learner's variables, to train on from (agents of single rounds)
     policy/            SavedModel by TF-Agents' PolicySaver (needs tf_agents to load)
     action/            SavedModel with `action` and `greedy` only (plain tf.saved_model.load)

@@ -21,6 +21,7 @@ from recpolicy.environments.session import SessionEnvironment
 from recpolicy.training.checkpoints import make_checkpoint_manager, restore
 from recpolicy.training.divergence import check_metrics, check_variables
 from recpolicy.training.session_loop import LoopMetrics, SessionLoop
+from recpolicy.training.snapshots import Snapshots
 from recpolicy.training.trainer import METRICS_FILE, TENSORBOARD_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def train_in_sessions(
     folder: Path,
     show_progress: bool | None = None,
 ) -> int:
-    """Train, writing metrics, TensorBoard events and checkpoints to `folder`; return the total of shown items.
+    """Train, writing metrics, TensorBoard events, checkpoints and snapshots; return the total of shown items.
 
     Resumes an interrupted run in `folder`. Raises ConfigError for settings out of range, ArtifactError for
     checkpoints that do not fit this agent, DivergedError if a figure is not finite or absurdly large; the last good
@@ -67,6 +68,9 @@ def train_in_sessions(
     writer = TeeWriter((csv, TensorBoardWriter(folder / TENSORBOARD_FOLDER)))
     total = blocks * loop.block_size
     bar_context = progress("training", total, unit="items", done=done * loop.block_size, show=show_progress)
+    snapshots = Snapshots(folder, blocks, loop.block_size, agent.learner.export)
+    if not done:
+        snapshots.start()
     watch, saved = CollapseWatch(read_csv(folder / METRICS_FILE) if done else ()), done * loop.block_size
     with closing(csv), bar_context as bar:
         while done < blocks:
@@ -76,6 +80,7 @@ def train_in_sessions(
             row = metrics_row(metrics)
             writer.write(step, row)
             watch.look(row, step)
+            snapshots.look(done, step // loop.block_size)
             if step - saved >= config.checkpoint_every_steps or step >= total:
                 check_variables(agent.learner, step, saved, folder)
                 # Metrics first: a checkpoint must never be ahead of its rows of metrics.

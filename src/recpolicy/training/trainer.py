@@ -20,6 +20,7 @@ from recpolicy.environments.base import RecommendationEnvironment
 from recpolicy.training.checkpoints import make_checkpoint_manager, restore
 from recpolicy.training.compiled_loop import OnlineLoop, Rounds
 from recpolicy.training.divergence import check_metrics, check_squared_error, check_variables, diverged
+from recpolicy.training.snapshots import Snapshots
 
 METRICS_FILE = "metrics.csv"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -58,7 +59,7 @@ def train_online(
     folder: Path,
     show_progress: bool | None = None,
 ) -> NDArray[np.int64]:
-    """Train, writing metrics, TensorBoard events and checkpoints to `folder`; return the pulls per arm [A].
+    """Train, writing metrics, TensorBoard events, checkpoints and snapshots to `folder`; return the pulls per arm [A].
 
     Resumes an interrupted run in `folder`. Raises ConfigError for settings out of range, ArtifactError for
     checkpoints that do not fit this agent, DivergedError for numbers that are not finite or absurdly large.
@@ -75,6 +76,9 @@ def train_online(
     csv = CsvWriter(folder / METRICS_FILE, keep_until=done * batch if done else None)
     writer = TeeWriter((csv, TensorBoardWriter(folder / TENSORBOARD_FOLDER)))
     loop = OnlineLoop(environment, agent)
+    snapshots = Snapshots(folder, rounds, batch, agent.learner.export)
+    if not done:
+        snapshots.start()
     bar_context = progress("training", rounds * batch, unit="interactions", done=done * batch, show=show_progress)
     with closing(csv), bar_context as bar:
         while done < rounds:
@@ -84,6 +88,7 @@ def train_online(
             row = _figures(outcome, totals)
             _check_row(row, done * batch, saved * batch, folder)
             writer.write(done * batch, row)
+            snapshots.look(done - len(outcome.reward), done)
             if done == rounds or (done - saved) * batch >= config.checkpoint_every_steps:
                 check_variables(agent.learner, done * batch, saved * batch, folder)
                 # Metrics first: a checkpoint must never be ahead of its rows of metrics.

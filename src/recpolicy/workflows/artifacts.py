@@ -212,6 +212,7 @@ def with_policy(artifact: Artifact, exported: "ExportedPolicy", metadata: Mappin
 def write_artifact(artifact: Artifact, agent: "BanditAgent | SessionAgent", width: int, work: Path, out: Path) -> None:
     """Write the artifact folder `out` atomically and remove the work folder; `width` is the length of observations."""
     from recpolicy.training.checkpoints import write_learner
+    from recpolicy.training.snapshots import SNAPSHOTS
     from recpolicy.training.tensorflow_export import write_saved_models
     from recpolicy.training.trainer import METRICS_FILE, TENSORBOARD_FOLDER
 
@@ -222,5 +223,7 @@ def write_artifact(artifact: Artifact, agent: "BanditAgent | SessionAgent", widt
         if (work / METRICS_FILE).exists():
             shutil.copy(work / METRICS_FILE, folder / METRICS_FILE)
             shutil.copytree(work / TENSORBOARD_FOLDER, folder / TENSORBOARD_FOLDER)
+        if (work / SNAPSHOTS).exists():
+            shutil.copytree(work / SNAPSHOTS, folder / SNAPSHOTS)
         write_manifest(artifact, folder)
     shutil.rmtree(work)

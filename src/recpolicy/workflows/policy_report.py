@@ -21,6 +21,7 @@ from recpolicy.inference.block_prediction import rating_interval
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evaluate_candidate
 from recpolicy.workflows.held_out_evaluation import METRICS_FILE, HeldOutEvaluation, evaluate
+from recpolicy.workflows.learning_curve import learning_curve
 from recpolicy.workflows.reports import LOG_NOTE, estimator_tables, evaluation_tables, log_tables
 from recpolicy.workflows.session_evaluation import SessionEvaluation, evaluate_sessions
 
@@ -223,6 +224,11 @@ def _figures(
                 curves |= {key: plots.Curve(step, regret * step[np.newaxis]) for key, regret in per_interaction.items()}
             figures.append((caption, to_svg(draw(curves))))
     evaluation = held_out.evaluation
+    curve = learning_curve(policy, split, folder, seed=evaluation.seed)
+    if curve is not None:
+        choices = {key: evaluation.policies[key].held_out_choice for key in ("rating_model", "most_popular")}
+        caption = "Held-out choice at several times of the training, which saw none of these ratings"
+        figures.append((caption, to_svg(curve.plot(choices))))
     figures.append(("Held-out choice between random and oracle", to_svg(held_out.plot())))
     others = [other for other in evaluation.policies if other != name]
     differences = {other: evaluation.difference(name, other) for other in others}
