@@ -36,26 +36,26 @@ class Miniature:
     year: NDArray[np.int64]  # [I], 0 for the one item without
 
 
-def miniature(seed: int = 0) -> Miniature:
-    """Draw the world and its ratings; the same seed gives the same bytes."""
+def miniature(seed: int = 0, users: int = USERS, items: int = ITEMS) -> Miniature:
+    """Draw the world and its ratings; the same seed and numbers give the same bytes."""
     rng = np.random.default_rng([seed, 100])
-    female = rng.random(USERS) < 0.4
-    genres = np.zeros((ITEMS, len(ITEM_GENRES)), bool)
-    genres[np.arange(ITEMS), rng.integers(1, len(ITEM_GENRES), ITEMS)] = True
-    genres[np.arange(ITEMS), rng.integers(1, len(ITEM_GENRES), ITEMS)] = True
+    female = rng.random(users) < 0.4
+    genres = np.zeros((items, len(ITEM_GENRES)), bool)
+    genres[np.arange(items), rng.integers(1, len(ITEM_GENRES), items)] = True
+    genres[np.arange(items), rng.integers(1, len(ITEM_GENRES), items)] = True
     genres[0], genres[0, 0] = False, True  # the "unknown" genre
     taste = rng.normal(0, 0.4, (2, len(ITEM_GENRES)))  # gender, genre
-    preference = rng.normal(size=(USERS, RANK)) @ rng.normal(size=(ITEMS, RANK)).T * (0.6 / np.sqrt(RANK))
-    expected = 3.5 + rng.normal(0, 0.4, (USERS, 1)) + rng.normal(0, 0.5, ITEMS) + preference
+    preference = rng.normal(size=(users, RANK)) @ rng.normal(size=(items, RANK)).T * (0.6 / np.sqrt(RANK))
+    expected = 3.5 + rng.normal(0, 0.4, (users, 1)) + rng.normal(0, 0.5, items) + preference
     expected += taste[female.astype(int)] @ genres.T
-    year = rng.integers(1930, 1999, ITEMS)
+    year = rng.integers(1930, 1999, items)
     year[0] = 0
     return Miniature(
         expected=expected,
         observed=_observe(expected, rng),
-        age=rng.integers(15, 66, USERS),
+        age=rng.integers(15, 66, users),
         female=female,
-        occupation=rng.integers(0, len(OCCUPATIONS), USERS),
+        occupation=rng.integers(0, len(OCCUPATIONS), users),
         genres=genres,
         year=year,
     )
@@ -63,30 +63,31 @@ def miniature(seed: int = 0) -> Miniature:
 
 def _observe(expected: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Who rated what, how and when: [N, 4], in an order that is not that of time."""
-    appeal = rng.normal(0, 1, ITEMS) + rng.gumbel(size=(USERS, ITEMS))  # popular ones have more
+    users, items = expected.shape
+    appeal = rng.normal(0, 1, items) + rng.gumbel(size=(users, items))  # popular ones have more
     place = np.argsort(np.argsort(-appeal, axis=1), axis=1)
-    user, item = np.nonzero(place < rng.integers(22, 29, (USERS, 1)))  # each [N]
+    user, item = np.nonzero(place < rng.integers(22, 29, (users, 1)))  # each [N]
     rating = np.clip(np.rint(expected[user, item] + rng.normal(0, NOISE_STD, len(user))), 1, 5)
-    start = FIRST_SECOND + rng.integers(0, 150 * 86400, USERS)
+    start = FIRST_SECOND + rng.integers(0, 150 * 86400, users)
     session = rng.integers(0, 3, len(user)) * 5 * 86400  # up to three sessions of a user, days apart
     timestamp = start[user] + session + rng.integers(0, 15, len(user)) * 20  # ties within a session
     observed = np.column_stack([user + 1, item + 1, rating, timestamp]).astype(np.int64)
     return rng.permutation(observed)
 
 
-def write_miniature(folder: Path, seed: int = 0) -> Path:
+def write_miniature(folder: Path, seed: int = 0, users: int = USERS, items: int = ITEMS) -> Path:
     """Write u.data, u.item, u.user and u.genre into `folder` (made if absent) and return it."""
-    world = miniature(seed)
+    world = miniature(seed, users, items)
     folder.mkdir(parents=True, exist_ok=True)
-    items = [_item_line(world, row) for row in range(ITEMS)]
-    users = [
+    item_lines = [_item_line(world, row) for row in range(items)]
+    user_lines = [
         f"{row + 1}|{world.age[row]}|{'F' if world.female[row] else 'M'}|{OCCUPATIONS[world.occupation[row]]}"
         f"|{_zip(row)}"
-        for row in range(USERS)
+        for row in range(users)
     ]
     rows = ["\t".join(map(str, row)) for row in world.observed.tolist()]
     genres = [f"{name}|{index}" for index, name in enumerate(ITEM_GENRES)]
-    for name, lines in {"u.data": rows, "u.item": items, "u.user": users, "u.genre": genres}.items():
+    for name, lines in {"u.data": rows, "u.item": item_lines, "u.user": user_lines, "u.genre": genres}.items():
         (folder / name).write_bytes(("\n".join(lines) + "\n").encode("latin-1"))
     return folder
 
