@@ -16,9 +16,11 @@ from recpolicy.inference.feature_artifact import write_feature_policy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rank_events import RankEvent, insert_rank_events, row_digest
 from recpolicy.server.db.schema import rank_signals
 from recpolicy.server.jobs.drift import check as check_drift
+from recpolicy.server.jobs.evaluate_worker import estimate_days
 from recpolicy.server.jobs.rank_workers import evaluate_ranks, feature_importances
 from recpolicy.server.jobs.retrain_worker import train_on
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
@@ -100,6 +102,16 @@ def test_a_model_that_does_not_learn_further_skips_the_training(tmp_path):
     if not trained_case("neural_linucb").learns_online:
         assert result.status == "skipped"
         assert "does not learn from further rounds" in result.metadata["reason"]
+
+
+def test_the_daily_evaluation_estimates_champion_baseline_and_random(state):
+    assert "no ranked event" in estimate_days(JobRequest.from_state(state, {})).metadata["no_verdict"]
+    log = tiny_log(600, seed=9, name="new")
+    store(state, replace(log, time=log.time - log.time.max() + now_ms() - 700_000))
+    policies = estimate_days(JobRequest.from_state(state, {})).metadata["policies"]
+    assert policies["logged"]["rounds"] == 600
+    assert policies["champion"]["dr"]["value"] > policies["random"]["dr"]["value"]
+    assert policies["baseline"]["dr"]["verdict"] == "estimated"
 
 
 def test_drift_of_ranks_is_skipped(state):

@@ -149,7 +149,7 @@ def _insert_statement(paramstyle: str) -> str:
 
 @dataclass(frozen=True)
 class StoredRank:
-    """What the server answered to a request: one ranking for each slot."""
+    """The stored answer to a request: one ranking for each slot."""
 
     request_digest: str
     slot_ids: list[str | None]
@@ -161,7 +161,7 @@ class StoredRank:
 
 
 def find_rank(connection: Connection, event_id: str) -> StoredRank | None:
-    """Return what the server answered under an event id; None for an unknown one."""
+    """Return the stored answer of an event; None for an unknown id."""
     rows = connection.execute(
         select(rank_events).where(rank_events.c.id == event_id).order_by(rank_events.c.slot)
     ).all()

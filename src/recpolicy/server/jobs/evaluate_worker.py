@@ -6,7 +6,6 @@ the logged propensities. If the logs explore too little of a policy's choices, t
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -49,11 +48,9 @@ def estimate_days(request: JobRequest) -> JobResult:
     settings = build(JobsConfig, request.settings["jobs"], "evaluate")
     champion = Registry(request.registry).version("champion").number
     if is_feature_policy(Registry(request.registry).resolve(champion)):
-        from recpolicy.server.jobs.rank_workers import evaluate_ranks
+        from recpolicy.server.jobs.rank_workers import estimate_days_of_ranks
 
-        days = request.parameters.get("days") or settings.evaluation_days
-        times = {"since": now_ms() - round(days * DAY_MS), "until": now_ms(), "version": champion, "kind": "evaluation"}
-        return evaluate_ranks(replace(request, parameters=times))
+        return estimate_days_of_ranks(request, champion, request.parameters.get("days") or settings.evaluation_days)
     days = request.parameters.get("days") or settings.evaluation_days
     since, engine, registry = now_ms() - round(days * DAY_MS), make_engine(request.database), Registry(request.registry)
     versions, users, records = earned_by_version(engine, since)

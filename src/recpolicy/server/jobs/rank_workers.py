@@ -26,7 +26,9 @@ from recpolicy.ope.engine import estimate_from_inputs
 from recpolicy.ope.inputs import BanditInputs
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.feature_export import FeaturesExported, collect_features
+from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
 from recpolicy.server.rank.service import stored_reward
@@ -124,6 +126,26 @@ def evaluate_ranks(request: JobRequest) -> JobResult:
     else:
         metadata["policies"] = estimates(policy, log)
     return JobResult(records=len(log), metadata=metadata)
+
+
+def estimate_days_of_ranks(request: JobRequest, champion: int, days: float) -> JobResult:
+    """Evaluate the ranks of the last days for the daily job; a missing estimate has a reason."""
+    metadata: dict[str, Any] = {"days": days, "versions": []}
+    now = now_ms()
+    try:
+        log, counts = log_of_ranks(request, now - round(days * DAY_MS), now)
+        policies = estimates(read_feature_policy(Registry(request.registry).resolve(champion)), log)
+    except DataError as error:
+        return JobResult(records=0, metadata=metadata | {"no_verdict": str(error)})
+    logged, *targets = policies
+    metadata["policies"] = {
+        "logged": {"value": logged["value"], "rounds": len(log), "events": len(log), "fraction": 1.0}
+    }
+    for name, target in zip(("champion", "baseline", "random"), targets, strict=True):
+        verdict = "no verdict" if target["value"] is None else "estimated"
+        values = {key: value for key, value in target.items() if key not in ("name", "source")}
+        metadata["policies"][name] = {"dr": {"verdict": verdict, **values}}
+    return JobResult(records=len(log), metadata=metadata | {"export": counts.as_dict()})
 
 
 def estimates(policy: FeaturePolicy, log: FeatureLog) -> list[dict[str, Any]]:
