@@ -1,5 +1,6 @@
 """Every block of README, tutorials and how-to guides runs in order; every command on the other pages parses."""
 
+import json
 import os
 import subprocess
 import sys
@@ -44,6 +45,8 @@ def test_every_block_runs_in_order_on_one_registry(tmp_path):
     data = write_miniature(tmp_path / "data", users=USERS, items=ITEMS)
     done = run_walk(tmp_path / "walk", RECPOLICY_WALK_DATA=str(data))
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
+    gate = json.loads((tmp_path / "walk" / "gates" / "offers" / "gate.json").read_text())
+    assert gate["verdict"] == "pass"  # as use_your_own_features.md promises
 
 
 PAGE = """# A page

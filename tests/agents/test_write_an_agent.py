@@ -1,8 +1,9 @@
 """The session agent of docs/how-to/write_an_agent.md passes the contract, and learns to earn more than at random."""
 
-import re
 from pathlib import Path
 from typing import Any
+
+from doc_blocks import read_blocks
 
 from recpolicy.testing import planted_environment
 from recpolicy.training.session_loop import SessionLoop
@@ -12,10 +13,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write_an_agent.md"
 
 def run_session_blocks() -> dict[str, Any]:
     """Run the Python blocks of the section on sessions, in order; return the names that they define."""
-    section = PAGE.read_text(encoding="utf-8").split("## A session agent\n")[1]
+    start = PAGE.read_text(encoding="utf-8").splitlines().index("## A session agent")
     names: dict[str, Any] = {"__name__": "write_an_agent"}
-    for block in re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
-        exec(compile(block, str(PAGE), "exec"), names)
+    for block in read_blocks(PAGE):
+        if block.line > start and block.language == "python":
+            exec(compile(block.text, str(PAGE), "exec"), names)
     return names
 
 
