@@ -95,7 +95,9 @@ def test_without_signals_rows_have_their_rewards(tmp_path):
     with pytest.raises(DataError, match=r"no signals\.parquet; the table \[reward\] combines signals"):
         ingest_features(tmp_path / "log", config(_REWARD))
     with pytest.raises(DataError, match="no event has a reward yet"):
-        ingest_features(raw(tmp_path / "raw"), config())
+        ingest_features(raw(tmp_path / "raw"), config(wait_hours=0))
+    with pytest.raises(DataError, match=r"all windows are open at the end of the log; .* \(86,400 s\)"):
+        ingest_features(tmp_path / "raw", config())
 
 
 def test_parts_of_an_ingested_log(tmp_path):

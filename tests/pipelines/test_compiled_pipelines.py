@@ -16,7 +16,7 @@ from recpolicy.pipelines.compile import (
 FOLDER = Path(__file__).parents[2] / "pipelines"
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "retrain", "sweep"])
+@pytest.mark.parametrize("name", ["train", "train_features", "predict", "retrain", "sweep"])
 def test_committed_file_is_the_output_of_the_compiler(name):
     committed = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     assert committed == pipeline_yaml(name), "run scripts/compile-pipelines"
@@ -47,7 +47,7 @@ def test_no_step_installs_packages_at_run_time():
         assert "pip install" not in pipeline_yaml(name)
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "retrain", "sweep"])
+@pytest.mark.parametrize("name", ["train", "train_features", "predict", "retrain", "sweep"])
 def test_every_parameter_has_a_description(name):
     assert all(parameter.description for parameter in pipeline_parameters(name))
 

@@ -1,16 +1,20 @@
 """The steps of the pipeline `retrain` on a policy and a log with features."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from tiny_feature_log import tiny_log, tiny_policy
+from tiny_policies import write_tiny
 
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.feature_log_files import write_feature_log
 from recpolicy.data.signal_files import SIGNALS, write_signals
 from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
 from recpolicy.pipelines import steps
+from recpolicy.pipelines.compile import checked_parameters
+from recpolicy.pipelines.inline import run_inline
 from recpolicy.registry.model_registry import Registry
 
 
@@ -67,3 +71,45 @@ def test_a_log_of_items_does_not_retrain_a_feature_policy(folder):
             str(folder / "x"), ratings=None, features=None, rounds=None, incumbent=str(folder / "incumbent"),
             epochs=1, seed=0,
         )  # fmt: skip
+
+
+def test_the_pipeline_trains_evaluates_and_registers_from_a_log(folder):
+    """All steps in this process: the rewards come from signals, the schema is inferred, and there is no champion."""
+    values = {
+        "log": str(folder / "log"), "registry": str(folder / "registry"),
+        "ingest_settings": {"reward": {"weights": {"click": 1}, "wait_seconds": 1, "min_reward": 0, "max_reward": 1}},
+        "gate_settings": dict.fromkeys(("margin", "relative_gain", "latency_ms", "max_tail_index"), "off"),
+    }  # fmt: skip
+    run = run_inline("train_features", values, root=folder / "runs")
+    assert run.state == "done", run.failure
+    assert run.outcome.verdict == "pass"
+    registry = Registry(folder / "registry")
+    first = read_feature_policy(registry.resolve("champion"))
+    assert first.agent == "squarecb"
+    # Another agent meets the champion on the same rounds.
+    run = run_inline("train_features", {**values, "agent": "linucb_shared"}, root=folder / "runs")
+    assert run.state == "done", run.failure
+    evaluation = json.loads(run.artifact("evaluate-policy", "evaluation").read_text())
+    assert evaluation["off_policy"]["baseline"] == f"incumbent {first.policy_digest[:8]}"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"agent": "squarecbb"}, "Did you mean 'squarecb'"),
+        ({"schema": '{"context": {"hour": {"type": "numbr"}}}'}, "parameter schema"),
+        ({"agent_settings": '{"gamma": 1}'}, "agent_settings: no setting named 'gamma'"),
+        ({"train_settings": '{"epoch": 1}'}, "train_settings: no setting named 'epoch'"),
+    ],
+)
+def test_parameters_are_checked_before_any_step(values, message):
+    with pytest.raises(ConfigError, match=message):
+        checked_parameters("train_features", {"log": "logs/mine", **values})
+
+
+def test_a_champion_of_items_is_one_clear_line(folder, tmp_path):
+    registry = Registry(tmp_path / "items")
+    registry.register(write_tiny(tmp_path / "tiny"), gate={"verdict": "pass"})
+    registry.promote(1)
+    with pytest.raises(DataError, match=r"give two of one kind\. Give these data a registry of their own"):
+        steps.find_champion_step(str(folder / "incumbent"), str(tmp_path / "items"))

@@ -31,7 +31,7 @@ def test_digits_stay_text_for_a_text_parameter():
     assert checked_parameters("predict", {"policy": "runs/x", "user_ids": "196"})["user_ids"] == "196"
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "retrain", "sweep"])
+@pytest.mark.parametrize("name", ["train", "train_features", "predict", "retrain", "sweep"])
 def test_defaults_pass_the_checks(name):
     parameters = pipeline_parameters(name)
     values = {
@@ -123,8 +123,8 @@ def test_agents_that_cannot_learn_from_logs_are_trained_online():
     assert training_settings("ppo", "auto", "svd", 5, 1) == {"total_timesteps": 5}
 
 
-def test_there_are_four_pipelines():
-    assert list(pipeline_descriptions()) == ["train", "predict", "retrain", "sweep"]
+def test_there_are_five_pipelines():
+    assert list(pipeline_descriptions()) == ["train", "train_features", "predict", "retrain", "sweep"]
 
 
 @pytest.mark.parametrize("word", ["--5", "²", "7a", "1.5"])

@@ -19,7 +19,7 @@ from recpolicy.pipelines.reference import (
 )
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
-PIPELINES = ("train", "predict", "retrain", "sweep")
+PIPELINES = ("train", "train_features", "predict", "retrain", "sweep")
 REGENERATE = "regenerate the pages: python -m recpolicy.pipelines.reference docs"
 
 
@@ -83,7 +83,7 @@ def test_registration_waits_for_the_verdict_and_is_never_cached():
 
 
 def test_summary_always_runs_at_the_end():
-    assert [steps_table(name).loc["summarize-run", "when"] for name in PIPELINES] == ["always, at the end"] * 4
+    assert [steps_table(name).loc["summarize-run", "when"] for name in PIPELINES] == ["always, at the end"] * 5
 
 
 def test_steps_of_a_sweep_run_for_each_trial():

@@ -17,7 +17,7 @@ from recpolicy.pipelines.submit import submit_to_kubeflow
 from recpolicy.pipelines.volumes import Volume, read_volumes, warn_of_lost_registry, with_volumes
 
 VOLUMES = (Volume("registry", "/mnt/registry"), Volume("logs", "/mnt/logs"))
-NAMES = ("train", "predict", "retrain", "sweep")
+NAMES = ("train", "train_features", "predict", "retrain", "sweep")
 
 
 def mounts(executor):

@@ -8,9 +8,9 @@ import typer
 
 from recpolicy.cli.output import print_frame, print_json, print_text
 
-app = typer.Typer(help="Kubeflow pipelines: train, predict, retrain, sweep.", no_args_is_help=True)
+app = typer.Typer(help="Kubeflow pipelines: train, train_features, predict, retrain, sweep.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="train, predict, retrain or sweep.")]
+Name = Annotated[str, typer.Argument(help="train, train_features, predict, retrain or sweep.")]
 Params = Annotated[
     list[str] | None, typer.Option("--param", "-p", help="name=value; repeatable. Lists and mappings as JSON.")
 ]
@@ -97,7 +97,7 @@ def run(
     if volume:
         raise ConfigError("run: the steps see the folders of this machine; --volume is for compile and submit --host")
     if fail_on_gate and name == "predict":
-        raise ConfigError("run predict: --fail-on-gate is for a pipeline with a gate: train, retrain, sweep")
+        raise ConfigError("run predict: --fail-on-gate is for a pipeline with a gate, which predict has not")
     parameters = read_parameters(param or [])
     result = (
         run_inline(name, parameters, root=root) if inline else run_pipeline(name, parameters, root=root, caching=cache)

@@ -97,6 +97,11 @@ def ingest_features(
         rewards[defaulted] = default
     rows = np.flatnonzero(joined | defaulted)
     if not len(rows):
+        if waiting.any():
+            raise DataError(
+                f"{folder}: all windows are open at the end of the log; wait for rewards, or shorten the wait window"
+                f" ({wait / 1000:,.0f} s)"
+            )
         raise DataError(f"{folder}: no event has a reward yet; wait for rewards, or set default_reward")
     order = rows[np.argsort(log.time[rows], kind="stable")]
     settled = replace(log, reward=rewards).select(order, name)

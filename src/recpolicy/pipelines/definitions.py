@@ -1,4 +1,4 @@
-"""The four pipelines: their steps and the connections between them, with every parameter's default and description.
+"""The five pipelines: their steps and the connections between them, with every parameter's default and description.
 
 Memory and CPU limits suit MovieLens 100K. A retried training resumes from its last checkpoint. Steps that use a
 registry, or look for a log, are never cached.
@@ -170,6 +170,52 @@ def train(
         _gate_and_register(policy, evaluated.outputs["evaluation"], gate_settings, registry, promote)
 
 
+def train_features(
+    log: str,
+    schema: dict = {},
+    agent: str = "squarecb",
+    ingest_settings: dict = {},
+    train_settings: dict = {},
+    agent_settings: dict = {},
+    gate_settings: dict = {},
+    registry: str = "",
+    promote: bool = False,
+    seed: int = 0,
+):
+    """From a log of contexts and actions with features to a registered policy.
+
+    Args:
+        log: Path or address (gs://, s3://, minio://) of a feature log: a folder with rounds.parquet.
+        schema: Features with types, such as {"context": {"hour": {"type": "number"}}}; empty infers them from the log.
+        agent: squarecb, linucb_shared, linucb_hybrid, lints, eps_greedy, boltzmann or neural_linucb.
+        ingest_settings: Settings of the ingest: wait_hours, default_reward, evaluation_share, and the table reward.
+        train_settings: Settings of the training, such as {"max_weight": 20}.
+        agent_settings: Settings of the agent, such as {"model": "hashed"}.
+        gate_settings: Limits of the gate, such as {"margin": 0.01}.
+        registry: Folder of the registry (on a cluster a mounted path); empty keeps the policy as an artifact only.
+        promote: Whether a policy that passes its gate replaces the champion. A registry without one always takes it.
+        seed: Seed of every random draw.
+    """
+    with dsl.ExitHandler(_summary()):
+        find_log = _small(step.find_log(log=log)).set_caching_options(False)
+        log_uri = find_log.outputs["Output"]
+        with dsl.If(log_uri != "", name="train-features"):  # always true, as in retrain
+            new_log = _imported(log_uri, Dataset, "log")
+            rounds = _small(step.ingest_log(log=new_log, settings=ingest_settings)).outputs["rounds"]
+            trained = _large(
+                step.train_policy(
+                    rounds=rounds, schema=schema, agent=agent, settings=train_settings, agent_settings=agent_settings,
+                    seed=seed,
+                )
+            )  # fmt: skip
+            policy = trained.outputs["policy"]
+            champion = _champion(policy, registry)
+            evaluated = _large(
+                step.evaluate_policy(policy=policy, rounds=rounds, registry=registry, champion=champion, seed=seed)
+            )
+            _gate_and_register(policy, evaluated.outputs["evaluation"], gate_settings, registry, promote)
+
+
 def predict(policy: str, user_ids: str = "", item_ids: str = "", batch: int = 64):
     """Rating estimates of a policy for all or chosen users and items.
 
@@ -328,6 +374,7 @@ class PipelineDefinition:
 
 PIPELINES: Mapping[str, PipelineDefinition] = {
     "train": PipelineDefinition(train, "From ratings to a registered policy."),
+    "train_features": PipelineDefinition(train_features, "From a log with features to a registered policy."),
     "predict": PipelineDefinition(predict, "Rating estimates of a policy."),
     "retrain": PipelineDefinition(retrain, "Retrain the policy in service with a new log; keep the better one."),
     "sweep": PipelineDefinition(sweep, "Agents x seeds x settings on one log; the best goes to the gate."),

@@ -65,7 +65,10 @@ def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
     for name, value in values.items():
         _check_value(name, value)
     together = {**defaults, **values}
-    if "agent" in together and {"agent", "learn_from", "train_settings", "agent_settings", "total_timesteps"} & {
+    if "schema" in together:
+        if {"agent", "schema", "train_settings", "agent_settings"} & {*values}:
+            _check_feature_training(together)
+    elif "agent" in together and {"agent", "learn_from", "train_settings", "agent_settings", "total_timesteps"} & {
         *values
     }:
         _check_training(together)
@@ -201,6 +204,18 @@ def _check_grid(agents: list[str], grid: Mapping[str, Any]) -> None:
 
     for trial in plan_trials(agents, [0], grid):
         build(agent_entry(trial["agent"]).config, trial["agent_settings"], f"parameter grid: {trial['agent']}")
+
+
+def _check_feature_training(values: Mapping[str, Any]) -> None:
+    """Build the schema and the configs that the training step builds for a log with features."""
+    silence_libraries()
+    from recpolicy.data.features import schema_from_dict
+    from recpolicy.training.feature_agents import FeatureTrainConfig, feature_agent
+
+    if values["schema"]:
+        schema_from_dict(values["schema"], "parameter schema")
+    build(FeatureTrainConfig, values["train_settings"], "train_settings")
+    build(feature_agent(values["agent"]).config, values["agent_settings"], "agent_settings")
 
 
 def _check_training(values: Mapping[str, Any]) -> None:

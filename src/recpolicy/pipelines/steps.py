@@ -136,19 +136,20 @@ def find_champion_step(policy: str, registry: str) -> str:
 
     Raises DataError if the champion knows other users or items.
     """
-    from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.feature_estimation import load_policies
     from recpolicy.workflows.gating import champion_folder, find_champion
     from recpolicy.workflows.log_evaluation import check_same_ids
 
     text = find_champion(registry)
     if not text:
         return ""
-    candidate, champion = load_policy(policy), load_policy(champion_folder(registry, text))
-    if champion.metadata["policy_digest"] == candidate.metadata["policy_digest"]:
-        return ""
     try:
-        check_same_ids(candidate, champion)
-    except DataError as error:
+        candidate, champion = load_policies(Path(policy), champion_folder(registry, text))
+        if champion.metadata["policy_digest"] == candidate.metadata["policy_digest"]:
+            return ""
+        if not isinstance(candidate, FeaturePolicy):
+            check_same_ids(candidate, champion)
+    except (DataError, ConfigError) as error:
         raise DataError(f"registry {registry}: {error}. Give these data a registry of their own") from None
     return text
 
@@ -164,10 +165,16 @@ def train_policy_step(
 ) -> Figures:  # fmt: skip
     """Train an agent online or from a log, or retrain the incumbent; write the policy artifact to `policy`.
 
-    `settings` are those of a new training: agent, learn_from, world, total_timesteps, settings, agent_settings.
+    `settings` are those of a new training: agent, learn_from, world, total_timesteps, settings, agent_settings, and
+    the schema of rounds with features.
     """
+    schema = settings.pop("schema", {})
     if incumbent is not None:
         trained = _retrain(policy, incumbent, rounds, epochs, seed)
+    elif rounds is not None and ratings is None:
+        trained = _train_features(
+            policy, rounds, settings["agent"], schema, settings["settings"], settings["agent_settings"], seed
+        )
     else:
         trained = _train(policy, ratings, features, rounds, epochs, seed, **settings)
     training = {
@@ -193,7 +200,8 @@ def evaluate_policy_step(
     from recpolicy.workflows.reports import write_evaluation_page
 
     if is_feature_policy(Path(policy)):
-        return _evaluate_features(policy, evaluation, page, rounds, incumbent, seed), {}
+        other = champion_folder(registry, champion) if champion else _path(incumbent)
+        return _evaluate_features(policy, evaluation, page, rounds, other, seed), {}
     parts = None if ratings is None else load_saved_split(Path(ratings))
     other = champion_folder(registry, champion) if champion else _path(incumbent)
     result = evaluate_candidate_folder(
@@ -372,8 +380,24 @@ def _train(
     return train(agent, parts, policy, config=config, agent_config=agent_settings, model=model, log=log, seed=seed)
 
 
+def _train_features(
+    policy: str, rounds: str, agent: str, schema: Mapping[str, Any], settings: Mapping[str, Any],
+    agent_settings: Mapping[str, Any], seed: int,
+) -> FeaturePolicy:  # fmt: skip
+    from recpolicy.data.feature_log_files import is_feature_log, read_training_log
+    from recpolicy.data.features import schema_from_dict
+    from recpolicy.data.features.rounds_table import read_rounds_table
+    from recpolicy.workflows.feature_training import train_feature_policy
+
+    if not is_feature_log(Path(rounds)):
+        raise ConfigError("train_policy: without ratings, rounds with features are needed; these are rounds of items")
+    log = read_training_log(Path(rounds))
+    chosen = schema_from_dict(schema, "parameter schema") if schema else read_rounds_table(Path(rounds)).infer()[0]
+    return train_feature_policy(log, chosen, agent, policy, config=settings, agent_config=agent_settings, seed=seed)
+
+
 def _evaluate_features(
-    policy: str, evaluation: str, page: str, rounds: str | None, incumbent: str | None, seed: int
+    policy: str, evaluation: str, page: str, rounds: str | None, incumbent: Path | None, seed: int
 ) -> Figures:
     from recpolicy.workflows.evaluation_files import write_candidate_evaluation
     from recpolicy.workflows.feature_estimation import (
@@ -385,7 +409,7 @@ def _evaluate_features(
     from recpolicy.workflows.feature_report import write_feature_evaluation_page
 
     log = read_evaluation_log(require_log(_path(rounds)))
-    candidate, other = load_policies(Path(policy), _path(incumbent))
+    candidate, other = load_policies(Path(policy), incumbent)
     result = evaluate_feature_candidate(candidate, log, other, seed=seed)
     write_candidate_evaluation(result, Path(evaluation))
     write_feature_evaluation_page(result, Path(page))

@@ -23,6 +23,7 @@ def train_policy(
     epochs: int = 1,
     settings: dict = {},
     agent_settings: dict = {},
+    schema: dict = {},
     seed: int = 0,
 ):
     """Train an agent online or from a log, or retrain an incumbent with a new log.
@@ -41,6 +42,7 @@ def train_policy(
         epochs: Passes over a log.
         settings: Further settings of the training; none with an incumbent.
         agent_settings: Settings of the agent, such as {"alpha": 0.5}.
+        schema: Rounds with features: their names and types; empty infers them.
         seed: Seed of every random draw.
     """
     from recpolicy.pipelines import steps
@@ -59,6 +61,7 @@ def train_policy(
         total_timesteps=total_timesteps,
         settings=settings,
         agent_settings=agent_settings,
+        schema=schema,
     )
     policy.metadata.update(figures)
     steps.write_metrics(metrics, figures)
