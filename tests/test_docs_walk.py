@@ -95,7 +95,7 @@ def test_first_failure_ends_the_walk_with_its_output(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("# A\n\n<!-- needs: clusters -->\n", "needs 'clusters'; expected cluster, docker, server"),
+        ("# A\n\n<!-- needs: clusters -->\n", "needs 'clusters'; expected cluster, docker, server, traffic"),
         ("text\n\n<!-- needs: cluster -->\nmore\n", "expected a code block below the mark, found 'more'"),
         ("```\nrecpolicy data fetch\n```\n", "commands without a language; write ```bash"),
         ("```\n$ curl -s localhost\n```\n", "commands without a language; write ```bash"),

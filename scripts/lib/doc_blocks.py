@@ -12,7 +12,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-NEEDS = ("cluster", "docker", "server")
+NEEDS = ("cluster", "docker", "server", "traffic")
+PARSED_ONLY = ("cluster", "docker", "traffic")
+"""Needs that a machine of a developer does not have: a cluster, Docker, events of some days."""
 _MARK = re.compile(r"\s*<!-- needs: (.+) -->\s*")
 _FENCE = re.compile(r"(\s*)(`{3,})(.*)")
 _HEADING = re.compile(r"(#+) ")

@@ -9,8 +9,8 @@ bash    runs in bash; the first failing command fails the block. Exported variab
 python  runs in one session per page.
 toml    is written to the file that its first line names (`# shop.toml`), if any.
 
-Other blocks are output. Blocks marked `needs: cluster` or `needs: docker` are parsed only; a page or section marked
-`needs: server` has a server of runs/registry, and its operator's key in KEY and RECPOLICY_KEY. Some things differ from
+Other blocks are output. Blocks marked `needs: cluster`, `docker` or `traffic` are parsed only; those marked
+`needs: server` have a server of runs/registry, and its operator's key in KEY and RECPOLICY_KEY. Some things differ from
 the page: ports 8080 and 8081 are free ones, `RECPOLICY_KEY=...` gets the key, curl fails for an error of the server,
 and scripts/demo does not install again.
 
@@ -40,11 +40,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from doc_blocks import Block, parse_block, read_blocks
+from doc_blocks import PARSED_ONLY, Block, parse_block, read_blocks
 from walk_files import write_own_files
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = "RECPOLICY_WALK_DATA"
+_REGISTRY = "runs/registry"
 PATIENCE = 120.0
 """Seconds until a server must answer."""
 _KEY = re.compile(r"operator key, shown only now: (\S+)")
@@ -79,7 +80,8 @@ class Walk:
     def __init__(self, folder: Path, data: Path | None):
         self.folder, self.miniature = folder, data is not None
         self._hidden = Path(tempfile.mkdtemp(prefix="walk-"))  # short: the path of a socket has at most 108 bytes
-        self._servers: list[tuple[int, str]] = []  # (process, address)
+        self._servers: list[int] = []  # processes
+        self._source = _REGISTRY  # of the last server of the page
         self._commands: list[int] = []  # processes
         self._session: tuple[int, Any, Any] | None = None  # process, stream to it, stream from it
         self._ports = _free_ports("8080", "8081")
@@ -119,11 +121,11 @@ class Walk:
 
     def end_page(self) -> None:
         """Stop the servers and the Python session of a page, and forget its variables."""
-        for process, _ in self._servers:
+        for process in self._servers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
             os.waitpid(process, 0)
-        self._servers = []
+        self._servers, self._source = [], _REGISTRY
         if self._session is not None:
             self._session[1].close()
             os.waitpid(self._session[0], 0)
@@ -132,11 +134,11 @@ class Walk:
 
     def run(self, block: Block) -> str | None:
         """Run a block; return None, or the output of one that failed."""
-        if block.needs in ("cluster", "docker"):
+        if block.needs in PARSED_ONLY:
             parse_block(block)
             return None
         if block.needs == "server" and not self._servers:
-            failure = self._run_bash("recpolicy serve runs/registry --port 8080\n")
+            failure = self._run_bash(f"recpolicy serve {_REGISTRY} --port 8080\n")
             if failure is not None:
                 return failure
         if block.language == "bash":
@@ -150,7 +152,7 @@ class Walk:
         return None
 
     def _run_bash(self, text: str) -> str | None:
-        file = self._key_file("runs/registry")
+        file = self._key_file(self._source)
         key = file.read_text() if file.exists() else ""
         text = self._with_ports(text).replace("RECPOLICY_KEY=...", f"RECPOLICY_KEY={key}")
         script = _BLOCK.format(folder=self.folder, variables=self._hidden / "variables", text=text)
@@ -210,7 +212,8 @@ class Walk:
                 return os.waitstatus_to_exitcode(status)
             if address and _is_ready(address[1]):
                 os.write(files[1], text.encode())
-                self._servers.append((process, address[1]))
+                self._servers.append(process)
+                self._source = words[1]
                 if key := _KEY.search(text):
                     self._key_file(words[1]).write_text(key[1])
                 return 0
@@ -349,7 +352,7 @@ def walk(pages: list[Path], folder: Path, data: Path | None) -> int:
                     continue
                 started = time.monotonic()
                 failure = course.run(block)
-                parsed = " (parsed)" if block.needs in ("cluster", "docker") else ""
+                parsed = " (parsed)" if block.needs in PARSED_ONLY else ""
                 state = "ok" if failure is None else "FAILED"
                 first = next(line for line in block.text.splitlines() if line.strip())
                 place = f"{os.path.relpath(page, ROOT)}:{block.line}"
