@@ -103,7 +103,8 @@ def commands(text: str) -> list[list[str]]:
             continue
         for command in re.split(r" && | \| ", re.sub(r"^(\$ |(\.tools/bin/)?poetry run )", "", line.strip())):
             if command.startswith("recpolicy "):
-                found.append(shlex.split(command, comments=True)[1:])
+                words = shlex.split(re.sub(r" \d?[<>]{1,2} .*", "", command), comments=True)
+                found.append(words[1:])
     return found
 
 
