@@ -62,7 +62,7 @@ def store(state, log):
                 id=log.event_id[row], slot=0, slot_id=None, time=int(log.time[row]), user_key=None, version=1,
                 policy_digest="d" * 64, agent="squarecb", mode="online", context=json.dumps(context),
                 offers=b"".join(map(row_digest, rows)), probabilities=probability.astype("<f8").tobytes(),
-                ranking=order.astype("<u2").tobytes(), imitated=None, request_digest="r" * 32,
+                ranking=order.astype("<u2").tobytes(), imitated=None, request_digest="r" * 32, online=True,
                 activated_at=int(log.time[row]), rows=rows,
             )
         )  # fmt: skip

@@ -23,6 +23,7 @@ from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.live_models import WATCH_SECONDS
 from recpolicy.server.middleware import RequestMiddleware
 from recpolicy.server.online.learner import learning
+from recpolicy.server.online.rank_learner import rank_learning
 from recpolicy.server.processes import connection_bounds, raise_open_files
 from recpolicy.server.protocol import Connections
 from recpolicy.server.rank.service import FOLLOW_SECONDS
@@ -49,7 +50,7 @@ from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
 
 VERSION = "1"
 GAUGE_SECONDS = 1.0
-BACKGROUND: tuple[Callable[[AppState], AbstractContextManager[None]], ...] = (learning,)
+BACKGROUND: tuple[Callable[[AppState], AbstractContextManager[None]], ...] = (learning, rank_learning)
 """Services that start with the app and stop with it, in reverse order."""
 
 

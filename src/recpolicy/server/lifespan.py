@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recpolicy.core.errors import ArtifactError
 from recpolicy.inference.artifact_files import MANIFEST
 from recpolicy.inference.artifact_kinds import manifest_digest
+from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import admin
 from recpolicy.server.db.engine import open_store, sqlite_url
@@ -31,6 +32,8 @@ from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager,
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.online.checkpoints import CURRENT, checkpoint_folder
 from recpolicy.server.online.learned_policy import LearnedPolicy
+from recpolicy.server.online.rank_checkpoints import rank_checkpoint_folder
+from recpolicy.server.online.rank_learner import LearnedRanks
 from recpolicy.server.rank.ranker import Ranker
 from recpolicy.server.settings import Settings
 from recpolicy.server.state_files import DATABASE, make_private
@@ -149,14 +152,18 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
     def rollout(challenger: int) -> int | None:
         return running_rollout(engine, challenger)
 
-    start_uniform, learned = settings.rank.start_uniform, LearnedPolicy(folder)
+    start_uniform, learned, ranks = settings.rank.start_uniform, LearnedPolicy(folder), LearnedRanks(folder)
     if not settings.online.enabled:
         return ReloadHooks(rollout, uniform_first=start_uniform)
 
     def with_updates(policy: Policy) -> Policy:
+        if isinstance(policy, FeaturePolicy):
+            return ranks(policy) if policy.learns_online else policy
         return policy if isinstance(policy, Ranker) else learned(policy)
 
     def checkpoints(policy: Policy) -> tuple[Path, ...]:
+        if isinstance(policy, FeaturePolicy) and policy.learns_online:
+            return (rank_checkpoint_folder(folder, policy.policy_digest) / CURRENT,)
         if isinstance(policy, Ranker):
             return ()
         return (checkpoint_folder(folder, policy.metadata["policy_digest"]) / CURRENT,)

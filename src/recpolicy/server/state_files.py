@@ -14,7 +14,7 @@ from recpolicy.server.state_lock import LOCK, MARKER
 logger = logging.getLogger(__name__)
 
 DATABASE = "server.db"
-_PARTS = (LOCK, MARKER, "jobs", "spool", "online", "simulator", "registry", "exports", "lost+found")
+_PARTS = (LOCK, MARKER, "jobs", "spool", "online", "online_ranks", "simulator", "registry", "exports", "lost+found")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 

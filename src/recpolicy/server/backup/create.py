@@ -7,7 +7,7 @@ because events name versions. So each event that was acknowledged before the bac
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from recpolicy.registry.audit_log import AUDIT
 from recpolicy.server.backup.databases import POSTGRES_FILE, SQLITE_FILE, copy_sqlite, describe, dump_postgres
 from recpolicy.server.db.engine import sqlite_url
 from recpolicy.server.online.checkpoints import CURRENT, read_current
+from recpolicy.server.online.rank_checkpoints import ONLINE_RANKS, read_rank_checkpoint
 
 MANIFEST = "backup.json"
 FORMAT, FORMAT_VERSION = "recpolicy backup", 1
@@ -71,6 +72,7 @@ def create_backup(state: Path, out: Path, registry: Path | None = None, database
         # A spool file that is gone has been written to the database, which comes later.
         _copy_files(state / SPOOL, folder / SPOOL, _spool_files(state / SPOOL), may_disappear=True)
         _copy_online(state / ONLINE, folder / ONLINE)
+        _copy_online(state / ONLINE_RANKS, folder / ONLINE_RANKS, _copy_rank_checkpoint)
         if postgres:
             assert database_url is not None
             dump_postgres(database_url, folder / POSTGRES_FILE)
@@ -149,12 +151,12 @@ def _copy_files(source: Path, target: Path, files: Iterable[Path], *, may_disapp
                 raise DataError(f"{path}: disappeared during the backup; run it again") from None
 
 
-def _copy_online(source: Path, target: Path) -> None:
+def _copy_online(source: Path, target: Path, copy: Callable[[Path, Path], None] | None = None) -> None:
     """Copy the checkpoints; a step may replace the files in between."""
     for folder in sorted(source.iterdir()) if source.is_dir() else ():
         for attempt in range(_TRIES):
             try:
-                _copy_checkpoint(folder, target / folder.name)
+                (copy or _copy_checkpoint)(folder, target / folder.name)
                 break
             except FileNotFoundError:
                 if attempt == _TRIES - 1:
@@ -170,3 +172,18 @@ def _copy_checkpoint(folder: Path, target: Path) -> None:
     state = read_current(target)
     if state is not None and state.file:
         copy_file(folder / state.file, target / state.file)
+
+
+def _copy_rank_checkpoint(folder: Path, target: Path) -> None:
+    """Copy current.json first, and then the policy that it names; a step may remove that in between."""
+    shutil.rmtree(target, ignore_errors=True)
+    if not (folder / CURRENT).is_file():
+        return
+    copy_file(folder / CURRENT, target / CURRENT)
+    checkpoint = read_rank_checkpoint(target)
+    if checkpoint is not None and checkpoint.folder:
+        policy = folder / checkpoint.folder
+        if not policy.is_dir():
+            raise FileNotFoundError(policy)
+        for path in _files_in(policy):
+            copy_file(path, target / checkpoint.folder / path.name)

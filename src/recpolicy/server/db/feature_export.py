@@ -7,7 +7,7 @@ signals by the function that training uses. Each export writes the whole log ane
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,7 @@ def collect_features(
         show_progress: As in core/progress.py.
     """
     builder, left_out, keys = FeatureLogBuilder(name, reward.reward_range), Counter[str](), dict[tuple[str, int], int]()
-    if reward.clip is None and reward.reward_range is not None:
-        reward = replace(reward, clip=reward.reward_range)
+    reward = _within_range(reward)
     final = now_ms() - reward.wait_ms
     conditions = [rank_events.c.time >= since]
     conditions += [] if until is None else [rank_events.c.time < until]
@@ -109,6 +108,28 @@ def collect_features(
         return None, FeaturesExported(0, 0, 0, left_out)
     log = replace(builder.build(), reward=rewards)
     return log, FeaturesExported(len(log), len(log.action_id), signals, left_out)
+
+
+def log_of_rows(connection: Connection, rows: Sequence[Any], reward: RewardConfig, name: str) -> FeatureLog | None:
+    """Return rows of `rank_events` as a log; None if none can be read."""
+    builder, keys, times = FeatureLogBuilder(name, reward.reward_range), dict[tuple[str, int], int](), list[int]()
+    reward, actions = _within_range(reward), _Actions(connection)
+    actions.load(rows)
+    for row in rows:
+        if _add(builder, row, actions) is None:
+            keys[row.id, row.slot] = len(times)
+            times.append(row.time)
+    if not times:
+        return None
+    rewards, _ = _rewards(connection, keys, np.array(times, np.int64), reward, min(times))
+    return replace(builder.build(), reward=rewards)
+
+
+def _within_range(reward: RewardConfig) -> RewardConfig:
+    """Return the settings with combined rewards beyond the range cut to its ends."""
+    if reward.clip is None and reward.reward_range is not None:
+        return replace(reward, clip=reward.reward_range)
+    return reward
 
 
 def _refusal(row: Any, final: int) -> str | None:

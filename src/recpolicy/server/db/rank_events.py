@@ -61,6 +61,8 @@ class RankEvent(NamedTuple):
     imitated: bool | None
     """True if the policy prefers the baseline, which was returned; None in the mode online."""
     request_digest: str
+    online: bool
+    """False: the caller had no key, and online learning leaves the event out."""
     activated_at: int | None
     """Time at which the event became active; None: it waits for its activation."""
     rows: tuple[str, ...]
@@ -72,7 +74,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "id": (str,), "slot": (int,), "slot_id": (str, NoneType), "time": (int,), "user_key": (str, NoneType),
     "version": (int,), "policy_digest": (str,), "agent": (str,), "mode": (str,), "context": (str,),
     "offers": (bytes,), "probabilities": (bytes,), "ranking": (bytes,), "imitated": (bool, NoneType),
-    "request_digest": (str,), "activated_at": (int, NoneType), "rows": (list,),
+    "request_digest": (str,), "online": (bool,), "activated_at": (int, NoneType), "rows": (list,),
 }  # fmt: skip
 
 

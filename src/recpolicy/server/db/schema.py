@@ -111,6 +111,7 @@ rank_events = Table(
     Column("ranking", LargeBinary, nullable=False, doc="uint16 positions among the offers, best first"),
     Column("imitated", Boolean, nullable=True, doc="the policy agrees with the baseline; null: mode online"),
     Column("request_digest", String(32), nullable=False, doc="digest of what the caller sent"),
+    Column("online", Boolean, nullable=False, doc="false: ranked without a key, online learning leaves it out"),
     Column("activated_at", BigInteger, nullable=True, doc="null: deferred until the caller activates the event"),
     UniqueConstraint("id", "slot"),
     Index(None, "time"),

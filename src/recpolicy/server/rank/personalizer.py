@@ -32,16 +32,16 @@ _MOST_EVENTS = 100_000
 """Latest events of the apprentice mode whose rewards are summed."""
 
 
-def rank_input(request: PersonalizerRank) -> RankInput:
+def rank_input(request: PersonalizerRank, has_key: bool) -> RankInput:
     """Return a request to rank as ours; features that the policy does not know are ignored, as in that service."""
     return RankInput(
         context=merge_features(request.context_features), actions=_actions(request.actions),
         slots=(Slot(excluded=frozenset(request.excluded_actions or ())),), event_id=request.event_id,
-        deferred=bool(request.defer_activation), strict=False,
+        deferred=bool(request.defer_activation), has_key=has_key, strict=False,
     )  # fmt: skip
 
 
-def multi_slot_input(request: PersonalizerMultiSlotRank) -> RankInput:
+def multi_slot_input(request: PersonalizerMultiSlotRank, has_key: bool) -> RankInput:
     """Return a request with slots as ours."""
     slots = [
         Slot(slot.id, merge_features(slot.features), frozenset(slot.excluded_actions or ()), slot.baseline_action)
@@ -49,7 +49,7 @@ def multi_slot_input(request: PersonalizerMultiSlotRank) -> RankInput:
     ]
     return RankInput(
         context=merge_features(request.context_features), actions=_actions(request.actions), slots=slots,
-        event_id=request.event_id, deferred=bool(request.defer_activation), strict=False,
+        event_id=request.event_id, deferred=bool(request.defer_activation), has_key=has_key, strict=False,
     )  # fmt: skip
 
 

@@ -53,6 +53,8 @@ class RankInput:
     """User id, JSON."""
     deferred: bool = False
     """The event counts only after its activation."""
+    has_key: bool = True
+    """False: online learning leaves the event out, because anybody could have sent it."""
     strict: bool = True
     """Reject features that the policy does not know; False ignores them."""
 
@@ -100,7 +102,8 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
             context=context, offers=b"".join([prepared.digests[at] for at in offers]),
             probabilities=decision.probability.astype("<f8").tobytes(),
             ranking=decision.order.astype("<u2").tobytes(), imitated=decision.imitated,
-            request_digest=prepared.digest, activated_at=None if request.deferred else time,
+            request_digest=prepared.digest,
+            online=request.has_key, activated_at=None if request.deferred else time,
             rows=tuple([prepared.rows[at] for at in offers]),
         )
         for place, (slot, context, offers, decision) in enumerate(decided)

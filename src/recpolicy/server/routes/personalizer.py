@@ -40,7 +40,7 @@ router = APIRouter(tags=["personalizer"], responses=PERSONALIZER_ERRORS)
 async def rank_single(request: PersonalizerRank, state: StateDep, active: ActiveDep) -> Response:
     """Rank actions; the rewardActionId is to be shown."""
     active.admit([len(request.actions)])
-    ranked = await rank(state, personalizer.rank_input(request))
+    ranked = await rank(state, personalizer.rank_input(request, active.caller is not None))
     return json_response(personalizer.rank_body(ranked, request), 201)
 
 
@@ -48,7 +48,7 @@ async def rank_single(request: PersonalizerRank, state: StateDep, active: Active
 async def rank_slots(request: PersonalizerMultiSlotRank, state: StateDep, active: ActiveDep) -> Response:
     """Fill several slots, each with another action."""
     active.admit([len(request.actions) * len(request.slots)])
-    ranked = await rank(state, personalizer.multi_slot_input(request))
+    ranked = await rank(state, personalizer.multi_slot_input(request, active.caller is not None))
     return json_response(personalizer.multi_slot_body(ranked), 201)
 
 

@@ -45,7 +45,9 @@ async def rank_actions(request: RankRequest, state: StateDep, active: ActiveDep)
     user = None if request.user is None else id_key(request.user)
     actions = [(action.id, action.features) for action in request.actions]
     slot = Slot(excluded=frozenset(request.excluded))
-    ranked = await rank(state, RankInput(request.context, actions, (slot,), request.event_id, user, request.deferred))
+    has_key = active.caller is not None
+    wanted = RankInput(request.context, actions, (slot,), request.event_id, user, request.deferred, has_key)
+    ranked = await rank(state, wanted)
     return JsonText(to_json(rank_body(ranked)))
 
 

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("ranking", sa.LargeBinary(), nullable=False),
         sa.Column("imitated", sa.Boolean(), nullable=True),
         sa.Column("request_digest", sa.String(32), nullable=False),
+        sa.Column("online", sa.Boolean(), nullable=False),
         sa.Column("activated_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("seq", name="pk_rank_events"),
         sa.UniqueConstraint("id", "slot", name="uq_rank_events_id_slot"),

@@ -1,0 +1,219 @@
+"""Online learning of feature policies: the champion learns from ranked events while it serves.
+
+An event is learned once its reward is final: its window is over. Events are learned in the order of writing, and the
+same events give the same policy in any batches, except for the rounding of sums. One process per state folder learns
+(the holder of a lock); all processes load its checkpoints. The version itself never changes: it keeps its number, and
+`policy_digest` identifies the present state.
+
+Events that were ranked or rewarded without a key are left out, because anybody can send them. A deferred event that is
+activated after its window is left out, too; the job `retrain` learns it.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, func, select
+
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
+from recpolicy.inference.feature_policy import FeaturePolicy
+from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.schema import rank_events, rank_signals
+from recpolicy.server.online.rank_checkpoints import (
+    RankCheckpoint,
+    rank_checkpoint_folder,
+    read_learned_policy,
+    read_rank_checkpoint,
+    write_rank_checkpoint,
+)
+
+if TYPE_CHECKING:
+    from recpolicy.data.feature_log import FeatureLog
+    from recpolicy.data.reward_signals import RewardConfig
+    from recpolicy.server.deps import AppState
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 2_000
+_COMMIT_MS = 5_000
+"""Events of an open transaction are at most this old; PostgreSQL may commit a later number before an earlier one."""
+
+
+class LearnedRanks:
+    """A function from a trained feature policy to the same policy with its latest checkpoint."""
+
+    def __init__(self, state: Path):
+        self._state = state
+        self._served: tuple[str, str, FeaturePolicy] | None = None
+
+    def __call__(self, base: FeaturePolicy) -> FeaturePolicy:
+        """Return the policy with its last checkpoint, or unchanged without a valid one."""
+        folder = rank_checkpoint_folder(self._state, base.policy_digest)
+        try:
+            for _ in range(3):  # another process may replace the folder between the two reads
+                checkpoint = read_rank_checkpoint(folder)
+                if checkpoint is None or not checkpoint.folder:
+                    return base
+                if self._served is not None and self._served[:2] == (base.policy_digest, checkpoint.folder):
+                    return self._served[2]
+                if (folder / checkpoint.folder).is_dir():
+                    policy = read_learned_policy(folder, checkpoint)
+                    self._served = base.policy_digest, checkpoint.folder, policy
+                    return policy
+            raise ArtifactError(f"{folder}: the policy is missing; remove the folder to start again")
+        except ArtifactError as error:
+            logger.error("the server ignores a damaged checkpoint of online learning: %s", error)
+            return base
+
+
+class RankLearner:
+    """A learner that updates the feature policy of this process's registry."""
+
+    def __init__(self, state: "AppState"):
+        self._state = state
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure = ""
+
+    def is_alive(self) -> bool:
+        """Return True while the learner works, or if it is disabled."""
+        return self._thread is None or self._thread.is_alive()
+
+    def start(self) -> None:
+        """Learn in a thread until `close`."""
+        if self._state.settings.online.enabled:
+            self._thread = threading.Thread(target=self._work, name="recpolicy-online-ranks", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Finish the step in progress."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def step(self) -> int:
+        """Learn from the events whose rewards have become final; return their number.
+
+        Raises SQLAlchemyError, ArtifactError, ConfigError, DivergedError or OSError.
+        """
+        version, folder = self._state.models.live.champion, self._state.folder
+        base = version.trained_policy
+        if not isinstance(base, FeaturePolicy) or not base.learns_online or folder is None:
+            return 0
+        if self._state.rank.current.reset_version == version.number:
+            return 0
+        folder = rank_checkpoint_folder(folder, base.policy_digest)
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout), FileLock(folder / ".lock", timeout=0):
+            return self._learn(base, folder)
+        return 0
+
+    def _learn(self, base: FeaturePolicy, folder: Path) -> int:
+        reward = self._state.rank.current.reward
+        final = now_ms() - max(reward.wait_ms, _COMMIT_MS)
+        with self._state.require_store().engine.connect() as connection:
+            before = read_rank_checkpoint(folder)
+            if before is None:
+                passed = select(func.max(rank_events.c.seq)).where(rank_events.c.time <= final)
+                before = RankCheckpoint(connection.scalar(passed) or 0)
+                write_rank_checkpoint(folder, before, None)
+            rows = _final_rows(connection, before.last, final)
+            if not rows:
+                return 0
+            log = _learnable(connection, rows, reward)
+        policy = base if not before.folder else read_learned_policy(folder, before)
+        learned, count = _updated(policy, log)
+        after = replace(
+            before, last=rows[-1].seq, learned=before.learned + count, passed=before.passed + len(rows) - count,
+            folder=str(rows[-1].seq) if count else before.folder,
+        )  # fmt: skip
+        write_rank_checkpoint(folder, after, learned if count else None)
+        if count:
+            self._state.models.refresh()
+        return count
+
+    def _work(self) -> None:
+        while not self._stop.wait(self._state.settings.online.seconds):
+            try:
+                self.step()
+                self._failure = ""
+            except (ArtifactError, ConfigError, DivergedError) as error:
+                self._log_once(str(error))
+            except Exception as error:  # of any kind: the next events may be better
+                self._log_once(type(error).__name__)
+
+    def _log_once(self, failure: str) -> None:
+        if failure != self._failure:
+            logger.error("online learning of ranks failed: %s", failure)
+        self._failure = failure
+
+
+@contextmanager
+def rank_learning(state: "AppState") -> Iterator[None]:
+    """Let a feature policy learn from ranked events until the end of the context."""
+    if state.store is None or state.folder is None:
+        yield
+        return
+    learner = RankLearner(state)
+    learner.start()
+    state.background.add("online_learning_of_ranks", learner.is_alive)
+    try:
+        yield
+    finally:
+        learner.close()
+
+
+def _final_rows(connection: Connection, last: int, final: int) -> Sequence[Any]:
+    """Return the events after `last` up to the first one whose window is open."""
+    query = select(rank_events).where(rank_events.c.seq > last).order_by(rank_events.c.seq).limit(_AT_ONCE)
+    rows = connection.execute(query).all()
+    return rows[: next((place for place, row in enumerate(rows) if row.time > final), len(rows))]
+
+
+def _learnable(connection: Connection, rows: Sequence[Any], reward: "RewardConfig") -> "FeatureLog | None":
+    """Return the events that may be learned, as a log; None if there are none."""
+    from recpolicy.server.db.feature_export import log_of_rows  # loads pandas, which other servers do without
+
+    ids = [row.id for row in rows]
+    keyless: set[tuple[str, int]] = set()
+    for start in range(0, len(ids), 500):
+        some = rank_signals.c.event_id.in_(ids[start : start + 500])
+        query = select(rank_signals.c.event_id, rank_signals.c.slot).where(some, rank_signals.c.online.is_(False))
+        keyless |= {(row.event_id, row.slot) for row in connection.execute(query)}
+    usable = [row for row in rows if row.online and row.activated_at is not None and (row.id, row.slot) not in keyless]
+    return log_of_rows(connection, usable, reward, "ranks of the server")
+
+
+def _updated(policy: FeaturePolicy, log: "FeatureLog | None") -> tuple[FeaturePolicy, int]:
+    """Return the policy after the rounds of a log, and their number; rounds that it cannot read are left out."""
+    if log is None:
+        return policy, 0
+    log = _with_all_features(policy, log)
+    try:
+        return policy.updated(log), int(log.has_reward.sum())
+    except DataError:
+        if len(log) == 1:
+            return policy, 0
+    count = 0
+    for row in range(len(log)):
+        policy, learned = _updated(policy, log.take(row, row + 1, log.name))
+        count += learned
+    return policy, count
+
+
+def _with_all_features(policy: FeaturePolicy, log: "FeatureLog") -> "FeatureLog":
+    """Return the log with a column without values for each feature of the policy that none of its rounds has."""
+    import numpy as np
+
+    def complete(part: str, columns: Any, rows: int) -> dict[str, Any]:
+        names = policy.encoder.names(part)
+        absent = [name for name in names if name not in columns and name.split(".")[0] not in columns]
+        return {**columns, **{name: np.full(rows, None, object) for name in absent}}
+
+    context = complete("context", log.context, len(log))
+    return replace(log, context=context, actions=complete("action", log.actions, len(log.action_id)))
