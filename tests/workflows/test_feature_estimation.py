@@ -9,15 +9,19 @@ from hand_feature_logs import hand_feature_log
 from tiny_feature_log import tiny_log, tiny_policy
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.data.feature_columns import object_array
 from recpolicy.data.feature_log_files import write_feature_log
+from recpolicy.data.features import schema_from_dict
+from recpolicy.data.features.encoder import FeatureEncoder
 from recpolicy.evaluation.gate import GateConfig, gate
 from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
 from recpolicy.training.feature_training import FeatureTrainConfig, feature_agent, learn_feature_policy
+from recpolicy.workflows import cross_fitted_rewards as module
+from recpolicy.workflows.cross_fitted_rewards import cross_fitted_rewards
 from recpolicy.workflows.feature_comparison import (
     BASELINES,
     GREEDY,
     OfferTable,
-    cross_fitted_rewards,
     evenly_sampled,
     greedy_probabilities,
 )
@@ -232,13 +236,8 @@ def test_many_columns_leave_the_mean_of_each_action():
     log = evaluation_log(rounds=300)
     device = np.array([f"d{row}" for row in range(300)], object)
     schema = {"context": {"device": {"type": "category", "max_values": 5000}}, "action": {"a0": {"type": "number"}}}
-    from recpolicy.data.features import schema_from_dict
-    from recpolicy.data.features.encoder import FeatureEncoder
-
     wide = replace(log, context={"device": device})
     encoder = FeatureEncoder.fit(schema_from_dict(schema), wide.context, wide.actions)
-    import recpolicy.workflows.feature_comparison as module
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_MAX_WEIGHTS", 100)
         rewards = cross_fitted_rewards(wide, encoder, 2, 0)
@@ -278,3 +277,23 @@ def test_policies_of_two_kinds_are_not_compared(tmp_path, good):
     assert load_policies(tmp_path / "features", None)[1] is None
     with pytest.raises(ArtifactError):
         load_policies(tmp_path / "features", tmp_path / "missing")
+
+
+def test_unused_hashed_columns_leave_room_for_products():
+    """A JSON feature has 256 columns, and five of them are used: the model knows what fits whom."""
+    rng = np.random.default_rng(0)
+    log = evaluation_log(rounds=2_000, sharpness=0.0)
+    cold = rng.random(2_000) < 0.5
+    warm = (log.chosen_action % 2 == 0) == cold
+    page = object_array([{"weather": "cold" if each else "hot", "n": float(row % 3)} for row, each in enumerate(cold)])
+    nested = replace(
+        log, context={"page": page}, reward=(rng.random(2_000) < np.where(warm, 0.8, 0.1)).astype(float),
+        actions={"even": np.arange(ACTIONS) % 2 == 0}, action_digest=log.action_digest,
+    )  # fmt: skip
+    schema = {"context": {"page": {"type": "json"}}, "action": {"even": {"type": "boolean"}}}
+    encoder = FeatureEncoder.fit(schema_from_dict(schema), nested.context, nested.actions)
+    rewards = cross_fitted_rewards(nested, encoder, 2, 0)
+    assert "products" in rewards.model
+    fits = (nested.offered % 2 == 0) == cold[nested.round_of_offer]
+    assert rewards.q[fits].mean() == pytest.approx(0.8, abs=0.05)
+    assert rewards.q[~fits].mean() == pytest.approx(0.1, abs=0.05)

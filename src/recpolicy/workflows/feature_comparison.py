@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.memory import check_memory
@@ -22,21 +21,18 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval
 from recpolicy.core.types import Array
 from recpolicy.data.feature_log import FeatureLog
-from recpolicy.data.features.encoder import FeatureEncoder
-from recpolicy.data.features.schema import ACTION_ID
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import MIN_USERS, GroupFigure, Groups, group_figures
 from recpolicy.evaluation.relative_gain import gain_on_hits, relative_gain
-from recpolicy.inference.feature_policy import FeaturePolicy, ImportanceWeights, chosen_pairs
-from recpolicy.models.bilinear import BilinearModel
+from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.ope.config import OffPolicyConfig
 from recpolicy.ope.engine import value_differences_from_inputs
-from recpolicy.ope.feedback import BanditFeedback, Clusters, TargetPolicy
+from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
 from recpolicy.ope.inputs import BanditInputs
 from recpolicy.ope.results import PolicyComparison
-from recpolicy.ope.reward_model import user_folds
 from recpolicy.ope.terms import dr_terms
 from recpolicy.workflows.artifacts import check_not_learned
+from recpolicy.workflows.cross_fitted_rewards import CrossFittedRewards, cross_fitted_rewards
 
 ESTIMATOR = "dr"
 EXPLORING, GREEDY = "exploring", "greedy"
@@ -46,9 +42,6 @@ BASELINES = ("random", "first action", "highest mean", "greedy reward model")
 """random over the offered actions; the first action of the request; the id with the highest mean reward; the greedy
 choice of the cross-fitted reward model."""
 MAX_GROUPS = 20
-_MAX_WEIGHTS = 1_024
-_RIDGE, _SHRINKAGE = 10.0, 10.0
-_MAX_IMPORTANCE = 20.0
 _ROUND_BYTES, _OFFER_BYTES = 800, 64
 
 
@@ -65,71 +58,6 @@ class OfferTable:
         rows = np.zeros((last - first, self.width))
         rows[np.arange(self.width) < count[:, np.newaxis]] = self.values[self.start[first] : self.start[last]]
         return rows
-
-
-@dataclass(frozen=True)
-class CrossFittedRewards:
-    """Predicted rewards of all offers, each from rounds of other users."""
-
-    q: Array  # [K], by the linear model
-    mean: Array  # [K], mean reward of the action's id, shrunk to the mean of all
-    fold: NDArray[np.int64]  # [N]
-    model: str
-    """Description of the model."""
-
-
-def cross_fitted_rewards(log: FeatureLog, encoder: FeatureEncoder, folds: int, seed: int) -> CrossFittedRewards:
-    """Fit the reward model of a log.
-
-    Args:
-        log: Rounds with rewards.
-        encoder: An encoder; its schema names the features, and it is fitted again, on the log.
-        folds: Parts of the users.
-        seed: Assigns users to folds.
-    """
-    fold = user_folds(Clusters.from_users(log.units), folds, seed)
-    fitted = FeatureEncoder.fit(encoder.schema, log.context, {**log.actions, ACTION_ID: log.action_id})
-    widths = len(fitted.context_names), len(fitted.action_names)
-    interactions, name = _design(widths, fitted.schema.interactions)
-    code = pd.factorize(pd.Series([(type(value).__name__, value) for value in log.action_id.tolist()]))[0]
-    q, mean = np.empty((2, len(log.offered)))
-    for part in range(folds):
-        others, rows = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
-        offers = fold[log.round_of_offer] == part
-        mean[offers] = _id_means(log, code, others)[code[log.offered[offers]]]
-        if interactions is None:
-            q[offers] = mean[offers]
-            continue
-        known, held_out = log.select(others, log.name), log.select(rows, log.name)
-        importance = ImportanceWeights(_MAX_IMPORTANCE, 1.0)
-        weight = importance.weight(known)
-        model = BilinearModel.untrained(
-            widths, interactions=interactions, precision=_RIDGE, prior_reward=float(known.reward.mean())
-        ).updated(chosen_pairs(fitted, False, known), known.reward, weight / weight.mean())
-        scorer = FeaturePolicy(
-            encoder=fitted, model=model, agent="reward model", head="greedy", settings={}, uniform_mix=0.0,
-            reward_range=None, importance=importance, reward_std=1.0, metadata={},
-        )  # fmt: skip
-        q[offers] = scorer.scores_of(held_out)
-    return CrossFittedRewards(q, mean, fold, name)
-
-
-def _design(widths: tuple[int, int], interactions: bool) -> tuple[bool | None, str]:
-    """Return True for a model with products of features, False without, None for one that is too wide; and its name."""
-    if interactions and (1 + widths[0]) * (1 + widths[1]) <= _MAX_WEIGHTS:
-        return True, "linear model of features and their products"
-    if 1 + sum(widths) <= _MAX_WEIGHTS:
-        return False, "linear model of features"
-    return None, f"mean reward of each action id, because {sum(widths):,} columns are too many for a linear model"
-
-
-def _id_means(log: FeatureLog, code: NDArray[np.int64], rows: NDArray[np.int64]) -> Array:
-    """Return the mean reward of each id on some rounds, shrunk to the mean of all; code [M] numbers the ids."""
-    chosen, reward = code[log.chosen_action[rows]], log.reward[rows]
-    count = np.bincount(chosen, minlength=code.max() + 1)
-    overall = float(reward.mean())
-    total = np.bincount(chosen, reward, code.max() + 1)
-    return np.asarray((total + _SHRINKAGE * overall) / (count + _SHRINKAGE))
 
 
 def greedy_probabilities(log: FeatureLog, scores: Array) -> Array:
