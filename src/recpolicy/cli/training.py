@@ -193,6 +193,10 @@ def _say(title: str, value: Any) -> None:
 
 
 COMMANDS = (
-    Command(train, "Example:  recpolicy train ppo --split u1 --total-timesteps 100000 --out runs/ppo"),
+    Command(
+        train,
+        "Examples:  recpolicy train ppo --split u1 --total-timesteps 100000 --out runs/ppo; on features: "
+        " recpolicy train squarecb --log rounds --features schema.toml --out runs/offers",
+    ),
     Command(demo, "Example:  recpolicy demo --user 196"),
 )

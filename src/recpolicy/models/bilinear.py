@@ -164,7 +164,7 @@ class BilinearModel:
     def regressors(self, pairs: Pairs) -> Array:
         """Return phi [k, K] of the pairs."""
         pairs = self._design(pairs)
-        x, a = with_one(pairs.context)[pairs.row], with_one(pairs.action)[pairs.offer]
+        x, a = with_one(pairs.context[pairs.row]), with_one(pairs.action)[pairs.offer]
         return (x[:, :, np.newaxis] * a[:, np.newaxis, :]).reshape(len(x), -1)
 
     def _design(self, pairs: Pairs) -> Pairs:

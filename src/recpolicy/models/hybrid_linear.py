@@ -11,7 +11,7 @@ the same sums. With P_a = A_a^-1 and e = z - B_a' P_a x they give
 An action id without rounds has the shared part only, and the prior's uncertainty of its own part.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -118,22 +118,29 @@ class HybridModel:
 
     def estimate(self, pairs: Pairs, widths: bool) -> PairEstimate:
         """Return the posterior means and widths of the pairs."""
-        size = max(1, _BLOCK // (self.arm_cross.shape[1] * self.arm_cross.shape[2]))
-        blocks = [slice(first, first + size) for first in range(0, max(len(pairs), 1), size)]
-        parts = [self._estimate(pairs.take(np.arange(len(pairs))[block]), widths) for block in blocks]
+        size = max(1, _BLOCK // self.shared.moment.size)
+        parts = [
+            self._estimate(pairs.take(np.arange(first, min(first + size, len(pairs)))), widths)
+            for first in range(0, max(len(pairs), 1), size)
+        ]
         width = np.concatenate([part.width for part in parts if part.width is not None]) if widths else None
         return PairEstimate(np.concatenate([part.mean for part in parts]), width)
 
     def _estimate(self, pairs: Pairs, widths: bool) -> PairEstimate:
-        arm = self._arm(pairs.action_id)[pairs.offer]
-        part, z, x = self.solution, self.shared.regressors(pairs), with_one(pairs.context)[pairs.row]
-        rest = z - np.einsum("kd,kde->ke", x, part.cross[arm], optimize=True)
-        mean = rest @ part.beta + np.einsum("kd,kd->k", x, part.center[arm])
+        part, rest, x = self.solution, self.shared.regressors(pairs), with_one(pairs.context[pairs.row])
+        own_mean, own_square = np.zeros(len(x)), np.zeros(len(x))
+        for index, rows in rows_by_arm(self._arm(pairs.action_id)[pairs.offer]):
+            of_arm = x[rows]
+            if index < len(self.action_ids):
+                rest[rows] -= of_arm @ part.cross[index]
+                own_mean[rows] = of_arm @ part.center[index]
+            if widths:
+                own_square[rows] = ((of_arm @ part.covariance[index]) * of_arm).sum(axis=1)
+        mean = rest @ part.beta + own_mean
         if not widths:
             return PairEstimate(mean)
         shared = ((rest @ part.shared_covariance) * rest).sum(axis=1)
-        own = np.einsum("kd,kde,ke->k", x, part.covariance[arm], x, optimize=True)
-        return PairEstimate(mean, np.sqrt(np.maximum(shared + own, 0.0)))
+        return PairEstimate(mean, np.sqrt(np.maximum(shared + own_square, 0.0)))
 
     def updated(self, pairs: Pairs, reward: Array, weight: Array) -> "HybridModel":
         """Return the model with further rewards [k] and weights [k] in its sums."""
@@ -153,15 +160,12 @@ class HybridModel:
         gram, cross, moment = (
             np.pad(part * kept, old[: part.ndim]) for part in (self.arm_gram, self.arm_cross, self.arm_moment)
         )
-        arm = grown._arm(pairs.action_id)[pairs.offer]
-        order = np.argsort(arm, kind="stable")
-        start = np.searchsorted(arm[order], np.arange(len(ids) + 1))
         size = max(1, _BLOCK // k)
-        for index in np.unique(arm):
-            for first in range(start[index], start[index + 1], size):
-                rows = order[first : min(first + size, start[index + 1])]
+        for index, rows_of_arm in rows_by_arm(grown._arm(pairs.action_id)[pairs.offer]):
+            for first in range(0, len(rows_of_arm), size):
+                rows = rows_of_arm[first : first + size]
                 part = pairs.take(rows)
-                z, x = self.shared.regressors(part), with_one(part.context)[part.row]
+                z, x = self.shared.regressors(part), with_one(part.context[part.row])
                 weighted = x * weight[rows, np.newaxis]
                 gram[index] += weight[rows] @ products(x)
                 cross[index] += weighted.T @ z
@@ -176,3 +180,12 @@ class HybridModel:
     @cached_property
     def _place(self) -> dict[str | int, int]:
         return {identifier: index for index, identifier in enumerate(self.action_ids)}
+
+
+def rows_by_arm(arm: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each arm among [k] with its rows, in order."""
+    order = np.argsort(arm, kind="stable")
+    starts = np.flatnonzero(np.diff(arm[order], prepend=-1))
+    for rows in np.split(order, starts[1:]):
+        if len(rows):
+            yield int(arm[rows[0]]), rows
