@@ -153,6 +153,13 @@ def test_learning_online_in_parts_is_the_same_as_at_once(online_policy, parts):
     assert policy.updated(log).policy_digest == whole.policy_digest
 
 
+def test_squarecb_explores_less_after_further_rounds(squarecb):
+    after = squarecb.updated(tiny_log(300, seed=9, name="later"))
+    assert after.settings["rounds"] == 900
+    assert after.settings["gamma"] == pytest.approx(10 * 900**0.5)
+    assert squarecb.settings["gamma"] == pytest.approx(10 * 600**0.5)
+
+
 def test_a_network_does_not_learn_online():
     policy = trained_case("eps_greedy")
     assert not policy.learns_online

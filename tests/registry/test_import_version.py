@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_feature_log import tiny_policy
 from tiny_policies import write_tiny
 
 from recpolicy.core.errors import ArtifactError
+from recpolicy.inference.feature_artifact import write_feature_policy
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.registry.import_version import ImportLimits, import_version, unpack_version
 from recpolicy.registry.model_registry import Registry
@@ -224,3 +226,16 @@ def test_a_damaged_archive_is_unpacked_as_it_was_or_refused(artifact, tmp_path_f
         assert list((folder / "into").iterdir()) == []
     else:  # the manifest names all files but itself, and a tar has no checksum of it
         assert {**files_of(unpacked), "recpolicy.json": None} == {**files_of(artifact), "recpolicy.json": None}
+
+
+def test_an_archive_of_a_feature_policy_becomes_a_version(tmp_path):
+    policy = tiny_policy("linucb_shared")
+    write_feature_policy(policy, tmp_path / "policy")
+    archive = packed("tar.gz", tmp_path / "policy.tar.gz", list(files_of(tmp_path / "policy").items()))
+    version = import_version(Registry(tmp_path / "registry"), archive)
+    assert version.policy_digest == policy.policy_digest
+    damaged = {**files_of(tmp_path / "policy"), "features.json": b"{}"}
+    archive = packed("zip", tmp_path / "damaged.zip", list(damaged.items()))
+    with pytest.raises(ArtifactError, match=r"features\.json: missing or changed since it was written"):
+        import_version(Registry(tmp_path / "registry"), archive)
+    assert [version.number for version in Registry(tmp_path / "registry").versions()] == [1]

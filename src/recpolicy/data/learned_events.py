@@ -51,7 +51,7 @@ def file_events(path: Path) -> Hashes:
 
 def merge(*parts: Hashes) -> Hashes:
     """Return all hashes, sorted, each once; raise DataError for more than an artifact may hold."""
-    hashes = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]), kind="stable")  # quick for sorted parts
+    hashes: Hashes = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]), kind="stable")  # quick for sorted parts
     hashes = hashes[np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)]]
     if len(hashes) > MAX_HASHES:
         raise DataError(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from recpolicy.workflows.estimator_benchmark import benchmark_estimators
     from recpolicy.workflows.evaluation_files import read_candidate_evaluation, write_candidate_evaluation
     from recpolicy.workflows.evaluation_rounds import read_evaluation_rounds
+    from recpolicy.workflows.feature_training import train_feature_policy
     from recpolicy.workflows.gating import gate_candidate, gate_evaluation, get_incumbent, register, write_gate
     from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation, evaluate
     from recpolicy.workflows.imported_logs import ImportReport, import_log
@@ -61,6 +62,7 @@ __all__ = [
     "simulate_session_log",
     "simulate_slate_log",
     "train",
+    "train_feature_policy",
     "train_sessions",
     "validate_simulator",
     "write_candidate_evaluation",
@@ -101,6 +103,7 @@ _MODULES = {
     "simulate_session_log": "session_logs",
     "simulate_slate_log": "slate_logs",
     "train": "policy_training",
+    "train_feature_policy": "feature_training",
     "train_sessions": "session_training",
     "validate_simulator": "simulator_validation",
     "write_candidate_evaluation": "evaluation_files",
