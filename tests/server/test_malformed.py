@@ -7,6 +7,7 @@ import schemathesis
 import schemathesis.specs.openapi.schemas
 from client_helpers import served
 from hypothesis import HealthCheck, Phase, given, settings
+from ranking import ValuePolicy, ranking
 from schemathesis import GenerationMode
 
 from recpolicy.server.settings import LimitsConfig, OnlineConfig, Settings
@@ -29,14 +30,39 @@ def schema(tmp_path_factory):
         yield schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
+RANKS = (
+    "/v1/rank", "/v1/events/{event_id}/reward", "/v1/events/{event_id}/activate", "/personalizer/rank",
+    "/personalizer/multislot/rank", "/personalizer/events/{event_id}/reward",
+    "/personalizer/multislot/events/{event_id}/reward",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """The schema of a server that ranks."""
+    with ranking(tmp_path_factory.mktemp("ranks") / "registry", ValuePolicy()) as app:
+        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+@pytest.mark.parametrize("path", RANKS)
+@pytest.mark.parametrize("kind", [GenerationMode.NEGATIVE, GenerationMode.POSITIVE])
+def test_no_rank_makes_the_server_fail(ranks, path, kind):
+    call_all(ranks, path, kind, 20)
+
+
 @pytest.mark.parametrize("path", PUBLIC)
 @pytest.mark.parametrize("kind", [GenerationMode.NEGATIVE, GenerationMode.POSITIVE])
 def test_no_request_makes_the_server_fail_and_every_refusal_has_the_shape(schema, path, kind):
+    call_all(schema, path, kind)
+
+
+def call_all(schema, path, kind, number=EACH):
+    """Send requests of one kind to a path and check the answers."""
     asked = []
 
     @given(schema[path]["POST"].as_strategy(generation_mode=kind))
     @settings(
-        max_examples=EACH, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+        max_examples=number, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     def each(case):
@@ -47,4 +73,4 @@ def test_no_request_makes_the_server_fail_and_every_refusal_has_the_shape(schema
             assert set(json.loads(response.content)["error"]) == {"code", "message"}
 
     each()
-    assert len(asked) >= 0.95 * EACH  # in all more than a thousand
+    assert len(asked) >= 0.95 * number  # in all more than a thousand

@@ -1,6 +1,7 @@
 """The Personalizer routes, by the real clients of the retired service against a real server on loopback."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -10,6 +11,7 @@ from ranking import ValuePolicy, ranking
 from sqlalchemy import select
 
 from recpolicy.data.reward_signals import RewardConfig
+from recpolicy.server.app import make_app
 from recpolicy.server.db.schema import rank_events, rank_signals
 from recpolicy.server.rank.durations import format_duration, parse_duration
 from recpolicy.server.rank.personalizer import merge_features
@@ -157,6 +159,35 @@ def test_the_key_is_checked(app, endpoint):
     ):
         client.delete_logs()
     assert caught.value.status_code == 403
+
+
+def test_every_route_of_the_administration_needs_its_role(app):
+    page = ask(app, "GET", "/openapi.json").json()["paths"]
+    free = ("rank", "reward", "activate")
+    calls = [
+        (method.upper(), path.replace("{", "").replace("}", ""))
+        for path, methods in page.items() for method in methods
+        if path.startswith("/personalizer") and not path.endswith(free)
+    ]  # fmt: skip
+    assert len(calls) >= 19
+    reader, client = key_for(app, "reader"), key_for(app, "client")
+    for method, path in calls:
+        for prefix in ("/personalizer", "/personalizer/v1.0"):
+            at = path.replace("/personalizer", prefix)
+            assert ask(app, method, at).status_code == 401, at
+            assert ask(app, method, at, headers={KEY: client}).status_code == 403, at
+            assert method == "GET" or ask(app, method, at, headers={KEY: reader}).status_code == 403, at
+
+
+def test_a_server_that_needs_keys_needs_them_here_too(tmp_path):
+    with ranking(tmp_path / "other", ValuePolicy(), REWARD) as app:
+        state = app.state.server
+        limits = replace(state.settings.limits, require_key=True)
+        closed = make_app(replace(state, settings=replace(state.settings, limits=limits)))
+        body = {"actions": ACTIONS}
+        refusal(ask(closed, "POST", "/personalizer/rank", body), 401, "unauthorized")
+        refusal(ask(closed, "POST", "/v1/rank", {"actions": [{"id": 1}]}), 401, "unauthorized")
+        assert ask(closed, "POST", "/personalizer/rank", body, headers={KEY: key_for(app, "client")}).status_code == 201
 
 
 def test_the_configuration_is_read_and_changed(app, operator, new):

@@ -258,6 +258,17 @@ def test_a_policy_of_ratings_takes_no_ranks_and_one_of_features_recommends_nothi
     assert ask(app, "GET", "/readyz").json()["policy"]["agent"] == "squarecb"
 
 
+def test_the_pages_for_operators_open(app):
+    page = ask(app, "GET", "/openapi.json").json()["paths"]
+    assert "/v1/rank" in page
+    for path in ("/", "/operations"):
+        assert ask(app, "GET", path).status_code == 200, path
+    operator = bearing(key_for(app, "operator"))
+    for path, methods in page.items():
+        if path.startswith("/v1/admin") and "get" in methods and "{" not in path:
+            assert ask(app, "GET", path, headers=operator).status_code < 500, path
+
+
 def test_a_registry_without_a_version_ranks_at_random(tmp_path):
     with ranking(tmp_path / "registry") as app:
         answer = rank(app)

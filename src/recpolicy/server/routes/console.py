@@ -138,18 +138,19 @@ def show_simulator_card(_: Reader, state: StateDep) -> Response:
 
 def _page(name: str, state: AppState) -> Response:
     served = state.models.live.champion
-    low, high = served.trained.scale
-    online = state.store is not None and state.settings.online.enabled and can_learn(served.trained.artifact)
+    scorer = None if served.ranks else served.trained  # the pages of a policy of features have no users and items
+    low, high = (0.0, 1.0) if scorer is None else scorer.scale
+    online = state.store is not None and state.settings.online.enabled
     shown = pages.page(
         name,
         policy=served.describe(CHAMPION),
         low=low,
         high=high,
-        learns=online,
+        learns=online and scorer is not None and can_learn(scorer.artifact),
         learns_keyless=state.settings.online.keyless_per_hour > 0,
         stores=state.store is not None,
-        filters=queries.list_filters(served.trained),
-        known_users=len(served.trained.user_ids),
+        filters={"genres": [], "years": None} if scorer is None else queries.list_filters(scorer),
+        known_users=0 if scorer is None else len(scorer.user_ids),
         item_label=state.settings.console.item_label,
     )
     return HTMLResponse(shown, headers=dict(pages.HEADERS))
