@@ -15,7 +15,7 @@ from recpolicy.core.files import write_json
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = (
     "recpolicy", "numpy", "pandas", "scipy", "scikit-learn", "scikit-surprise", "myfm", "tensorflow", "tf-keras",
-    "tf-agents", "tensorflow-probability",
+    "tf-agents", "tensorflow-probability", "numba",
 )  # fmt: skip
 
 
