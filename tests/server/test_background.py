@@ -16,7 +16,7 @@ from recpolicy.server.settings import OnlineConfig
 
 NAMES = {
     "writer", "writer_watch", "spool_replay", "registry_watch", "gauges", "memory_release", "rollout_counts",
-    "shadow_comparison",
+    "shadow_comparison", "rank_settings", "online_learning_of_ranks",
     "online_learning", "scheduler",
 }  # fmt: skip
 
