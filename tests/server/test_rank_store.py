@@ -11,6 +11,7 @@ from event_factory import event
 from rank_events import rank_event
 from ranking import REQUEST, ValuePolicy, ranking
 from sqlalchemy import func, select, text
+from waiting import wait_until
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db.deletion import Deleted, delete_before, delete_user
@@ -211,3 +212,19 @@ def test_late_is_measured_from_the_rank(engine):
     assert outcome.status == "late"
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT late FROM rank_signals")) == 1
+
+
+def test_a_rank_is_answered_and_kept_while_another_process_holds_the_database(tmp_path):
+    with ranking(tmp_path / "registry", ValuePolicy()) as app:
+        engine, writer = app.state.server.store.engine, app.state.server.store.writer
+        with engine.connect() as blocker:
+            blocker.exec_driver_sql("BEGIN IMMEDIATE")
+            answer = ask(app, "POST", "/v1/rank", REQUEST | {"event_id": "kept"})
+            assert (answer.status_code, answer.json()["event_id"]) == (200, "kept")
+            assert writer.spooled == 1
+            assert ask(app, "POST", "/v1/events/kept/reward", {}).status_code == 503
+            blocker.rollback()
+        wait_until(lambda: counts(engine)[0], "the replay")
+        assert counts(engine) == (1, 0, 3)
+        wait_until(lambda: not writer.down, "the end of the outage")
+        assert ask(app, "POST", "/v1/events/kept/reward", {}).json()["status"] == "accepted"
