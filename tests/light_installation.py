@@ -3,6 +3,7 @@
 A test or a file is skipped only if it fails for the lack of a package of an extra. Every other failure counts.
 """
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -10,10 +11,17 @@ import pytest
 from recpolicy.core.errors import MissingExtraError
 
 _OF_EXTRAS = {
-    "google", "gymnasium", "kfp", "matplotlib", "myfm", "scipy", "sklearn", "surprise", "tensorflow", "tf_agents",
-    "tf_keras",
+    "absl", "google", "gymnasium", "kfp", "matplotlib", "myfm", "scipy", "sklearn", "surprise", "tensorflow",
+    "tf_agents", "tf_keras", "yaml",
 }  # fmt: skip
 """Modules of the extras that a light installation lacks."""
+
+
+_MESSAGE = re.compile(
+    r"needs the extra '[a-z]+', which is not installed|No module named '(" + "|".join(sorted(_OF_EXTRAS)) + r")\b|"
+    r"hadolint is not installed"
+)
+"""Words of a command or of another process that lacks a package."""
 
 
 def find_missing(error: BaseException | None) -> str | None:
@@ -41,5 +49,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[object]"
 
 def _skip(report: "pytest.CollectReport | pytest.TestReport", call: "pytest.CallInfo[object]", path: str) -> None:
     missing = find_missing(call.excinfo.value) if report.failed and call.excinfo else None
+    words = _MESSAGE.search(report.longreprtext) if report.failed and not missing else None
+    missing = words[0] if words else missing
     if missing:
         report.outcome, report.longrepr = "skipped", (path, 0, f"Skipped: {missing}")
