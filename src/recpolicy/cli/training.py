@@ -195,7 +195,7 @@ def _say(title: str, value: Any) -> None:
 COMMANDS = (
     Command(
         train,
-        "Examples:  recpolicy train ppo --split u1 --total-timesteps 100000 --out runs/ppo; on features: "
+        "Example:  recpolicy train ppo --split u1 --total-timesteps 100000 --out runs/ppo; on features: "
         " recpolicy train squarecb --log rounds --features schema.toml --out runs/offers",
     ),
     Command(demo, "Example:  recpolicy demo --user 196"),
