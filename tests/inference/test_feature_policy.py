@@ -9,7 +9,7 @@ import pytest
 from tiny_feature_log import CASES, ONLINE, tiny_actions, tiny_log, tiny_policy, trained_case
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.inference.feature_policy import MAX_ACTIONS, draw
+from recpolicy.inference.rank_request import MAX_ACTIONS, draw
 
 CONTEXT = {"hour": 0.4, "device": "mobile", "member": True}
 

@@ -24,7 +24,7 @@ class ValuePolicy:
     agent = "squarecb"
     policy_digest = hashlib.sha256(b"value").hexdigest()
 
-    def probabilities(self, context, actions, excluded=(), *, strict=True):
+    def probabilities(self, context, actions, excluded=(), *, strict=True, keys=None):
         """Return .7 for the best one; raises DataError for a value that is no number."""
         score = np.array([_value(features) for _, features in actions], float)
         probability = np.full(len(actions), 0.3 / max(len(actions) - 1, 1))

@@ -8,7 +8,7 @@ from ranking import REQUEST, ValuePolicy, ranking
 from sqlalchemy import select, update
 
 from recpolicy.data.reward_signals import RewardConfig
-from recpolicy.inference.feature_policy import draw
+from recpolicy.inference.rank_request import draw
 from recpolicy.server.app import make_app
 from recpolicy.server.db.schema import action_rows, rank_events, rank_signals
 from recpolicy.server.settings import RankConfig, Settings

@@ -34,7 +34,8 @@ from recpolicy.inference.artifact_files import (
     read_manifest_file,
     write_manifest_file,
 )
-from recpolicy.inference.feature_policy import Action, FeaturePolicy, ImportanceWeights, draw
+from recpolicy.inference.feature_policy import FeaturePolicy, ImportanceWeights
+from recpolicy.inference.rank_request import Action, draw
 from recpolicy.models.reward_model import Pairs
 from recpolicy.models.reward_models import REWARD_MODELS
 

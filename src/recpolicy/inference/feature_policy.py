@@ -8,8 +8,6 @@ The draw of a request depends on its seed, such as the event id, and on the prob
 with the same id has the same answer from the same policy in every process.
 """
 
-import hashlib
-import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,21 +20,18 @@ from recpolicy.core.errors import DataError, unknown_name_error
 from recpolicy.core.files import content_digest
 from recpolicy.core.hashes import Hashes
 from recpolicy.core.types import Array
-from recpolicy.data.feature_columns import check_action_id, columns_from_records
+from recpolicy.data.feature_columns import columns_from_records, object_array
 from recpolicy.data.features.encoder import FeatureEncoder
 from recpolicy.data.features.schema import ACTION_ID, PARTS
 from recpolicy.inference.action_distributions import HEADS, squarecb_gamma, with_uniform_mix
+from recpolicy.inference.rank_request import Action, ActionId, check_request, draw
+from recpolicy.inference.recurring_actions import RecurringActions
 from recpolicy.inference.reward_estimators import Estimate
 from recpolicy.models.reward_model import PairEstimate, Pairs, RewardModel
 
 if TYPE_CHECKING:
     from recpolicy.data.feature_log import FeatureLog
 
-ActionId = str | int
-Action = tuple[ActionId, Mapping[str, Any]]
-
-MAX_ACTIONS = 1_000
-"""Largest number of actions of a request."""
 WIDTH_HEADS = ("upper_confidence", "thompson")
 """Heads that need the width of estimates."""
 _COUNT = ""
@@ -137,9 +132,17 @@ class FeaturePolicy:
 
     def probabilities(
         self, context: Mapping[str, Any], actions: Sequence[Action], excluded: Collection[ActionId] = (),
-        *, strict: bool = True,
+        *, strict: bool = True, keys: Sequence[bytes] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         """Return the probability [A] that each action comes first, and its expected reward [A].
+
+        Args:
+            context: Features of the context.
+            actions: Id and features of each action.
+            excluded: Ids of actions that must not come first.
+            strict: Reject features that the training log did not have; False ignores them.
+            keys: A digest of the id and the features of each action. With them, actions of earlier requests need not
+                be encoded again.
 
         Raises:
             DataError: No or too many actions, an action id that occurs twice or is no id, no action that is not
@@ -148,17 +151,40 @@ class FeaturePolicy:
         allowed = check_request(context, actions, excluded)
         if strict:
             self._check_names("context", [context])
-            self._check_names("action", [features for _, features in actions])
-        return self.answer(self.encoded(context, actions), allowed)
+        return self.answer(self.encoded(context, actions, strict=strict, keys=keys), allowed)
 
-    def encoded(self, context: Mapping[str, Any], actions: Sequence[Action]) -> Pairs:
+    def encoded(
+        self, context: Mapping[str, Any], actions: Sequence[Action], *, strict: bool = False,
+        keys: Sequence[bytes] | None = None,
+    ) -> Pairs:  # fmt: skip
         """Return the encoded pairs [A] of a request; raise DataError for a value of the wrong type."""
         columns = columns_from_records([context], self.encoder.names("context"))
-        of_actions = columns_from_records([features for _, features in actions], self.encoder.names("action"))
-        ids = np.empty(len(actions), object)
-        ids[:] = [identifier for identifier, _ in actions]
-        place = np.zeros(len(actions), np.int64), np.arange(len(actions))
-        return _encoded(self.encoder, self.model.sparse, 1, columns, of_actions, ids, *place)
+
+        def encode(places: Sequence[int]) -> Any:
+            return self._encoded_actions([actions[place] for place in places], strict)
+
+        if keys is None:
+            rows = self._encoded_actions(actions, strict)
+        else:
+            rows = self._recurring_actions.rows([(strict, key) for key in keys], encode)
+        ids = object_array([identifier for identifier, _ in actions])
+        return Pairs(
+            _context_rows(self.encoder, self.model.sparse, 1, columns), rows, ids,
+            np.zeros(len(actions), np.int64), np.arange(len(actions)),
+        )  # fmt: skip
+
+    def _encoded_actions(self, actions: Sequence[Action], strict: bool) -> Any:
+        """Return the encoded actions; raise DataError for a feature that is unknown or has the wrong type."""
+        records = [features for _, features in actions]
+        if strict:
+            self._check_names("action", records)
+        columns = columns_from_records(records, self.encoder.names("action"))
+        ids = object_array([identifier for identifier, _ in actions])
+        return _action_rows(self.encoder, self.model.sparse, columns, ids)
+
+    @cached_property
+    def _recurring_actions(self) -> RecurringActions:
+        return RecurringActions()
 
     def answer(self, pairs: Pairs, allowed: NDArray[np.bool_]) -> tuple[Array, Array]:
         """Return the probability [A] and the expected reward [A] of A encoded pairs of one context.
@@ -252,44 +278,6 @@ class FeaturePolicy:
         return {part: {*self.encoder.names(part), *ignored.get(part, ())} for part in PARTS}
 
 
-def check_request(
-    context: Mapping[str, Any], actions: Sequence[Action], excluded: Collection[ActionId]
-) -> NDArray[np.bool_]:
-    """Return the mask [A] of actions that may come first; raise DataError for a request that is none."""
-    if not isinstance(context, Mapping):
-        raise DataError(f"context: found {type(context).__name__}; expected an object of features")
-    if not 1 <= len(actions) <= MAX_ACTIONS:
-        raise DataError(f"actions: found {len(actions):,}; expected 1 to {MAX_ACTIONS:,}")
-    ids: set[ActionId] = set()
-    for identifier, features in actions:
-        check_action_id(identifier)
-        if identifier in ids:
-            raise DataError(f"actions: the id {identifier!r} occurs twice; expected each id once")
-        if not isinstance(features, Mapping):
-            raise DataError(
-                f"actions: the features of {identifier!r} are {type(features).__name__}; expected an object"
-            )
-        ids.add(identifier)
-    if not excluded:
-        return np.ones(len(actions), bool)
-    allowed = np.array([identifier not in excluded for identifier, _ in actions])
-    if not allowed.any():
-        raise DataError(f"actions: all {len(actions)} are excluded; expected at least one that is not")
-    return allowed
-
-
-def draw(probability: Array, seed: int | str | None) -> int:
-    """Return a position drawn from probabilities [A]; a position of probability 0 is never drawn."""
-    if seed is None:
-        point = secrets.randbits(53) / 2**53
-    else:
-        point = int.from_bytes(hashlib.blake2b(str(seed).encode("utf-8", "surrogatepass"), digest_size=8).digest())
-        point = (point >> 11) / 2**53
-    possible = np.flatnonzero(probability > 0)
-    below = np.cumsum(probability[possible])
-    return int(possible[min(np.searchsorted(below, point * below[-1], side="right"), len(possible) - 1)])
-
-
 def chosen_pairs(encoder: FeatureEncoder, sparse: bool, log: "FeatureLog") -> Pairs:
     """Return the context and the chosen action of each round [N] of a log.
 
@@ -310,18 +298,21 @@ def _log_pairs(
     context = {name: log.context[name][rounds] for name in encoder.names("context") if name in log.context}
     of_actions = {name: log.actions[name][actions] for name in encoder.names("action") if name in log.actions}
     count = rounds.stop - rounds.start
-    return _encoded(encoder, sparse, count, context, of_actions, log.action_id[actions], row, offer)
+    ids = log.action_id[actions]
+    contexts = _context_rows(encoder, sparse, count, context)
+    return Pairs(contexts, _action_rows(encoder, sparse, of_actions, ids), ids, row, offer)
 
 
-def _encoded(
-    encoder: FeatureEncoder, sparse: bool, count: int, context: Mapping[str, Any], actions: Mapping[str, Any],
-    ids: NDArray[np.object_], row: NDArray[np.int64], offer: NDArray[np.int64],
-) -> Pairs:  # fmt: skip
-    """Return encoded pairs of `count` contexts and the actions with these ids [m]."""
-    context, actions = {**context, _COUNT: np.zeros(count)}, {**actions, ACTION_ID: ids}
-    if sparse:
-        return Pairs(encoder.sparse_context(context), encoder.sparse_action(actions), ids, row, offer)
-    return Pairs(encoder.dense_context(context), encoder.dense_action(actions), ids, row, offer)
+def _context_rows(encoder: FeatureEncoder, sparse: bool, count: int, columns: Mapping[str, Any]) -> Any:
+    """Return `count` encoded contexts, dense or hashed."""
+    columns = {**columns, _COUNT: np.zeros(count)}
+    return encoder.sparse_context(columns) if sparse else encoder.dense_context(columns)
+
+
+def _action_rows(encoder: FeatureEncoder, sparse: bool, columns: Mapping[str, Any], ids: NDArray[np.object_]) -> Any:
+    """Return the encoded actions with these ids [m], dense or hashed."""
+    columns = {**columns, ACTION_ID: ids}
+    return encoder.sparse_action(columns) if sparse else encoder.dense_action(columns)
 
 
 def squarecb_settings(rounds: float, scale: float, exponent: float, span: float) -> dict[str, float]:

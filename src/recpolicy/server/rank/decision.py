@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.inference.feature_policy import draw
+from recpolicy.inference.rank_request import Action, draw
 from recpolicy.server.db.rank_events import ONLINE
-from recpolicy.server.rank.ranker import Action, Ranker
+from recpolicy.server.rank.ranker import Ranker
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Decision:
 
 def decide(
     policy: Ranker, context: Mapping[str, Any], offers: Sequence[Action], seed: str, mode: str, exploration: float,
-    *, strict: bool = True,
+    *, strict: bool = True, keys: Sequence[bytes] | None = None,
 ) -> Decision:  # fmt: skip
     """Choose an action.
 
@@ -44,7 +44,7 @@ def decide(
     Raises:
         DataError: The policy does not accept the features.
     """
-    probability, score = policy.probabilities(context, offers, strict=strict)
+    probability, score = policy.probabilities(context, offers, strict=strict, keys=keys)
     if mode != ONLINE:
         preferred = int(np.argmax(probability))
         order = _ordered(0, score)

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from recpolicy.core.errors import DataError, StoreError
 from recpolicy.data.feature_columns import MAX_DEPTH
+from recpolicy.inference.rank_request import Action, ActionId
 from recpolicy.server.db.events import new_event_id, now_ms
 from recpolicy.server.db.rank_events import KNOWN, RankEvent, StoredRank, find_rank, row_digest
 from recpolicy.server.db.rollouts import ConflictError
@@ -24,7 +25,6 @@ from recpolicy.server.deps import AppState
 from recpolicy.server.json_output import encode
 from recpolicy.server.live_models import CHAMPION, LoadedVersion
 from recpolicy.server.rank.decision import decide
-from recpolicy.server.rank.ranker import Action, ActionId
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def _decide_all(
         context = {**request.context, "slot": slot.features} if slot.features else request.context
         seed = event_id if place == 0 else f"{event_id}/{place}"
         actions = [request.actions[at] for at in offers]
-        decision = decide(version.ranker, context, actions, seed, mode, exploration, strict=request.strict)
+        keys = [prepared.digests[at] for at in offers]
+        decision = decide(version.ranker, context, actions, seed, mode, exploration, strict=request.strict, keys=keys)
         taken.add(offers[int(decision.order[0])])
         decided.append((slot, prepared.contexts[place], offers, decision))
     return decided

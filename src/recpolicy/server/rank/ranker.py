@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-
-ActionId = int | str
-Action = tuple[ActionId, Mapping[str, Any]]
+from recpolicy.inference.rank_request import Action, ActionId
 
 
 @runtime_checkable
@@ -30,11 +28,12 @@ class Ranker(Protocol):
 
     def probabilities(
         self, context: Mapping[str, Any], actions: Sequence[Action], excluded: Collection[ActionId] = (),
-        *, strict: bool = True,
+        *, strict: bool = True, keys: Sequence[bytes] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
         """Return the probability of each action [A] to be chosen, and its score [A].
 
-        Raises DataError for features that the policy does not know, unless `strict` is False, and for wrong types.
+        With `keys`, a digest of each action, a policy need not encode again what it has seen. Raises DataError for
+        features that the policy does not know, unless `strict` is False, and for wrong types.
         """
 
 
@@ -45,10 +44,10 @@ class UniformPolicy:
 
     def probabilities(
         self, context: Mapping[str, Any], actions: Sequence[Action], excluded: Collection[ActionId] = (),
-        *, strict: bool = True,
+        *, strict: bool = True, keys: Sequence[bytes] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
         """Return the same probability for all actions [A] that are not excluded, and scores of 0."""
-        del context, strict
+        del context, strict, keys
         allowed = np.array([identity not in excluded for identity, _ in actions])
         if not allowed.any():
             raise DataError("every action is excluded; expected at least one that is not")
