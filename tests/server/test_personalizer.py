@@ -234,6 +234,23 @@ def test_a_faulty_configuration_changes_nothing(app, change, message):
     assert ask(app, "GET", path, headers=headers).json() == before
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "events/1%00/reward", {"value": 1}),
+        ("POST", "events/1%00/activate", {}),
+        ("POST", "multislot/events/1%00/activate", {}),
+        ("GET", "evaluations/1%00", None),
+        ("DELETE", "evaluations/1%00", None),
+        ("GET", "featureImportances/1%00", None),
+        ("DELETE", "featureImportances/1%00", None),
+    ],
+)
+def test_an_id_that_a_database_cannot_hold_is_refused(app, method, path, body):
+    headers = {KEY: key_for(app, "operator")}
+    assert "NUL" in refusal(ask(app, method, f"/personalizer/{path}", body, headers=headers), 422, "invalid_request")
+
+
 def test_logs_have_a_span_and_are_deleted(app, operator, new):
     assert operator.get_log_properties() == {"dateRange": {}}
     new.rank({"actions": ACTIONS})

@@ -219,6 +219,7 @@ def test_deep_features_are_no_failure_of_the_server(app, depth):
     ("event", "body", "status", "code"),
     [
         ("unknown", {}, 404, "unknown_event"),
+        ("1%00", {}, 422, "invalid_request"),
         ("known", {"value": 7.5}, 422, "invalid_value"),
         ("known", {"value": -0.5}, 422, "invalid_value"),
         ("known", {"type": "applause"}, 422, "invalid_value"),

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Path, Response
 from recpolicy.server.active_request import ActiveDep, ActiveRequest
 from recpolicy.server.db.feedback import Outcome
 from recpolicy.server.db.rank_signals import RankSignal
-from recpolicy.server.db.schema import EVENT_NAME
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
 from recpolicy.server.json_output import error_response, json_response
@@ -24,6 +23,7 @@ from recpolicy.server.schemas.personalizer import (
     PersonalizerReward,
     PersonalizerSlotRewards,
 )
+from recpolicy.server.schemas.rank import EventName
 from recpolicy.server.schemas.responses import ErrorResponse
 
 PREFIXES = ("/personalizer/v1.0", "/personalizer")
@@ -32,7 +32,7 @@ PERSONALIZER_ERRORS: dict[int | str, dict[str, Any]] = ERROR_RESPONSES | {
     409: {"model": ErrorResponse, "description": "The champion is a policy of ratings (`wrong_policy_kind`), or the id"
           " belongs to another request (`conflict`)."},
 }  # fmt: skip
-EventId = Annotated[str, Path(min_length=1, max_length=EVENT_NAME, description="The eventId of a rank.")]
+EventId = Annotated[EventName, Path(description="The eventId of a rank.")]
 router = APIRouter(tags=["personalizer"], responses=PERSONALIZER_ERRORS)
 
 

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Path, Query, Response
 from starlette.exceptions import HTTPException
 
 from recpolicy.server.auth.roles import Operator, Reader
-from recpolicy.server.db.schema import EVENT_NAME
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.json_output import json_response
 from recpolicy.server.rank import evaluations
@@ -17,9 +16,10 @@ from recpolicy.server.rank.personalizer import iso_time
 from recpolicy.server.routes.personalizer import PERSONALIZER_ERRORS
 from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
 from recpolicy.server.schemas.personalizer import EvaluationRequest
+from recpolicy.server.schemas.rank import EventName
 
 router = APIRouter(tags=["personalizer"], responses=PERSONALIZER_ERRORS | ADMIN_ERROR_RESPONSES)
-Id = Annotated[str, Path(min_length=1, max_length=EVENT_NAME, description="Id that the caller chose.")]
+Id = Annotated[EventName, Path(description="Id that the caller chose.")]
 Top = Annotated[int, Query(ge=1, le=1_000, description="Most entries.")]
 Skip = Annotated[int, Query(ge=0, le=10**9, description="Entries to leave out.")]
 Unused = Annotated[str | None, Query(description="Has no effect: the whole time is one interval.")]

@@ -11,14 +11,20 @@ from recpolicy.server.active_request import ActiveDep, ActiveRequest
 from recpolicy.server.db.events import id_key, now_ms
 from recpolicy.server.db.feedback import Outcome
 from recpolicy.server.db.rank_signals import Activation, RankSignal
-from recpolicy.server.db.schema import EVENT_NAME
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
 from recpolicy.server.json_output import JsonText, error_response, json_response
 from recpolicy.server.middleware import FastPath
 from recpolicy.server.rank.rank import Ranked, RankInput, Slot, rank
 from recpolicy.server.recommend import without_routing
-from recpolicy.server.schemas.rank import ActivationResponse, RankRequest, RankResponse, RewardRequest, RewardResponse
+from recpolicy.server.schemas.rank import (
+    ActivationResponse,
+    EventName,
+    RankRequest,
+    RankResponse,
+    RewardRequest,
+    RewardResponse,
+)
 from recpolicy.server.schemas.responses import ErrorResponse
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ _RANK_ERRORS = ERROR_RESPONSES | {
     409: {"model": ErrorResponse, "description": "The champion is a policy of ratings (`wrong_policy_kind`), or the id"
           " belongs to another request or signal (`conflict`)."},
 }  # fmt: skip
-EventIdPath = Annotated[str, Path(min_length=1, max_length=EVENT_NAME, description="The event_id of a rank.")]
+EventIdPath = Annotated[EventName, Path(description="The event_id of a rank.")]
 router = APIRouter(prefix="/v1", tags=["rank"], responses=_RANK_ERRORS)
 
 
