@@ -32,7 +32,9 @@ WEIGHT, GRADIENT, SCALE = 0, 1, 2
 """Columns of the table: weight, sum of squared gradients, largest size; hashed_linear_numba.py has them, too."""
 _COMPILED_FROM = 64
 """Rounds from which compiled code is worth loading."""
-_PAIRS_AT_ONCE = 1 << 22
+_FEATURES_AT_ONCE = 1 << 22
+_OF_A_REQUEST, _FEATURES_OF_BLOCK = 1 << 17, 1 << 13
+"""A request with fewer features takes them in blocks, whose memory the allocator reuses: 64 KiB an array."""
 
 
 @config_dataclass
@@ -87,8 +89,9 @@ class HashedLinear:
         weight = self.table[:, WEIGHT]
         prediction = np.empty(len(context_row))
         longest = (1 + _longest(context)) * (1 + _longest(action))
-        step = max(1, _PAIRS_AT_ONCE // longest)
-        if len(context_row) * longest > len(weight):
+        total = len(context_row) * longest
+        step = max(1, (_FEATURES_OF_BLOCK if total <= _OF_A_REQUEST else _FEATURES_AT_ONCE) // longest)
+        if total > len(weight):
             weight = np.ascontiguousarray(weight)
         for first in range(0, len(context_row), step):
             rows = slice(first, first + step)
