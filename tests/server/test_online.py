@@ -522,7 +522,7 @@ def test_a_failure_is_logged_once_until_the_next_success(tmp_path, monkeypatch, 
                 raise result
 
         monkeypatch.setattr(learner, "step", step)
-        monkeypatch.setattr(learner, "_config", replace(CLOSED_FORM, seconds=1e-3))
+        monkeypatch.setattr(learner, "_seconds", 1e-3)
         learner._work()
     lines = [record.getMessage() for record in caplog.records if "online learning failed" in record.getMessage()]
     assert lines == [

@@ -8,8 +8,6 @@ batches.
 """
 
 import json
-import logging
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,12 +19,12 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from sqlalchemy import Engine, func, select
 
-from recpolicy.core.errors import ArtifactError, ConfigError, DivergedError
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.live_models import ModelManager
 from recpolicy.server.online.checkpoints import Checkpoint, CheckpointJournal, checkpoint_folder
+from recpolicy.server.online.learner_thread import LearnerThread
 from recpolicy.server.online.posterior import (
     can_learn,
     get_forgetting,
@@ -41,38 +39,18 @@ from recpolicy.server.settings import OnlineConfig
 if TYPE_CHECKING:
     from recpolicy.server.deps import AppState
 
-logger = logging.getLogger(__name__)
-
 _AT_ONCE = 5_000
 MAX_REWARD = 1e6
 """Larger rewards, and those that are not finite, are skipped."""
 
 
-class OnlineLearner:
+class OnlineLearner(LearnerThread):
     """A learner that updates the champion of this process's registry."""
 
     def __init__(self, engine: Engine, policies: ModelManager, folder: Path, config: OnlineConfig):
+        super().__init__("recpolicy-online", config)
         self._engine, self._policies, self._folder, self._config = engine, policies, folder, config
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self._version: LearningVersion | None = None
-        self._failure = ""
-
-    def is_alive(self) -> bool:
-        """Return True while the learner works, or if it is disabled."""
-        return self._thread is None or self._thread.is_alive()
-
-    def start(self) -> None:
-        """Learn in a thread until `close`."""
-        if self._config.enabled and self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="recpolicy-online", daemon=True)
-            self._thread.start()
-
-    def close(self) -> None:
-        """Finish the step in progress."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def step(self) -> int:
         """Learn from the new rewards; return their number.
@@ -106,22 +84,6 @@ class OnlineLearner:
             version.journal.write(after)
             self._policies.refresh()
         return after.learnt - before.learnt
-
-    def _work(self) -> None:
-        while not self._stop.wait(self._config.seconds):
-            try:
-                self.step()
-                self._failure = ""
-            except (ArtifactError, ConfigError, DivergedError) as error:
-                self._log_once(str(error))
-            except Exception as error:  # of any kind: the next rewards may be better
-                self._log_once(type(error).__name__)
-
-    def _log_once(self, failure: str) -> None:
-        """Log a failure unless the step before failed in the same way."""
-        if failure != self._failure:
-            logger.error("online learning failed: %s", failure)
-        self._failure = failure
 
     def _first(self, base: Scorer) -> Checkpoint:
         with self._engine.connect() as connection:

@@ -6,11 +6,10 @@ same events give the same policy in any batches, except for the rounding of sums
 `policy_digest` identifies the present state.
 
 Events that were ranked or rewarded without a key are left out, because anybody can send them. A deferred event that is
-activated after its window is left out, too; the job `retrain` learns it.
+activated after its window is left out, too; the job `retrain` learns it unless a version has learned later events.
 """
 
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -20,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, func, select
 
-from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
+from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import rank_events, rank_signals
+from recpolicy.server.online.learner_thread import LearnerThread
 from recpolicy.server.online.rank_checkpoints import (
     RankCheckpoint,
     rank_checkpoint_folder,
@@ -71,30 +71,12 @@ class LearnedRanks:
             return base
 
 
-class RankLearner:
+class RankLearner(LearnerThread):
     """A learner that updates the feature policy of this process's registry."""
 
     def __init__(self, state: "AppState"):
+        super().__init__("recpolicy-online-ranks", state.settings.online)
         self._state = state
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._failure = ""
-
-    def is_alive(self) -> bool:
-        """Return True while the learner works, or if it is disabled."""
-        return self._thread is None or self._thread.is_alive()
-
-    def start(self) -> None:
-        """Learn in a thread until `close`."""
-        if self._state.settings.online.enabled:
-            self._thread = threading.Thread(target=self._work, name="recpolicy-online-ranks", daemon=True)
-            self._thread.start()
-
-    def close(self) -> None:
-        """Finish the step in progress."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def step(self) -> int:
         """Learn from the events whose rewards have become final; return their number.
@@ -136,21 +118,6 @@ class RankLearner:
         if count:
             self._state.models.refresh()
         return count
-
-    def _work(self) -> None:
-        while not self._stop.wait(self._state.settings.online.seconds):
-            try:
-                self.step()
-                self._failure = ""
-            except (ArtifactError, ConfigError, DivergedError) as error:
-                self._log_once(str(error))
-            except Exception as error:  # of any kind: the next events may be better
-                self._log_once(type(error).__name__)
-
-    def _log_once(self, failure: str) -> None:
-        if failure != self._failure:
-            logger.error("online learning of ranks failed: %s", failure)
-        self._failure = failure
 
 
 @contextmanager
