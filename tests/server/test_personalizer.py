@@ -15,6 +15,7 @@ from recpolicy.server.app import make_app
 from recpolicy.server.db.schema import rank_events, rank_signals
 from recpolicy.server.rank.durations import format_duration, parse_duration
 from recpolicy.server.rank.personalizer import merge_features
+from recpolicy.server.routes import admin_versions
 
 KEY = "Ocp-Apim-Subscription-Key"
 REWARD = RewardConfig(weights={"reward": 1.0}, wait_seconds=600)
@@ -249,6 +250,13 @@ def test_a_faulty_configuration_changes_nothing(app, change, message):
 def test_an_id_that_a_database_cannot_hold_is_refused(app, method, path, body):
     headers = {KEY: key_for(app, "operator")}
     assert "NUL" in refusal(ask(app, method, f"/personalizer/{path}", body, headers=headers), 422, "invalid_request")
+
+
+def test_one_import_at_a_time(app):
+    headers = {KEY: key_for(app, "operator")}
+    with admin_versions._importing:
+        refusal(ask(app, "PUT", "/personalizer/model", content=b"x", headers=headers), 429, "overloaded")
+    assert ask(app, "PUT", "/personalizer/model", content=b"x", headers=headers).status_code != 429
 
 
 def test_logs_have_a_span_and_are_deleted(app, operator, new):

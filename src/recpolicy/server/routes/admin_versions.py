@@ -7,7 +7,7 @@ A change is in effect in this process before the response; other processes follo
 import asyncio
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path as FilePath
 from typing import Annotated, Any
@@ -107,6 +107,11 @@ def resume_exploration(caller: Operator, state: StateDep) -> Response:
 @router.post(IMPORT.removeprefix("/v1/admin"), response_model=VersionResponse, status_code=201, openapi_extra=_ARCHIVE)
 async def import_archive(request: Request, caller: Operator, state: StateDep) -> Response:
     """Register the policy in the body, a .zip or .tar.gz archive. The server checks every entry of the archive."""
+    return await receive_import(request, state, lambda archive: json_response(_import(state, caller, archive), 201))
+
+
+async def receive_import(request: Request, state: AppState, register: Callable[[FilePath], Response]) -> Response:
+    """Receive the archive in the body, one at a time, and answer with what `register` returns for its file."""
     state.require_registry()
     if not _importing.acquire(blocking=False):
         return error_response(
@@ -119,7 +124,7 @@ async def import_archive(request: Request, caller: Operator, state: StateDep) ->
             if not await receive_archive(request, archive, limit):
                 message = f"the archive has more than {limit} bytes; the setting [limits] import_bytes has the limit"
                 return error_response(413, "too_large", message, {"connection": "close"})
-            return json_response(await asyncio.to_thread(_import, state, caller, archive), 201)
+            return await asyncio.to_thread(register, archive)
     except ClientDisconnect:
         raise HTTPException(400, "the archive is incomplete: the client disconnected") from None
     finally:

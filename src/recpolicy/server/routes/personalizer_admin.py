@@ -3,9 +3,7 @@
 Reading needs the role reader, changing the role operator.
 """
 
-import asyncio
 import io
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path as FilePath
@@ -26,7 +24,7 @@ from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.json_output import error_response, json_response
 from recpolicy.server.rank import personalizer
 from recpolicy.server.rank.service import RESET, SERVICE
-from recpolicy.server.routes.admin_versions import receive_archive
+from recpolicy.server.routes.admin_versions import receive_import
 from recpolicy.server.routes.personalizer import PERSONALIZER_ERRORS
 from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
 from recpolicy.server.schemas.personalizer import ServiceConfiguration
@@ -103,15 +101,12 @@ def export_model(
 @router.put("/model", status_code=204, openapi_extra={"requestBody": {"required": True, "content": _BINARY}})
 async def import_model(request: Request, caller: Operator, state: StateDep) -> Response:
     """Register the feature policy in the body, a .zip archive, and let it serve without a gate."""
-    state.require_registry()
-    with tempfile.TemporaryDirectory(prefix="recpolicy-import-") as scratch:
-        archive = FilePath(scratch) / "archive"
-        limit = state.settings.limits.import_bytes
-        if not await receive_archive(request, archive, limit):
-            message = f"the archive has more than {limit} bytes; the setting [limits] import_bytes has the limit"
-            return error_response(413, "too_large", message, {"connection": "close"})
-        await asyncio.to_thread(_import, state, caller, archive)
-    return Response(status_code=204)
+
+    def register(archive: FilePath) -> Response:
+        _import(state, caller, archive)
+        return Response(status_code=204)
+
+    return await receive_import(request, state, register)
 
 
 def _import(state: AppState, caller: Caller, archive: FilePath) -> None:
