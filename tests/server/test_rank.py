@@ -99,6 +99,14 @@ def test_an_id_of_another_request_is_a_conflict(app):
     assert len(rows(app, rank_events)) == 1
 
 
+def test_excluded_numbers_and_texts_are_different_requests(app):
+    actions = [{"id": identity, "features": {"value": 1}} for identity in (1, "1", "a")]
+    body = {"actions": actions, "event_id": "typed", "excluded": [1]}
+    assert ask(app, "POST", "/v1/rank", body).status_code == 200
+    assert ask(app, "POST", "/v1/rank", body).status_code == 200
+    refusal(ask(app, "POST", "/v1/rank", body | {"excluded": ["1"]}), 409, "conflict")
+
+
 def test_several_signals_of_an_event_are_stored(app):
     event = rank(app)["event_id"]
     for body in ({"value": 0.5}, {"type": "click"}, {"value": -0.25}, {"value": -0.25}):

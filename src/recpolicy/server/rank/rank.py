@@ -129,7 +129,7 @@ class _Prepared:
             for slot in request.slots
         ]
         self.digests = [row_digest(row) for row in self.rows]
-        slots = [[slot.id, sorted(map(str, slot.excluded)), slot.baseline] for slot in request.slots]
+        slots = [[slot.id, sorted(map(encode, slot.excluded)), slot.baseline] for slot in request.slots]
         rest = encode([self.contexts, slots, request.user_key, request.deferred]).encode()
         self.digest = hashlib.blake2b(b"".join(self.digests) + rest, digest_size=16).hexdigest()
 
