@@ -36,6 +36,7 @@ from recpolicy.inference.artifact_files import (
 )
 from recpolicy.inference.feature_policy import FeaturePolicy, ImportanceWeights
 from recpolicy.inference.rank_request import Action, draw
+from recpolicy.inference.self_test import answer_errors
 from recpolicy.models.reward_model import Pairs
 from recpolicy.models.reward_models import REWARD_MODELS
 
@@ -168,13 +169,8 @@ def _check_model_settings(settings: Any) -> None:
 
 def self_test(policy: FeaturePolicy) -> None:
     """Rank made-up actions; raise ArtifactError unless all answers are finite and probabilities add up to 1."""
-    try:
-        with np.errstate(all="ignore"):
-            _check_answers(policy)
-    except ArtifactError:
-        raise
-    except Exception as error:  # arrays that do not fit raise many kinds
-        raise ArtifactError(f"the policy cannot answer: {type(error).__name__}: {error}: train it again") from error
+    with answer_errors():
+        _check_answers(policy)
 
 
 def _check_answers(policy: FeaturePolicy) -> None:

@@ -4,6 +4,8 @@ The checks of artifact_checks.py look at each part of an artifact; only an answe
 n users, I items, A arms.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,18 +25,25 @@ _CLOSE = 1e-3
 _WITH_EXPLORATION = ExplorationConfig(share=0.5)
 
 
+@contextmanager
+def answer_errors() -> Iterator[None]:
+    """Raise ArtifactError for every error within: arrays that do not fit each other raise many kinds."""
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except ArtifactError:
+        raise
+    except Exception as error:
+        raise ArtifactError(f"the policy cannot answer: {type(error).__name__}: {error}: train it again") from error
+
+
 def self_test(scorer: "Scorer") -> None:
     """Score, predict and recommend for a known and a new user.
 
     Raises ArtifactError unless every answer has the right length and finite numbers, and probabilities add up to 1.
     """
-    try:
-        with np.errstate(all="ignore"):
-            _check_answers(scorer)
-    except ArtifactError:
-        raise
-    except Exception as error:  # arrays that do not fit raise many kinds
-        raise ArtifactError(f"the policy cannot answer: {type(error).__name__}: {error}: train it again") from error
+    with answer_errors():
+        _check_answers(scorer)
 
 
 def _check_answers(scorer: "Scorer") -> None:

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, select
 from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.feedback import Outcome
 from recpolicy.server.db.schema import action_rows, rank_events
+from recpolicy.server.db.spooled_fields import typed_field
 
 ONLINE, APPRENTICE, LOGGING_ONLY = "online", "apprentice", "logging_only"
 MODES = (ONLINE, APPRENTICE, LOGGING_ONLY)
@@ -202,12 +203,7 @@ def parse_rank_event(row: dict[str, Any]) -> RankEvent:
 
 
 def _field(name: str, value: Any) -> Any:
-    kinds = _TYPES[name]
-    if bytes in kinds and isinstance(value, str):
-        return base64.b64decode(value, validate=True)
-    if type(value) not in kinds:
-        expected = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
-        raise ValueError(f"{name} is of type {type(value).__name__}; expected {expected}")
+    value = typed_field(name, value, _TYPES[name])
     if name == "rows":
         if not all(isinstance(row, str) for row in value):
             raise ValueError("rows is not a list of texts")

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from recpolicy.core.errors import StoreError
 from recpolicy.core.files import rename_keys
 from recpolicy.server.db.events import Event, now_ms
 from recpolicy.server.db.rank_events import RankEvent, parse_rank_event, rank_event_line
+from recpolicy.server.db.spooled_fields import typed_field
 
 logger = logging.getLogger(__name__)
 
@@ -315,12 +315,7 @@ def parse_event(line: bytes) -> AnyEvent:
 
 def _field(name: str, value: Any) -> Any:
     """Return the value of an event's field; raises ValueError."""
-    kinds = _TYPES[name]
-    if bytes in kinds and isinstance(value, str):
-        return base64.b64decode(value, validate=True)
-    if type(value) not in kinds:
-        expected = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
-        raise ValueError(f"{name} is of type {type(value).__name__}; expected {expected}")
+    value = typed_field(name, value, _TYPES[name])
     if name in _LISTS and type(_json_or_none(value)) is not list:
         raise ValueError(f"{name} is not a JSON list")
     return value
