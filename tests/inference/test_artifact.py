@@ -18,8 +18,8 @@ from recpolicy.inference.artifact import (
     read_inference_artifact,
     write_arrays,
 )
-from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import load_policy
+from recpolicy.registry.artifact_kinds import verify
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from tiny_feature_log import CASES, tiny_actions, tiny_log, tiny_policy, trained
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import file_digest
 from recpolicy.inference.artifact_files import MANIFEST
-from recpolicy.inference.artifact_kinds import check_answers, manifest_digest, read_manifest, verify
 from recpolicy.inference.feature_artifact import (
     ARRAYS,
     FEATURES,
@@ -21,6 +20,7 @@ from recpolicy.inference.feature_artifact import (
     write_feature_policy,
 )
 from recpolicy.inference.predictor import load_policy
+from recpolicy.registry.artifact_kinds import check_answers, manifest_digest, read_manifest, verify
 
 
 @pytest.fixture

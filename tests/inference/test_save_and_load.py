@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from trained_policies import CASES, loaded, miniature_split, reference, trained
 
-from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import Policy
+from recpolicy.registry.artifact_kinds import verify
 
 everywhere = pytest.mark.parametrize("name", CASES)
 

@@ -26,12 +26,12 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split
 from recpolicy.inference import scorer
 from recpolicy.inference.artifact import migrate_metadata, read_inference_artifact
-from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.inference.scorer import Scorer
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.models.rating_model_io import load_rating_model
 from recpolicy.models.rating_models import RATING_MODELS
+from recpolicy.registry.artifact_kinds import verify
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.console.queries import read_card

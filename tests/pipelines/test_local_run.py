@@ -15,13 +15,13 @@ from tiny_dataset import write_miniature
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import file_digest
-from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import load_policy
 from recpolicy.pipelines.inline import run_inline
 from recpolicy.pipelines.inputs import input_paths, inputs_digest
 from recpolicy.pipelines.local import code_digest, run_pipeline
 from recpolicy.pipelines.runs import PipelineRun, Step
 from recpolicy.registry.aliases import State, write_state
+from recpolicy.registry.artifact_kinds import verify
 
 PATIENCE = 240  # seconds, on a busy machine
 

@@ -18,10 +18,10 @@ from unlimited import UNLIMITED
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.artifact_files import MANIFEST
-from recpolicy.inference.artifact_kinds import manifest_digest, read_manifest
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.predictor import load_policy
 from recpolicy.registry.aliases import read_state, write_state
+from recpolicy.registry.artifact_kinds import manifest_digest, read_manifest
 from recpolicy.registry.model_registry import Registry
 from recpolicy.registry.version_files import POLICY, Version, copy_artifact, now, write_record
 from recpolicy.server.app import make_app

@@ -16,8 +16,8 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.learned_events import log_events
 from recpolicy.data.log_ingest import EVALUATION, TRAINING
 from recpolicy.inference.artifact import LEARNED
-from recpolicy.inference.artifact_kinds import read_manifest, verify
 from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.registry.artifact_kinds import read_manifest, verify
 from recpolicy.workflows.artifacts import training_events
 from recpolicy.workflows.candidate_evaluation import evaluate_candidate
 from recpolicy.workflows.gating import gate_candidate, gate_config

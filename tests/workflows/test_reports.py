@@ -13,8 +13,8 @@ from trained_policies import TINY, loaded, miniature_split, trained
 
 from recpolicy.core.errors import ConfigError, UnknownIdError
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import Policy
+from recpolicy.registry.artifact_kinds import verify
 from recpolicy.workflows import policy_report as module
 from recpolicy.workflows.demo import run_demo
 from recpolicy.workflows.policy_report import write_policy_report

@@ -15,8 +15,8 @@ from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.inference.artifact import read_artifact, write_manifest
 from recpolicy.inference.artifact_files import MANIFEST
-from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import load_policy
+from recpolicy.registry.artifact_kinds import verify
 from recpolicy.training import tensorflow_export
 from recpolicy.training.checkpoints import read_learner
 from recpolicy.training.offline import learn_from_log

@@ -20,11 +20,16 @@ from recpolicy.core.files import (
 from recpolicy.inference import artifact_checks as checks
 
 MANIFEST = "recpolicy.json"
-ITEM_POLICY, FEATURE_POLICY = "recpolicy policy", "recpolicy feature policy"
+ITEM_POLICY, FEATURE_POLICY, STRATEGY_POLICY = (
+    "recpolicy policy",
+    "recpolicy feature policy",
+    "recpolicy strategy policy",
+)
 """Names of the formats."""
 _USES = {
     ITEM_POLICY: "`recpolicy recommend` and `recpolicy predict` use it",
     FEATURE_POLICY: "`recpolicy rank` uses it",
+    STRATEGY_POLICY: "`recpolicy strategy` uses it",
 }
 _MAX_MESSAGE = 1_000
 """Characters of a message; a hostile name must not fill the log."""

@@ -8,10 +8,10 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import content_digest, file_digest
 from recpolicy.data.loaders import check_source
 from recpolicy.data.read_options import reading_for
-from recpolicy.inference.artifact_kinds import read_manifest
 from recpolicy.pipelines.artifact_uris import is_address, log_folder
 from recpolicy.pipelines.parameters import data_options
 from recpolicy.registry.aliases import STATE
+from recpolicy.registry.artifact_kinds import read_manifest
 from recpolicy.registry.model_registry import Registry
 
 _INPUTS = ("data", "policy", "incumbent", "log")

@@ -25,7 +25,6 @@ from filelock import FileLock, Timeout
 from recpolicy.core.errors import ArtifactError, ConfigError, unknown_name_error
 from recpolicy.core.files import atomic_directory
 from recpolicy.inference.artifact_files import MANIFEST
-from recpolicy.inference.artifact_kinds import check_answers, manifest_digest
 from recpolicy.registry.aliases import (
     ALIASES,
     CHALLENGER,
@@ -37,6 +36,7 @@ from recpolicy.registry.aliases import (
     read_state,
     write_state,
 )
+from recpolicy.registry.artifact_kinds import check_answers, manifest_digest
 from recpolicy.registry.audit_log import AUDIT, due_lines, read_audit
 from recpolicy.registry.version_files import (
     POLICY,

@@ -19,7 +19,7 @@ from recpolicy.core.text import is_word
 from recpolicy.inference.artifact import migrate_digests, migrate_metadata
 from recpolicy.inference.artifact_checks import MAX_AGENT, check_plain, is_digest
 from recpolicy.inference.artifact_files import artifact_errors
-from recpolicy.inference.artifact_kinds import check_answers, manifest_digest, read_manifest, verify
+from recpolicy.registry.artifact_kinds import check_answers, manifest_digest, read_manifest, verify
 
 POLICY, RECORD = "policy", "version.json"
 _FORMAT, _FORMAT_VERSION = "recpolicy registered version", 3

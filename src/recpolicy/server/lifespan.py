@@ -16,8 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ArtifactError
 from recpolicy.inference.artifact_files import MANIFEST
-from recpolicy.inference.artifact_kinds import manifest_digest
 from recpolicy.inference.feature_policy import FeaturePolicy
+from recpolicy.registry.artifact_kinds import manifest_digest
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import admin
 from recpolicy.server.db.engine import open_store, sqlite_url

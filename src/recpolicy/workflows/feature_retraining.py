@@ -9,9 +9,9 @@ from recpolicy.core.hashes import count_matches
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.learned_events import log_events, min_matches
 from recpolicy.data.reward_signals import summarize_rewards
-from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
 from recpolicy.inference.feature_policy import FeaturePolicy
+from recpolicy.registry.artifact_kinds import verify
 from recpolicy.workflows.artifacts import LEARNED_EVENTS, check_absent
 
 

@@ -12,10 +12,10 @@ from recpolicy.core.files import atomic_directory, file_digest, read_versioned_j
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import VERDICTS, Gate, GateConfig, gate, gate_tables
-from recpolicy.inference.artifact_kinds import read_manifest, verify
 from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.inference.predictor import Policy
 from recpolicy.registry.aliases import CHAMPION, STATE
+from recpolicy.registry.artifact_kinds import read_manifest, verify
 from recpolicy.registry.model_registry import Registry
 from recpolicy.registry.version_files import migrate_gate
 from recpolicy.workflows.artifacts import check_writable_folder

@@ -15,8 +15,8 @@ from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.learned_events import log_events, merge
 from recpolicy.data.ratings import genre_directions
 from recpolicy.inference.artifact import Artifact
-from recpolicy.inference.artifact_kinds import verify
 from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.registry.artifact_kinds import verify
 from recpolicy.workflows.artifacts import (
     LEARNED_EVENTS,
     LOG_UNTIL,

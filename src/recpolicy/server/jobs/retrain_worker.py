@@ -20,9 +20,9 @@ from recpolicy.core.memory import release_memory
 from recpolicy.core.processes import run_in_process
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION, TRAINING, IngestReport
-from recpolicy.inference.artifact_kinds import read_manifest
 from recpolicy.inference.feature_artifact import is_feature_policy
 from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.registry.artifact_kinds import read_manifest
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine
 from recpolicy.server.db.export import Exported, ExportOptions, LogPolicy, export

@@ -1,4 +1,4 @@
-"""Artifacts of any kind: policies of rated items (artifact.py) and feature policies (feature_artifact.py).
+"""Artifacts of any kind: policies of rated items, feature policies and strategy policies.
 
 The manifest's format tells the kind.
 """
@@ -15,6 +15,8 @@ from recpolicy.inference import artifact, feature_artifact
 from recpolicy.inference.artifact_files import MANIFEST, format_name
 from recpolicy.inference.feature_artifact import read_feature_policy
 from recpolicy.inference.load_scorer import load_scorer
+from recpolicy.strategies import artifact as strategy_artifact
+from recpolicy.strategies.artifact import read_strategy_policy
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class ArtifactKind:
 KINDS: Mapping[str, ArtifactKind] = {
     artifact.FORMAT: ArtifactKind(artifact.read_manifest, load_scorer),
     feature_artifact.FORMAT: ArtifactKind(feature_artifact.read_manifest, read_feature_policy),
+    strategy_artifact.FORMAT: ArtifactKind(strategy_artifact.read_manifest, read_strategy_policy),
 }
 
 
