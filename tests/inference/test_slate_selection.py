@@ -17,11 +17,11 @@ from recpolicy.inference.scorer import Scorer
 from recpolicy.inference.slate_selection import (
     ExplorationConfig,
     _chances,
-    _mixed,
     allowed_rows,
     choose_slate,
     explain,
     greedy_slate,
+    mixed_propensity,
 )
 
 GENRES = ["Drama", "Comedy|Drama", "", "Action", "Comedy", "Drama"]
@@ -31,7 +31,7 @@ EVERYTHING = np.ones(6, bool)
 
 def slate_propensity(score, allowed, arms, pool, share):
     """The propensities [K] of any slate, drawn or not: those that choose_slate logs for its own."""
-    return _mixed(*_chances(score, allowed, arms, pool), share)
+    return mixed_propensity(*_chances(score, allowed, arms, pool), share)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Commands on trained policies: evaluate, compare, predict, recommend, report."""
 
+import sys
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recpolicy.cli.command import Command
+from recpolicy.cli.guardrail_options import parse_guardrails, warnings_on_stderr
 from recpolicy.cli.ids import parse_history, parse_ids, parse_ratings
 from recpolicy.cli.output import print_frame, print_json, print_text
 
@@ -131,6 +133,20 @@ def recommend(
     sample: Annotated[bool, typer.Option("--sample", help="Sample a slate from the policy's probabilities.")] = False,
     rating: Rating = None,
     history: History = None,
+    guardrails: Annotated[
+        Path | None,
+        typer.Option("--guardrails", help="TOML file with the table \\[guardrails], such as a server's settings."),
+    ] = None,
+    diversity: Annotated[
+        float | None, typer.Option("--diversity", help="Weight of dissimilar items in a list, 0 to 1.")
+    ] = None,
+    novelty: Annotated[
+        float | None, typer.Option("--novelty", help="Weight of the penalty on popular items, 0 to 1.")
+    ] = None,
+    tilt: Annotated[
+        list[str] | None,
+        typer.Option("--tilt", help="CATEGORY=WEIGHT, -1 to 1: prefer a genre, or avoid it; repeat for several."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of ties and samples.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a .csv or .parquet file.")] = None,
     as_json: Json = False,
@@ -139,10 +155,15 @@ def recommend(
     from recpolicy.inference.predictor import load_policy
 
     _check_one_user(user, rating, history)
+    rails = parse_guardrails(guardrails, diversity, novelty, tilt)
     policy = load_policy(folder)
     users, _, known, past = _parsed(policy, user, None, rating, history)
-    with _naming_the_option():
-        suggestions = policy.recommend(users, k, not include_rated, known, seed=seed, history=past, sample=sample)
+    with _naming_the_option(), warnings_on_stderr():
+        suggestions = policy.recommend(
+            users, k, not include_rated, known, seed=seed, history=past, sample=sample, guardrails=rails
+        )
+    for name, reason in suggestions.attrs.get("short", {}).items():
+        print_text(f"user {name}: {reason}", file=sys.stderr)
     if out is None and not as_json:
         print_frame(_marked(suggestions))
         print_text(f"\n{_RANDOM_ORDER if sample else _RANK} {_session_note(suggestions)}{_NUMBERS}")
@@ -341,6 +362,6 @@ COMMANDS = (
     Command(evaluate, "Example:  recpolicy evaluate runs/linucb --json"),
     Command(compare, "Example:  recpolicy compare runs/linucb runs/ucb1"),
     Command(predict, "Example:  recpolicy predict runs/linucb --user 196 --item 50 --item 181"),
-    Command(recommend, "Example:  recpolicy recommend runs/linucb --user new --rating 50=5 --rating 258=2 -k 5"),
+    Command(recommend, "Example:  recpolicy recommend runs/linucb --user 196 -k 5 --diversity 0.2 --novelty 0.1"),
     Command(report, "Example:  recpolicy report runs/linucb --log rounds/week1 --baseline runs/incumbent"),
 )

@@ -3,6 +3,7 @@
 Its Scorer (scorer.py) computes them; a server, which has no pandas, uses the Scorer directly.
 """
 
+import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from recpolicy.inference.artifact import Artifact, read_artifact
 from recpolicy.inference.artifact_files import artifact_errors
 from recpolicy.inference.block_prediction import (
     USERS_AT_ONCE,
+    BatchPrediction,
     estimate_rewards,
     not_shown,
     policy_input,
     policy_values,
     predict_block,
 )
+from recpolicy.inference.guarded_lists import GuardedSlate, guarded_sample, guarded_slates
+from recpolicy.inference.guardrails import GuardrailConfig, Guardrails, bind, check_places, unknown_ids_notice
 from recpolicy.inference.predictions import (
     as_list,
     conditional_propensities,
@@ -33,7 +37,7 @@ from recpolicy.inference.predictions import (
 from recpolicy.inference.reward_estimators import ESTIMATORS
 from recpolicy.inference.scorer import FoldIn, History, Scorer
 from recpolicy.inference.self_test import self_test
-from recpolicy.inference.slate_selection import greedy_slate
+from recpolicy.inference.slate_selection import ExplorationConfig, greedy_slate
 
 Array = NDArray[np.floating]
 _LIKE_AT = 0.75  # of the scale: 4 of 1 to 5
@@ -134,6 +138,7 @@ class Policy:
         seed: int = 0,
         history: History | None = None,
         sample: bool = False,
+        guardrails: GuardrailConfig | None = None,
     ) -> pd.DataFrame:
         """Return the k items that the policy values most, best first.
 
@@ -151,13 +156,16 @@ class Policy:
             sample: Draw the items from the probabilities, one by one without replacement, instead of the k best. The
                 probability of an item is then its probability given the items before it; their product is that of
                 the list, and a log of the list needs it.
+            guardrails: Bounds that no list violates, and weights of diversity and novelty.
 
         Returns:
             Up to k rows a user: user_id, rank (from 1), the other columns of `predict`, and most_probable: True for the
-            item that the exploring policy shows with the largest probability, which may be none of the k.
+            item that the exploring policy shows with the largest probability, which may be none of the k. With
+            guardrails, `attrs["guardrails"]` has their digest, and `attrs["short"]` the reason of each list that is
+            shorter than k: {user: reason}.
 
         Raises:
-            ConfigError: k is below 1.
+            ConfigError: k is below 1, or the guardrails name an unknown category, or a quota is larger than k.
             DataError: Nothing is left to recommend.
             UnknownIdError: An id is unknown.
         """
@@ -165,7 +173,9 @@ class Policy:
             raise ConfigError(f"k is {k}; expected at least 1")
         ids, folded = as_list(users), fold_in or {}
         scorer, action_items = self.scorer, self.artifact.action_items
-        frames = []
+        rails = None if guardrails is None else self._bound(guardrails, k)
+        frames, short = [], {}
+        given_before: Array
         inputs = zip(ids, scorer.contexts(ids, folded, at_once=1), scorer.histories(ids, history), strict=True)
         for user, known, past in inputs:
             allowed = not_shown(self.artifact, past[0])
@@ -175,22 +185,41 @@ class Policy:
                 continue
             block = predict_block(self.artifact, known, allowed, [past])
             lot = generator(seed, f"recommend/{user}")
-            if sample:
+            if rails is not None:
+                slate = _guarded(block, action_items, allowed, k, rails, lot, sample)
+                if slate.reason is not None:
+                    short[user] = slate.reason
+                drawn, given_before = slate.arms, slate.propensity
+            elif sample:
                 drawn = drawn_arms(block.probability[0, action_items], k, lot)
-                rows = action_items[drawn]
+                given_before = conditional_propensities(block.probability[0, action_items], drawn)
             else:
-                rows = action_items[greedy_slate(block.score[0].astype(np.float64), allowed, k, lot)]
+                drawn = greedy_slate(block.score[0].astype(np.float64), allowed, k, lot)
+            rows = action_items[drawn]
             columns = block.columns(self.artifact, rows)
             if sample:
-                given_before = conditional_propensities(block.probability[0, action_items], drawn)
                 columns |= {"probability": given_before[np.newaxis].astype(np.float32)}
             table = estimates_frame([user], self._item_ids[rows], self._titles[rows], columns)
             table.insert(1, "rank", np.arange(1, len(rows) + 1))
             table["most_probable"] = most_probable(block.probability[0])[rows]
             frames.append(table)
-        if not frames:
+        if not any(map(len, frames)):
+            if short:
+                raise DataError(f"nothing to recommend under the guardrails: {next(iter(short.values()))}")
             raise DataError("nothing to recommend: the users have rated every item; use exclude_rated=False")
-        return pd.concat(frames, ignore_index=True)
+        result = pd.concat([table for table in frames if len(table)], ignore_index=True)
+        if guardrails is not None:
+            result.attrs = {"guardrails": guardrails.digest, "short": short}
+        return result
+
+    def _bound(self, guardrails: GuardrailConfig, k: int) -> Guardrails:
+        """Return the guardrails over this policy's catalog; warn of ids that it does not know."""
+        check_places(guardrails, k)
+        rails = bind(guardrails, self.scorer)
+        notice = unknown_ids_notice(rails.unknown)
+        if notice is not None:
+            warnings.warn(notice, stacklevel=3)
+        return rails
 
     def scores(self, contexts: Array | None = None) -> tuple[Array, Array]:
         """Return scores and values of all items, for evaluation.
@@ -265,6 +294,19 @@ class Policy:
     def _pick(self, items: Sequence[Hashable] | None) -> "slice | NDArray[np.int32]":
         """Return the requested columns of [n, I]."""
         return slice(None) if items is None else self.scorer.item_rows(items)
+
+
+def _guarded(
+    block: BatchPrediction, action_items: NDArray[np.int32], allowed: NDArray[np.bool_], k: int, rails: Guardrails,
+    lot: np.random.Generator, sample: bool,
+) -> GuardedSlate:  # fmt: skip
+    """Return the list of one user under guardrails: a sample of the probabilities, or the best items."""
+    rating = block.rating[0, action_items]
+    if sample:
+        return guarded_sample(block.probability[0, action_items].astype(np.float64), rating, allowed, k, rails, lot)
+    score = block.score[:1].astype(np.float64)
+    best = ExplorationConfig(share=0.0)
+    return guarded_slates(score, rating[np.newaxis], allowed[np.newaxis], k, rails, best, lot, np.array([False]))[0]
 
 
 def load_policy(path: str | Path) -> Policy:

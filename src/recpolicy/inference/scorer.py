@@ -29,6 +29,7 @@ from recpolicy.inference.block_prediction import (
     predict_block,
     score_block,
 )
+from recpolicy.inference.guardrails import CatalogFeatures
 from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.predictions import as_list
 from recpolicy.models.embeddings import Embeddings, item_std, mean_std
@@ -124,6 +125,11 @@ class Scorer:
         """Item embeddings of length 1 [I, D], so that products are cosines; 0 where there is none."""
         length = np.linalg.norm(self.artifact.item, axis=1, keepdims=True)
         return self.artifact.item / np.where(length > 0, length, np.float32(1))
+
+    @cached_property
+    def catalog_features(self) -> CatalogFeatures:
+        """Attributes of the items that guardrails look at; the same for all policies over these tables."""
+        return CatalogFeatures.from_scorer(self)
 
     def rated(self, user: Hashable, fold_in: FoldIn | None = None) -> NDArray[np.int32]:
         """Return rows of the items that the user rated in the train part, or in `fold_in`; none of a user it does

@@ -114,7 +114,7 @@ def choose_slate(
         arms = greedy_slate(score, allowed, k, rng)
     drawn, greedy = _chances(score, allowed, arms, pool)
     tied = not explored and bool((greedy < 1.0).any())
-    return Slate(arms, _mixed(drawn, greedy, config.share), explored, tied)
+    return Slate(arms, mixed_propensity(drawn, greedy, config.share), explored, tied)
 
 
 def untied_slates(score: Array, allowed: Mask, k: int, config: ExplorationConfig) -> list[Slate | None]:
@@ -147,7 +147,7 @@ def untied_slates(score: Array, allowed: Mask, k: int, config: ExplorationConfig
 @lru_cache(1_000)
 def _untied_propensity(count: int, pool: int, share: float) -> Array:
     """Return the propensities [K] of the best slate when no items tie."""
-    propensity = _mixed(1.0 / (pool - np.arange(count)), np.ones(count), share)
+    propensity = mixed_propensity(1.0 / (pool - np.arange(count)), np.ones(count), share)
     propensity.flags.writeable = False
     return propensity
 
@@ -161,7 +161,7 @@ def _chances(score: Array, allowed: Mask, arms: Arms, pool: int) -> tuple[Array,
     return _drawn(falling, score[arms], pool), _greedy(falling, score[arms])
 
 
-def _mixed(drawn: Array, greedy: Array, share: float) -> Array:
+def mixed_propensity(drawn: Array, greedy: Array, share: float) -> Array:
     """Return the probabilities [K] of a mixture whose slates are drawn or greedy as a whole.
 
     Earlier positions tell which of the two a slate is, so the odds are updated position by position.

@@ -1,0 +1,254 @@
+"""Lists under guardrails: each place is drawn from the items that the guardrails leave, and its propensity is exact.
+
+n users, A arms, K places. The places are filled in order. At each place some items are closed: those of the list, those
+of a category that is full, marked ones once their quota is used, and unmarked ones once the other places are reserved.
+Weights tilt the scores given the items before. Thus the law of a place depends on the items before it only, for both
+branches of exploration: the greedy list takes the best open item, an explored one draws from the best open items.
+The propensity of a place mixes the branches by their odds given the items before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.types import Array, Bools
+from recpolicy.inference.guardrails import NO_CAP, Guardrails
+from recpolicy.inference.slate_selection import ExplorationConfig, Slate, mixed_propensity
+
+NEVER_CLOSED = 2**31 - 1
+"""In `closed_at`: the guardrails close the item at no place."""
+_FLOOR = 1e-3
+"""Least factor by which tilts change a probability, so that every allowed item keeps one."""
+
+
+@dataclass(frozen=True)
+class GuardedSlate(Slate):
+    """A slate under guardrails; it may be shorter than requested."""
+
+    allowed: Bools | None = None  # [A] items that could take the first place
+    closed_at: NDArray[np.int32] | None = None  # [A] first place (from 0) where the guardrails close an allowed item
+    reason: str | None = None
+    """Why the list is shorter than requested; None if it is not."""
+
+
+def guarded_slates(
+    score: Array, rating: Array, allowed: Bools, k: int, guardrails: Guardrails, exploration: ExplorationConfig,
+    rng: np.random.Generator, explored: Bools, forced: NDArray[np.intp] | None = None,
+) -> list[GuardedSlate]:  # fmt: skip
+    """Draw the lists of n users under guardrails.
+
+    Without guardrails and ties, the law is that of `choose_slate`. An explored list draws its place t, from 0,
+    uniformly from the `max(top, k) - t` best open items, ties at random.
+
+    Args:
+        score: [n, A], the policy's scores.
+        rating: [n, A], predicted ratings.
+        allowed: [n, A], by the filters of the requests.
+        k: Places of a list.
+        guardrails: Those of the policy's catalog.
+        exploration: Its `share` enters the propensities, its `top` the pool of an explored list.
+        rng: Randomness of draws and ties.
+        explored: [n], True for lists of the exploring branch.
+        forced: [n, K] arms that are taken in place of draws, -1 after the end; for the propensities of given lists.
+    """
+    base = guardrails.base_mask(allowed, rating)  # [n, A]
+    values = _static_scores(score, base, guardrails)
+    draw = _Draw(values, base.copy(), k, guardrails)
+    places: list[tuple[NDArray[np.intp], Array, Array]] = []
+    for place in range(k):
+        chosen = None if forced is None else forced[:, place] if place < forced.shape[1] else np.full(len(score), -1)
+        step = draw.place(place, exploration.top, explored, rng, chosen)
+        if (step[0] < 0).all():
+            break
+        places.append(step)
+        draw.take(place, step[0])
+    arms = _columns(places, 0, len(score)).astype(np.intp)
+    drawn, greedy = _columns(places, 1, len(score)), _columns(places, 2, len(score))
+    slates = []
+    for row in range(len(score)):
+        length = int((arms[row] >= 0).sum())
+        propensity = mixed_propensity(drawn[row, :length], greedy[row, :length], exploration.share)
+        tied = not explored[row] and bool((greedy[row, :length] < 1.0).any())
+        reason = short_reason(guardrails, rating[row], allowed[row], draw, row, length) if length < k else None
+        slates.append(
+            GuardedSlate(
+                arms[row, :length], propensity, bool(explored[row]), tied, base[row], draw.closed_at[row], reason
+            )
+        )
+    return slates
+
+
+def _columns(places: "list[tuple[NDArray[np.intp], Array, Array]]", part: int, users: int) -> Array:
+    """Return a part of the places as columns [n, K]."""
+    columns = np.empty((users, len(places)))
+    for place, step in enumerate(places):
+        columns[:, place] = step[part]
+    return columns
+
+
+def guarded_sample(
+    probability: Array, rating: Array, allowed: Bools, k: int, guardrails: Guardrails, rng: np.random.Generator,
+    forced: Sequence[int] | None = None,
+) -> GuardedSlate:  # fmt: skip
+    """Draw a list of one user from the policy's probabilities, place by place without replacement.
+
+    The probability of an open item is multiplied by (1 - diversity * similarity) (1 - novelty * popularity)
+    (1 + tilt), at least 1/1000, and normalized over the open items.
+
+    Args:
+        probability: [A], of the policy.
+        rating: [A], predicted ratings.
+        allowed: [A], by the filters of the request.
+        k: Places of a list.
+        guardrails: Those of the policy's catalog.
+        rng: Randomness of the draws.
+        forced: [K] arms that are taken in place of draws.
+    """
+    base = guardrails.base_mask(allowed, rating) & (probability > 0)
+    draw = _Draw(np.zeros((1, len(base))), base[np.newaxis].copy(), k, guardrails)
+    popularity, bonus = guardrails.catalog.popularity, guardrails.bonus
+    static = (1.0 - guardrails.novelty * popularity) * (1.0 if bonus is None else 1.0 + bonus)  # [A]
+    arms, propensities = [], []
+    for place in range(k):
+        if not draw.open[0].any() or (forced is not None and place >= len(forced)):
+            break
+        factor = static if draw.similarity is None else static * (1.0 - guardrails.diversity * draw.similarity[0])
+        weight = np.where(draw.open[0], probability, 0.0)
+        if guardrails.tilts:
+            weight = weight * np.maximum(factor, _FLOOR)
+        weight = weight / weight.sum()
+        arm = int(_at(weight, rng.random())) if forced is None else forced[place]
+        arms.append(arm)
+        propensities.append(float(weight[arm]))
+        draw.take(place, np.array([arm]))
+    reason = short_reason(guardrails, rating, allowed, draw, 0, len(arms)) if len(arms) < k else None
+    chosen = np.array(arms, np.intp)
+    return GuardedSlate(chosen, np.array(propensities), True, False, base, draw.closed_at[0], reason)
+
+
+def short_reason(guardrails: Guardrails, rating: Array, allowed: Bools, draw: "_Draw", row: int, length: int) -> str:
+    """Return why a list has fewer items than requested: the guardrails and filters that close items."""
+    parts = []
+    blocked = int((allowed & guardrails.blocked).sum())
+    if blocked:
+        parts.append(f"{blocked} {'item is' if blocked == 1 else 'items are'} blocked")
+    if guardrails.min_rating is not None:
+        below = int((allowed & ~guardrails.blocked & ~(rating >= guardrails.min_rating)).sum())
+        if below:
+            parts.append(f"{below} are predicted below min_rating {guardrails.min_rating:g}")
+    full = [name for name, shut in zip(guardrails.catalog.names, draw.full[row].tolist(), strict=True) if shut]
+    if full:
+        parts.append(f"these categories are full: {', '.join(full)}")
+    if draw.marked_count[row] >= guardrails.max_marked:
+        parts.append(f"max_marked {guardrails.max_marked} is used")
+    if draw.reserved and draw.unmarked_count[row] >= draw.k - draw.reserved:
+        parts.append(f"the other places are for marked items (min_marked {guardrails.min_marked})")
+    why = "; ".join(parts) or "the filters allow no more"
+    return f"{length} of {draw.k} places are filled: {why}"
+
+
+class _Draw:
+    """The state of n lists while their places are filled."""
+
+    def __init__(self, values: Array, open_items: Bools, k: int, guardrails: Guardrails):
+        users, arms = values.shape
+        self.values, self.open, self.k, self.guardrails = values, open_items, k, guardrails
+        self.reserved = min(guardrails.min_marked, k)
+        self.capped = np.flatnonzero(guardrails.cap < NO_CAP)
+        self.taken = np.zeros((users, len(guardrails.cap)), np.int64)
+        self.full = np.broadcast_to(guardrails.cap <= 0, self.taken.shape).copy()
+        self.marked_count = np.zeros(users, np.int64)
+        self.unmarked_count = np.zeros(users, np.int64)
+        self.closed_at = np.full((users, arms), NEVER_CLOSED, np.int32)
+        self.similarity: Array | None = np.zeros((users, arms)) if guardrails.diversity else None
+        if self.reserved == k:
+            self._close(np.ones(users, bool), ~guardrails.marked, 0)
+
+    def scores(self) -> Array:
+        """Return the scores [n, A] at this place, -inf for closed items."""
+        if self.similarity is None:
+            return np.where(self.open, self.values, -np.inf)
+        return np.where(self.open, self.values - self.guardrails.diversity * self.similarity, -np.inf)
+
+    def place(
+        self, place: int, top: int, explored: Bools, rng: np.random.Generator, chosen: NDArray[np.intp] | None
+    ) -> tuple[NDArray[np.intp], Array, Array]:
+        """Choose the arms [n] of a place, -1 where none is open; return their probabilities in both branches, too."""
+        scores = self.scores()
+        count = self.open.sum(axis=1)
+        pool = np.minimum(np.maximum(max(top, self.k) - place, 1), count) if top else count
+        best = scores.max(axis=1)
+        if chosen is None:
+            value = best.copy()
+            for row in np.flatnonzero(explored & (count > 0)):
+                rank = int(rng.integers(pool[row]))  # from 0, of all open items by falling score
+                value[row] = -np.partition(-scores[row], rank)[rank]
+        else:
+            value = np.where(chosen >= 0, scores[np.arange(len(scores)), chosen], -np.inf)
+        same = scores == value[:, np.newaxis]
+        alive = value > -np.inf
+        ties = np.maximum(same.sum(axis=1), 1)
+        if chosen is None:
+            chosen = same.argmax(axis=1)
+            for row in np.flatnonzero(alive & (ties > 1)):
+                chosen[row] = np.flatnonzero(same[row])[rng.integers(ties[row])]
+        above = (scores > value[:, np.newaxis]).sum(axis=1)
+        greedy = np.where(alive & (value == best), 1.0 / ties, 0.0)
+        inside = np.clip((pool - above) / ties, 0.0, 1.0)
+        drawn = np.where(alive, inside / np.maximum(pool, 1), 0.0)
+        return np.where(alive, chosen, -1), drawn, greedy
+
+    def take(self, place: int, arms: NDArray[np.intp]) -> None:
+        """Add the arms [n] of a place to the lists, and close what the guardrails no longer allow at the next one."""
+        rows = np.flatnonzero(arms >= 0)
+        taken, guardrails = arms[rows], self.guardrails
+        self.open[arms < 0] = False
+        self.open[rows, taken] = False
+        category = guardrails.catalog.category
+        if len(self.capped):
+            self.taken[rows] += category[:, taken].T
+            newly = (self.taken[:, self.capped] >= guardrails.cap[self.capped]) & ~self.full[:, self.capped]
+            for row, column in zip(*np.nonzero(newly), strict=True):
+                self.full[row, self.capped[column]] = True
+                self._close(np.arange(len(self.open)) == row, category[self.capped[column]], place + 1)
+        if guardrails.max_marked < NO_CAP or self.reserved:
+            marked = guardrails.marked[taken]
+            self.marked_count[rows] += marked
+            self.unmarked_count[rows] += ~marked
+            self._close(self.marked_count >= guardrails.max_marked, guardrails.marked, place + 1)
+            if self.reserved:
+                self._close(self.unmarked_count >= self.k - self.reserved, ~guardrails.marked, place + 1)
+        if self.similarity is not None:
+            direction = guardrails.catalog.direction
+            near = direction[taken] @ direction.T  # [n, A]
+            self.similarity[rows] = np.maximum(self.similarity[rows], np.minimum(near, 1.0))
+
+    def _close(self, users: Bools, items: Bools, place: int) -> None:
+        """Close the items for the users from this place on."""
+        shut = self.open & users[:, np.newaxis] & items
+        self.closed_at[shut] = place
+        self.open &= ~shut
+
+
+def _static_scores(score: Array, base: Bools, guardrails: Guardrails) -> Array:
+    """Return the scores [n, A] before the list has items: the policy's, or relevance with the weights that are set.
+
+    The relevance is the score, scaled to 0..1 over the items that may take the first place.
+    """
+    if not guardrails.tilts:
+        return score
+    low = np.where(base, score, np.inf).min(axis=1, keepdims=True)
+    high = np.where(base, score, -np.inf).max(axis=1, keepdims=True)
+    span = np.where(high > low, high - low, 1.0)
+    relevance = np.where(base, score - low, 0.0) / span
+    values = (1.0 - guardrails.diversity) * relevance - guardrails.novelty * guardrails.catalog.popularity
+    return values if guardrails.bonus is None else values + guardrails.bonus
+
+
+def _at(weight: Array, point: float) -> int:
+    """Return the item of a point in 0..1 under the probabilities [A]; one of probability 0 is never drawn."""
+    possible = np.flatnonzero(weight > 0)
+    below = np.cumsum(weight[possible])
+    return int(possible[min(np.searchsorted(below, point * below[-1], side="right"), len(possible) - 1)])
