@@ -13,7 +13,7 @@ Without a signal it is the default. Offline ingest and server use the same funct
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -183,6 +183,13 @@ def combined_rewards(
         rewards = np.clip(rewards, *config.clip)
     check_range(rewards, config)
     return rewards
+
+
+def within_range(config: RewardConfig) -> RewardConfig:
+    """Return the settings with combined rewards beyond the range cut to its ends, unless they have a clip already."""
+    if config.clip is None and config.reward_range is not None:
+        return replace(config, clip=config.reward_range)
+    return config
 
 
 def in_window(delay: NDArray[np.int64], config: RewardConfig) -> NDArray[np.bool_]:

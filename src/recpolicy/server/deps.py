@@ -11,8 +11,9 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.background import BackgroundTasks
 from recpolicy.server.db.feedback import DAY_MS, RewardRules
 from recpolicy.server.db.keyless_feedback import KeylessBound
+from recpolicy.server.db.rank_events import ONLINE
 from recpolicy.server.db.rollouts import ConflictError
-from recpolicy.server.live_models import LoadedVersion, ModelManager
+from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, without_challenger
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.rank.ranker import UniformPolicy
 from recpolicy.server.rank.service import RankSettings
@@ -56,11 +57,21 @@ class AppState:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", RankSettings(self.settings))
 
+    def ranking_state(self) -> LiveState:
+        """Return the live versions as ranks use them; raises WrongPolicyKindError if the champion is one of ratings.
+
+        A champion that an operator has reset ranks at random, without a challenger. In other modes than online, the
+        baseline is chosen, so there is nothing to compare.
+        """
+        live, service = self.models.live, self.rank.current
+        assert live.champion.ranker is not None  # raises for another kind
+        if service.reset_version is not None and service.reset_version == live.champion.number:
+            return LiveState(LoadedVersion(UniformPolicy(), None))
+        return live if live.challenger is None or service.mode == ONLINE else without_challenger(live)
+
     def ranking_version(self) -> LoadedVersion:
-        """Return the version that ranks now; raises WrongPolicyKindError if the champion is a policy of ratings."""
-        champion, reset = self.models.live.champion, self.rank.current.reset_version
-        assert champion.ranker is not None  # raises for another kind
-        return champion if reset is None or reset != champion.number else LoadedVersion(UniformPolicy(), None)
+        """Return the champion as ranks use it; raises WrongPolicyKindError if it is a policy of ratings."""
+        return self.ranking_state().champion
 
     def require_store(self) -> Store:
         """Return the store; raises StoreError for a server that stores nothing."""

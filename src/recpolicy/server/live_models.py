@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -132,7 +132,7 @@ class LiveState:
     champion: LoadedVersion
     challenger: LoadedVersion | None = None
     traffic_fraction: float = 0.0
-    """Fraction of the users that the challenger serves."""
+    """Fraction of the users, and of the events without one, that the challenger serves."""
     shadow: bool = False
     """The challenger serves nobody; its lists are only compared."""
     exploring: bool = True
@@ -140,7 +140,7 @@ class LiveState:
     """The running rollout."""
 
     def variant_for(self, user_key: str) -> tuple[LoadedVersion, str]:
-        """Return the version that serves a user, and its variant: champion or challenger."""
+        """Return the version that serves a user (or an event without one), and its variant: champion or challenger."""
         if (
             self.challenger is not None
             and not self.shadow
@@ -148,6 +148,11 @@ class LiveState:
         ):
             return self.challenger, CHALLENGER
         return self.champion, CHAMPION
+
+
+def without_challenger(live: LiveState) -> LiveState:
+    """Return the live versions as if there were no challenger and no rollout."""
+    return replace(live, challenger=None, rollout=None)
 
 
 def bucket(user_key: str, salt: str) -> float:

@@ -29,7 +29,7 @@ class Metrics:
         self.events = counter("events", "Lists recommended.", ("version", "variant", "explored"))
         self.lost = counter("events_lost", "Lists recommended whose events could not be stored.")
         self.feedback = counter("feedback", "Feedback by outcome.", ("status",))
-        self.ranks = counter("ranks", "Ranked events, each slot as one.", ("version", "mode"))
+        self.ranks = counter("ranks", "Ranked events, each slot as one.", ("version", "variant", "mode"))
         self.signals = counter("rank_signals", "Signals on ranked events by outcome.", ("status",))
         self.reward_sum = counter("reward_sum", "Sum of rewards above the lower end of the scale.")
         self.reward_count = counter("reward_count", "Rewards set.")
@@ -46,10 +46,14 @@ class Metrics:
         self.chosen = histogram("choose_seconds", "Time to choose during a rollout, by variant or shadow.", "variant")
         self.failed = counter("choose_failures", "Answers that failed.", ("variant",))
         self.agreement = Summary(
-            "recpolicy_shadow_agreement", "Fraction of a list that both versions choose.", registry=registry
+            "recpolicy_shadow_agreement",
+            "Fraction of a list, or of slots, that both choose.",
+            registry=registry,
         )
         self.rating_difference = Summary(
-            "recpolicy_shadow_rating_difference", "Predicted rating, challenger - champion.", registry=registry
+            "recpolicy_shadow_rating_difference",
+            "Predicted value, challenger - champion.",
+            registry=registry,
         )
         # A label look-up takes longer than a count.
         self._requests = lru_cache(1_000)(self.requests.labels)
@@ -66,9 +70,9 @@ class Metrics:
         """Count recommended lists."""
         self._events(version, variant, explored).inc(count)
 
-    def count_ranks(self, version: int, mode: str, count: int) -> None:
+    def count_ranks(self, version: int, variant: str, mode: str, count: int) -> None:
         """Count ranked events."""
-        self._ranks(version, mode).inc(count)
+        self._ranks(version, variant, mode).inc(count)
 
     def observe_choice(self, variant: str, failures: int, seconds: float) -> None:
         """Count an answer during a rollout."""

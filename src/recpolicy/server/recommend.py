@@ -6,13 +6,11 @@ lists are cached; logged propensities account for both branches.
 """
 
 import json
-import logging
 import random
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from time import perf_counter
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Response
@@ -28,14 +26,13 @@ from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error, response_to_error
-from recpolicy.server.json_output import JsonText, encode, exception_location
-from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState
+from recpolicy.server.json_output import JsonText, encode
+from recpolicy.server.live_models import LiveState
 from recpolicy.server.middleware import FastPath
-from recpolicy.server.rollout.stage_metrics import VariantHealth
+from recpolicy.server.rollout.variant_answers import answer_by_variant
 from recpolicy.server.schemas.requests import RecommendBatch, RecommendRequest
 from recpolicy.server.schemas.responses import Recommendation, Recommendations
 
-logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 
 NO_EXPLORATION = ExplorationConfig(share=0.0)
@@ -54,6 +51,11 @@ class ServedList:
     """The serving version, JSON."""
     items: bytes
     """The items of the response, JSON."""
+
+    @property
+    def explored(self) -> bool:
+        """True if the list was drawn to explore."""
+        return self.event.explored
 
     @property
     def item_ids(self) -> list[Any]:
@@ -141,25 +143,13 @@ def parse(model: type[Body], scope: Message, body: bytes) -> Body:
 def recommend_with_fallback(state: AppState, request: ListRequest, live: LiveState) -> ServedList:
     """Return the list of the user's variant, or the champion's if the challenger fails; count both during a rollout.
 
-    Raises what the champion raises. Then the caller or the champion is at fault, and nothing counts against the
-    challenger. An answer in place of the challenger's is not part of the comparison: its event names no rollout.
+    Raises what the champion raises.
     """
     exploration = state.settings.exploration
     if live.challenger is None:
         return choose(live, request, exploration)
-    start = perf_counter()
-    try:
-        served = choose(live, request, exploration)
-    except Exception as error:
-        seconds = perf_counter() - start
-        if live.variant_for(id_key(request.user))[1] == CHAMPION:
-            raise
-        served = choose(replace(live, challenger=None, rollout=None), request, exploration)
-        _count(state, live, CHALLENGER, seconds, failed=True)
-        logger.warning("the challenger failed, the champion answered", extra={"fields": exception_location(error)})
-        return served
-    _count(state, live, served.event.variant, perf_counter() - start)
-    if live.shadow and not served.event.explored:
+    served = answer_by_variant(state, live, id_key(request.user), lambda live: choose(live, request, exploration))
+    if live.shadow and not served.explored:
         state.rollout_counters.shadow.offer(live, request.full(), served, state.settings.rollout.shadow_sample)
     return served
 
@@ -269,12 +259,3 @@ def _answer_json(answer: ServedList | bytes | dict[str, Any], stored: bool) -> b
     if isinstance(answer, ServedList):
         return answer.to_json(stored)
     return answer if isinstance(answer, bytes) else encode(answer).encode()
-
-
-def _count(state: AppState, live: LiveState, variant: str, seconds: float, *, failed: bool = False) -> None:
-    """Count one answer of a variant during a rollout."""
-    slow = 1e3 * seconds > state.settings.rollout.slow_ms
-    health = VariantHealth(1, int(failed), int(slow), seconds)
-    state.metrics.observe_choice(variant, health.failures, seconds)
-    if live.rollout is not None:
-        state.rollout_counters.counts.add(live.rollout, variant, health)

@@ -115,14 +115,17 @@ def set_traffic(number: int | None, fraction: float | None, shadow: bool | None,
     return action
 
 
-def check_comparable(registry: Registry, *numbers: int | None) -> None:
-    """Raise ConflictError for a policy of features among champion and challenger: ranks have no challengers yet."""
-    for number in numbers:
-        if number is not None and is_feature_policy(registry.resolve(number)):
-            raise ConflictError(
-                f"version {number} is a policy of features, which has no challenger; compare it by recpolicy ope"
-                " estimate on an exported log, then promote a version"
-            )
+def check_comparable(registry: Registry, champion: int | None, challenger: int) -> None:
+    """Raise ConflictError unless champion and challenger are both policies of ratings, or both of features."""
+    if champion is None:
+        return
+    kinds = {number: is_feature_policy(registry.resolve(number)) for number in (champion, challenger)}
+    if kinds[champion] != kinds[challenger]:
+        names = {True: "a policy of features", False: "a policy of ratings"}
+        raise ConflictError(
+            f"version {challenger} is {names[kinds[challenger]]} and the champion, version {champion}, is"
+            f" {names[kinds[champion]]}; a challenger answers the same requests as the champion"
+        )
 
 
 def clear_challenger(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from recpolicy.core.progress import progress
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.feature_log_builder import FeatureLogBuilder
 from recpolicy.data.feature_log_files import write_feature_log
-from recpolicy.data.reward_signals import RewardConfig, combined_rewards, signal_parts
+from recpolicy.data.reward_signals import RewardConfig, combined_rewards, signal_parts, within_range
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rank_events import DIGEST_BYTES
 from recpolicy.server.db.schema import action_rows, rank_events, rank_signals
@@ -79,7 +79,7 @@ def collect_features(
         show_progress: As in core/progress.py.
     """
     builder, left_out, keys = FeatureLogBuilder(name, reward.reward_range), Counter[str](), dict[tuple[str, int], int]()
-    reward = _within_range(reward)
+    reward = within_range(reward)
     final = now_ms() - reward.wait_ms
     conditions = [rank_events.c.time >= since]
     conditions += [] if until is None else [rank_events.c.time < until]
@@ -113,7 +113,7 @@ def collect_features(
 def log_of_rows(connection: Connection, rows: Sequence[Any], reward: RewardConfig, name: str) -> FeatureLog | None:
     """Return rows of `rank_events` as a log; None if none can be read."""
     builder, keys, times = FeatureLogBuilder(name, reward.reward_range), dict[tuple[str, int], int](), list[int]()
-    reward, actions = _within_range(reward), _Actions(connection)
+    reward, actions = within_range(reward), _Actions(connection)
     actions.load(rows)
     for row in rows:
         if _add(builder, row, actions) is None:
@@ -123,13 +123,6 @@ def log_of_rows(connection: Connection, rows: Sequence[Any], reward: RewardConfi
         return None
     rewards, _ = _rewards(connection, keys, np.array(times, np.int64), reward, min(times))
     return replace(builder.build(), reward=rewards)
-
-
-def _within_range(reward: RewardConfig) -> RewardConfig:
-    """Return the settings with combined rewards beyond the range cut to its ends."""
-    if reward.clip is None and reward.reward_range is not None:
-        return replace(reward, clip=reward.reward_range)
-    return reward
 
 
 def _refusal(row: Any, final: int) -> str | None:

@@ -10,7 +10,7 @@ that from the outcome.
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType
@@ -66,6 +66,10 @@ class RankEvent(NamedTuple):
     """False: the caller had no key, and online learning leaves the event out."""
     activated_at: int | None
     """Time at which the event became active; None: it waits for its activation."""
+    variant: str
+    """champion or challenger."""
+    rollout: int | None
+    """The rollout in whose comparison the event counts."""
     rows: tuple[str, ...]
     """The actions [A], JSON, in the order of `offers`; another table has them."""
 
@@ -75,8 +79,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "id": (str,), "slot": (int,), "slot_id": (str, NoneType), "time": (int,), "user_key": (str, NoneType),
     "version": (int,), "policy_digest": (str,), "agent": (str,), "mode": (str,), "context": (str,),
     "offers": (bytes,), "probabilities": (bytes,), "ranking": (bytes,), "imitated": (bool, NoneType),
-    "request_digest": (str,), "online": (bool,), "activated_at": (int, NoneType), "rows": (list,),
+    "request_digest": (str,), "online": (bool,), "activated_at": (int, NoneType), "variant": (str,),
+    "rollout": (int, NoneType), "rows": (list,),
 }  # fmt: skip
+_ADDED = {"variant": "champion", "rollout": None}
+"""Fields that lines of older versions lack: their ranks had no challengers."""
 
 
 def row_digest(row: str) -> bytes:
@@ -158,9 +165,9 @@ class StoredRank:
     slot_ids: list[str | None]
     rankings: list[NDArray[np.uint16]]  # per slot [A], positions among its offers
     probabilities: list[NDArray[np.float64]]  # per slot [A], in the order of the request
-    policies: list[tuple[int, str, str]]
-    """Per slot: version, agent and digest of the policy."""
-    modes: list[str]
+    policy: Mapping[str, Any]
+    """The `policy` of the response: version, agent, policy_digest and variant."""
+    mode: str
 
 
 def find_rank(connection: Connection, event_id: str) -> StoredRank | None:
@@ -170,13 +177,15 @@ def find_rank(connection: Connection, event_id: str) -> StoredRank | None:
     ).all()
     if not rows:
         return None
+    first = rows[0]
+    policy = {"version": first.version or None, "agent": first.agent, "policy_digest": first.policy_digest}
     return StoredRank(
-        rows[0].request_digest,
+        first.request_digest,
         [row.slot_id for row in rows],
         [np.frombuffer(row.ranking, "<u2") for row in rows],
         [np.frombuffer(row.probabilities, "<f8") for row in rows],
-        [(row.version, row.agent, row.policy_digest) for row in rows],
-        [row.mode for row in rows],
+        policy | {"variant": first.variant},
+        first.mode,
     )
 
 
@@ -189,6 +198,7 @@ def rank_event_line(event: RankEvent) -> str:
 
 def parse_rank_event(row: dict[str, Any]) -> RankEvent:
     """Return the event of a parsed line; raises ValueError that says what is wrong."""
+    row = _ADDED | row
     missing, unknown = _TYPES.keys() - row.keys(), row.keys() - _TYPES.keys()
     if missing or unknown:
         names = ", ".join(sorted(missing or unknown))[:200]

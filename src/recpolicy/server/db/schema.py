@@ -91,6 +91,7 @@ rewards = Table(
     sqlite_autoincrement=True,
 )  # fmt: skip
 
+IN_ROLLOUT = "rollout IS NOT NULL"
 EVENT_NAME = 256
 """Letters of the id of a ranked event, a slot or a signal, which callers may choose."""
 rank_events = Table(
@@ -113,8 +114,11 @@ rank_events = Table(
     Column("request_digest", String(32), nullable=False, doc="digest of what the caller sent"),
     Column("online", Boolean, nullable=False, doc="false: ranked without a key, online learning leaves it out"),
     Column("activated_at", BigInteger, nullable=True, doc="null: deferred until the caller activates the event"),
+    Column("variant", String(16), nullable=False, server_default="champion", doc="champion or challenger"),
+    Column("rollout", Integer, nullable=True, doc="the running rollout"),
     UniqueConstraint("id", "slot"),
     Index(None, "time"),
+    Index(None, "rollout", sqlite_where=text(IN_ROLLOUT), postgresql_where=text(IN_ROLLOUT)),
     sqlite_autoincrement=True,
 )  # fmt: skip
 

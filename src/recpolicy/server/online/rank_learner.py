@@ -5,8 +5,10 @@ same events give the same policy in any batches, except for the rounding of sums
 (the holder of a lock); all processes load its checkpoints. The version itself never changes: it keeps its number, and
 `policy_digest` identifies the present state.
 
-Events that were ranked or rewarded without a key are left out, because anybody can send them. A deferred event that is
-activated after its window is left out, too; the job `retrain` learns it unless a version has learned later events.
+While there is a challenger, the champion does not learn, so the comparison stays valid; it learns the events of that
+time afterwards. Events that were ranked or rewarded without a key are left out, because anybody can send them. A
+deferred event that is activated after its window is left out, too; the job `retrain` learns it unless a version has
+learned later events.
 """
 
 import logging
@@ -83,9 +85,11 @@ class RankLearner(LearnerThread):
 
         Raises SQLAlchemyError, ArtifactError, ConfigError, DivergedError or OSError.
         """
-        version, folder = self._state.models.live.champion, self._state.folder
-        base = version.trained_policy
+        live, folder = self._state.models.live, self._state.folder
+        version, base = live.champion, live.champion.trained_policy
         if not isinstance(base, FeaturePolicy) or not base.learns_online or folder is None:
+            return 0
+        if live.challenger is not None:  # the comparison is between the versions as they were when it began
             return 0
         if self._state.rank.current.reset_version == version.number:
             return 0

@@ -22,6 +22,7 @@ class Decision:
 
     order: NDArray[np.intp]  # [A] positions in the request, the chosen one first, the others by score
     probability: NDArray[np.float64]  # [A] in the order of the request; the sum is 1
+    score: NDArray[np.float64]  # [A] expected rewards
     imitated: bool | None = None
     """True if the policy prefers the baseline, which was chosen; None in the mode online."""
 
@@ -48,10 +49,10 @@ def decide(
     if mode != ONLINE:
         preferred = int(np.argmax(probability))
         order = _ordered(0, score)
-        return Decision(order, (np.arange(len(offers)) == 0).astype(np.float64), preferred == 0)
+        return Decision(order, (np.arange(len(offers)) == 0).astype(np.float64), score, preferred == 0)
     probability = (1 - exploration) * probability + exploration / len(offers)
     probability = probability / probability.sum()
-    return Decision(_ordered(draw(probability, seed), score), probability)
+    return Decision(_ordered(draw(probability, seed), score), probability, score)
 
 
 def _ordered(chosen: int, score: NDArray[np.float64]) -> NDArray[np.intp]:

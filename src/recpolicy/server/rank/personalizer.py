@@ -16,8 +16,9 @@ from recpolicy.data.reward_signals import combined_rewards, signal_parts
 from recpolicy.server.db.rank_events import APPRENTICE, LOGGING_ONLY, ONLINE
 from recpolicy.server.db.schema import rank_events, rank_signals
 from recpolicy.server.rank.durations import format_duration
-from recpolicy.server.rank.rank import Ranked, RankInput, Slot
+from recpolicy.server.rank.ranking import Ranked
 from recpolicy.server.rank.service import RankService
+from recpolicy.server.rank.slot_decisions import RankInput, Slot
 from recpolicy.server.schemas.personalizer import (
     PersonalizerAction,
     PersonalizerMultiSlotRank,

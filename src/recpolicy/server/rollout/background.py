@@ -1,7 +1,8 @@
-"""Background work of a process during a rollout: write the counts, and compare the shadow challenger's lists."""
+"""Background work of a process during a rollout: write the counts, and compare the shadow challenger's answers."""
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
@@ -11,7 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import RecpolicyError, UnknownIdError
 from recpolicy.server.deps import AppState
-from recpolicy.server.live_models import CHALLENGER
+from recpolicy.server.live_models import CHALLENGER, LiveState
+from recpolicy.server.rank.slot_decisions import compare_ranks, decide_rank
 from recpolicy.server.recommend import NO_EXPLORATION, choose
 from recpolicy.server.rollout.counters import ShadowPair
 from recpolicy.server.rollout.stage_metrics import VariantHealth
@@ -23,7 +25,7 @@ POLL_SECONDS = 0.05
 
 
 def start_background(state: AppState) -> "list[asyncio.Task[None]]":
-    """Start to write counts and to compare lists."""
+    """Start to write counts and to compare answers."""
     start = state.background.start
     return [
         start("rollout_counts", FLUSH_SECONDS, lambda: asyncio.to_thread(flush, state)),
@@ -57,19 +59,43 @@ def compare_next(state: AppState) -> bool:
 
 
 def compare_shadow(pair: ShadowPair, slow_ms: float) -> VariantHealth:
-    """Compare the challenger's list with the champion's; a challenger that fails is counted."""
-    assert pair.live.challenger is not None
+    """Compare the challenger's answer with the champion's; a challenger that fails is counted."""
+    answer = _rank_in_shadow if pair.live.champion.ranks else _list_in_shadow
     start = perf_counter()
     try:
-        live = replace(pair.live, champion=pair.live.challenger, challenger=None)
-        shadow = choose(live, pair.request, NO_EXPLORATION)
+        compare = answer(pair)
         seconds = perf_counter() - start
-        difference = _rating_difference(pair)
+        agreement, difference = compare()
     except Exception:  # of any kind: no user waits for this answer
         return VariantHealth(1, 1, 0, perf_counter() - start)
-    served, in_shadow = pair.served.item_ids, set(shadow.item_ids)
-    agreement = sum(item in in_shadow for item in served) / max(len(served), 1)
     return VariantHealth(1, 0, int(1e3 * seconds > slow_ms), seconds, agreement, difference)
+
+
+Comparison = Callable[[], tuple[float, float]]
+"""Returns the agreement of two answers, and the difference of their estimates, challenger - champion."""
+
+
+def _rank_in_shadow(pair: ShadowPair) -> Comparison:
+    """Let the challenger rank the same actions; return the comparison."""
+    shadow = decide_rank(_challenger_alone(pair.live), pair.request)
+    return lambda: compare_ranks(pair.served, shadow)
+
+
+def _list_in_shadow(pair: ShadowPair) -> Comparison:
+    """Let the challenger make a list for the same request; return the comparison."""
+    shadow = choose(_challenger_alone(pair.live), pair.request, NO_EXPLORATION)
+
+    def compare() -> tuple[float, float]:
+        served, in_shadow = pair.served.item_ids, set(shadow.item_ids)
+        agreement = sum(item in in_shadow for item in served) / max(len(served), 1)
+        return agreement, _rating_difference(pair)
+
+    return compare
+
+
+def _challenger_alone(live: LiveState) -> LiveState:
+    assert live.challenger is not None
+    return replace(live, champion=live.challenger, challenger=None)
 
 
 def _rating_difference(pair: ShadowPair) -> float:

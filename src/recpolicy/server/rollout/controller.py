@@ -15,12 +15,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ArtifactError, StoreError
+from recpolicy.inference.feature_artifact import is_feature_policy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.registry.version_files import find_fault
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.admin import SERVER, write_audit
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.rank_events import ONLINE
+from recpolicy.server.db.rank_rewards import rank_variant_stats
 from recpolicy.server.db.rollouts import ConflictError, Rollout
 from recpolicy.server.deps import AppState
 from recpolicy.server.registry_actions import check_comparable
@@ -67,6 +70,8 @@ def start(
     with rollout_lock(registry):
         _finish_interrupted_end(state)
         champion, number = _resolve_versions(registry, challenger, ungated or config.shadow)
+        if is_feature_policy(registry.resolve(number)):
+            _check_rewards_of_ranks(state, config)
         with transaction(engine) as connection:
             row = rollouts.add(connection, champion, number, as_dict(config))
             rollouts.forget_health(connection, row.id - _HEALTH_KEPT)
@@ -119,19 +124,25 @@ def status(state: AppState) -> RolloutStatus | None:
 
 
 def current_metrics(state: AppState, row: Rollout, config: RolloutConfig) -> StageMetrics:
-    """Return the metrics of a rollout's stage."""
+    """Return the metrics of a rollout's stage: of lists by the rewards of their items, of ranks by those of events."""
+    since, ranks, reward = row.stage_at + SETTLE_MS, state.models.live.champion.ranks, state.rank.current.reward
     with state.require_store().engine.connect() as connection:
-        stats = rollouts.variant_stats(connection, row.id, row.stage_at + SETTLE_MS) if row.reconciled else {}
+        if not row.reconciled:
+            stats = {}
+        elif ranks:
+            stats = rank_variant_stats(connection, row.id, since, reward)
+        else:
+            stats = rollouts.variant_stats(connection, row.id, since)
         health = rollouts.health(connection, row.id, config.window_minutes)
     hours = max(now_ms() - row.stage_at, 0) / 3.6e6 if row.reconciled else 0.0
-    low, high = state.reward_rules().scale
+    low, high = (reward.reward_range or (0.0, 0.0)) if ranks else state.reward_rules().scale
     return compute_stage_metrics(stats, health, hours, config.stage_level, config.min_users, high - low)
 
 
 def next_decision(state: AppState, row: Rollout, config: RolloutConfig, metrics: StageMetrics) -> Decision:
     """Return the decision for a stage; it waits while an operator has changed the traffic, but still rolls back."""
     decision = decide(metrics, row.stage, config)
-    override = traffic_override(state.require_registry().routing(), row, config)
+    override = traffic_override(state.require_registry().routing(), row, config) or ranks_unchosen(state)
     if override is not None and decision.action != "roll_back":
         return Decision("wait", override)
     return decision
@@ -187,6 +198,38 @@ def _finish_interrupted_end(state: AppState) -> None:
         raise ConflictError(f"rollout {row.id} of version {row.challenger} is running; stop it first")
     if row is not None:
         reconcile(state, row, SERVER)
+
+
+def ranks_unchosen(state: AppState) -> str | None:
+    """Return the reason why no version chooses among the actions of ranks, so that none can be compared; or None."""
+    service, champion = state.rank.current, state.models.live.champion
+    if not champion.ranks:
+        return None
+    if service.mode != ONLINE:
+        return f"the learning mode is {service.mode}: the baseline is chosen, whichever version ranks"
+    if service.reset_version is not None and service.reset_version == champion.number:
+        return "the champion was reset: ranks are drawn at random until another version is promoted"
+    return None
+
+
+def _check_rewards_of_ranks(state: AppState, config: RolloutConfig) -> None:
+    """Raise ConflictError if ranks cannot be compared: nothing chooses, or no range of rewards gives a verdict."""
+    reason = ranks_unchosen(state)
+    if reason is not None:
+        raise ConflictError(f"{reason}; a rollout needs the mode online and a champion that ranks")
+    bounds = state.rank.current.reward.reward_range
+    if config.shadow:
+        return
+    if bounds is None:
+        raise ConflictError(
+            "[reward] has no min_reward and max_reward, and no comparison of rewards has a verdict without them; set"
+            " both, or start a shadow"
+        )
+    if config.margin >= bounds[1] - bounds[0]:
+        raise ConflictError(
+            f"margin is {config.margin:g}, and rewards lie in {bounds[0]:g}..{bounds[1]:g}: every challenger would"
+            " pass; set a smaller margin"
+        )
 
 
 def _resolve_versions(registry: Registry, challenger: int | str, ungated: bool) -> tuple[int, int]:

@@ -15,10 +15,8 @@ from sqlalchemy import Engine
 
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.engine import transaction
-from recpolicy.server.db.events import Event
 from recpolicy.server.live_models import CHALLENGER, LiveState
 from recpolicy.server.rollout.stage_metrics import VariantHealth
-from recpolicy.server.schemas.requests import RecommendRequest
 
 Key = tuple[int, str]
 """Rollout and variant."""
@@ -26,20 +24,12 @@ MAX_WAITING = 32
 """Comparisons that may wait."""
 
 
-class ComparableList(Protocol):
-    """A served list (recommend.ServedList), as far as a shadow comparison reads it."""
+class ComparableAnswer(Protocol):
+    """A served answer (recommend.ServedList, or rank.slot_decisions.DecidedRank), as far as the queue reads it."""
 
     @property
-    def event(self) -> Event:
-        """The event of the request."""
-
-    @property
-    def item_ids(self) -> list[Any]:
-        """Item ids, first position first."""
-
-    @property
-    def ratings(self) -> list[float | None]:
-        """Predicted ratings of the items."""
+    def explored(self) -> bool:
+        """True for an answer that was drawn to explore; it is not compared."""
 
 
 class VariantCounts:
@@ -72,11 +62,11 @@ class VariantCounts:
 
 @dataclass(frozen=True)
 class ShadowPair:
-    """A request and the champion's answer to it."""
+    """A request and the champion's answer to it: RecommendRequest and ServedList, or PreparedRank and DecidedRank."""
 
     live: LiveState
-    request: RecommendRequest
-    served: ComparableList
+    request: Any
+    served: Any
 
 
 class ShadowQueue:
@@ -90,12 +80,12 @@ class ShadowQueue:
         self._counts = counts
         self._waiting: queue.Queue[ShadowPair] = queue.Queue(MAX_WAITING)
 
-    def offer(self, live: LiveState, request: RecommendRequest, served: ComparableList, sample: float) -> None:
+    def offer(self, live: LiveState, request: Any, served: ComparableAnswer, sample: float) -> None:
         """Queue a fraction `sample` of the requests; never waits and never raises.
 
-        Lists that the champion drew to explore are not compared.
+        Answers that the champion drew to explore are not compared.
         """
-        if not live.shadow or live.challenger is None or served.event.explored or random.random() >= sample:
+        if not live.shadow or live.challenger is None or served.explored or random.random() >= sample:
             return
         try:
             self._waiting.put_nowait(ShadowPair(live, request, served))

@@ -15,7 +15,7 @@ from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
 from recpolicy.server.json_output import error_response, json_response
 from recpolicy.server.rank import personalizer
-from recpolicy.server.rank.rank import rank
+from recpolicy.server.rank.ranking import rank
 from recpolicy.server.routes.rank import STATUS_OF, store_activation, store_signals
 from recpolicy.server.schemas.personalizer import (
     PersonalizerMultiSlotRank,

@@ -15,7 +15,8 @@ from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
 from recpolicy.server.json_output import JsonText, error_response, json_response
 from recpolicy.server.middleware import FastPath
-from recpolicy.server.rank.rank import Ranked, RankInput, Slot, rank
+from recpolicy.server.rank.ranking import Ranked, rank
+from recpolicy.server.rank.slot_decisions import RankInput, Slot
 from recpolicy.server.recommend import without_routing
 from recpolicy.server.schemas.rank import (
     ActivationResponse,

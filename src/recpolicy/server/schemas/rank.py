@@ -81,7 +81,7 @@ class RankPolicy(BaseModel):
     version: int | None = Field(examples=[3], description="Number in the registry; null without a version.")
     agent: AgentName
     policy_digest: PolicyDigest
-    variant: Literal["champion"] = Field(description="Ranks have no challengers yet.")
+    variant: Literal["champion", "challenger"] = Field(description="Role of the version; a rollout has a challenger.")
 
 
 class RankResponse(BaseModel):

@@ -1,0 +1,146 @@
+"""Rank in reading order: take the request apart, decide, store the events, and answer.
+
+The events are on disk before the answer. A request with the id of an earlier event gets the earlier answer if it asks
+for the same; otherwise it is rejected.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recpolicy.core.errors import StoreError
+from recpolicy.inference.rank_request import ActionId
+from recpolicy.server.db.events import new_event_id, now_ms
+from recpolicy.server.db.rank_events import KNOWN, RankEvent, StoredRank, find_rank
+from recpolicy.server.db.rollouts import ConflictError
+from recpolicy.server.db.writer import QueueFullError
+from recpolicy.server.deps import AppState
+from recpolicy.server.live_models import LiveState
+from recpolicy.server.rank.slot_decisions import (
+    DecidedRank,
+    PreparedRank,
+    RankInput,
+    decide_rank,
+    offers_of,
+    with_mixture,
+)
+from recpolicy.server.rollout.variant_answers import answer_by_variant
+
+
+@dataclass(frozen=True)
+class RankedSlot:
+    """The answer for one slot."""
+
+    slot_id: str | None
+    ranking: Sequence[tuple[ActionId, float]]
+    """Actions that were not excluded with their probabilities to be first; the chosen one first, the others by
+    score."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The answer to a request."""
+
+    event_id: str
+    slots: Sequence[RankedSlot]
+    policy: Mapping[str, Any]
+    mode: str
+    stored: bool = True
+    """False: the event is not on disk."""
+
+
+async def rank(state: AppState, request: RankInput) -> Ranked:
+    """Rank the actions of a request and store the event.
+
+    Raises:
+        DataError: The policy does not accept the features, or no action is left.
+        WrongPolicyKindError: The champion is no policy of features.
+        ConflictError: The id belongs to an event of another request.
+        QueueFullError: Too many writes wait.
+    """
+    service, time, live = state.rank.current, now_ms(), state.ranking_state()
+    prepared = PreparedRank(request, request.event_id or new_event_id(time), service.mode, service.exploration)
+    decided = _decide(state, live, prepared)
+    version = decided.version
+    events = [
+        RankEvent(
+            id=prepared.event_id, slot=place, slot_id=request.slots[place].id, time=time, user_key=request.user_key,
+            version=version.number or 0, policy_digest=version.policy_digest, agent=version.agent, mode=service.mode,
+            context=prepared.contexts[place], offers=b"".join([prepared.digests[at] for at in slot.offers]),
+            probabilities=slot.decision.probability.astype("<f8").tobytes(),
+            ranking=slot.decision.order.astype("<u2").tobytes(), imitated=slot.decision.imitated,
+            request_digest=prepared.digest,
+            online=request.has_key, activated_at=None if request.deferred else time,
+            variant=decided.variant, rollout=decided.rollout, rows=tuple([prepared.rows[at] for at in slot.offers]),
+        )
+        for place, slot in enumerate(decided.slots)
+    ]  # fmt: skip
+    known, stored = await _persist(state, events)
+    state.metrics.count_ranks(version.number or 0, decided.variant, service.mode, len(events))
+    if known:
+        return await _answer_again(state, prepared)
+    slots = [
+        RankedSlot(
+            request.slots[place].id, _named(request, slot.offers, slot.decision.order, slot.decision.probability)
+        )
+        for place, slot in enumerate(decided.slots)
+    ]
+    return Ranked(prepared.event_id, slots, version.describe(decided.variant), service.mode, stored)
+
+
+def _decide(state: AppState, live: LiveState, prepared: PreparedRank) -> DecidedRank:
+    """Return the decisions of the request's variant, and let a shadow challenger compare a share of them."""
+    if live.challenger is None:
+        return decide_rank(live, prepared)
+    decided = answer_by_variant(state, live, prepared.unit, lambda live: decide_rank(live, prepared))
+    if live.shadow:
+        state.rollout_counters.shadow.offer(live, prepared, decided, state.settings.rollout.shadow_sample)
+    return with_mixture(live, prepared, decided)
+
+
+def _named(request: RankInput, offers: Sequence[int], order: Any, probability: Any) -> list[tuple[ActionId, float]]:
+    ids = [request.actions[at][0] for at in offers]
+    chances = probability.tolist()
+    return [(ids[place], chances[place]) for place in order.tolist()]
+
+
+async def _persist(state: AppState, events: Sequence[RankEvent]) -> tuple[bool, bool]:
+    """Write the events; return whether the id was known, and whether they are on disk.
+
+    If neither database nor spool accepts them, the caller still gets its ranking.
+    """
+    if state.store is None:
+        return False, False
+    try:
+        outcomes = await state.store.writer.ranks(events)
+    except QueueFullError:
+        raise
+    except StoreError:
+        state.metrics.lost.inc(len(events))
+        return False, False
+    return any(outcome.status == KNOWN for outcome in outcomes), True
+
+
+async def _answer_again(state: AppState, prepared: PreparedRank) -> Ranked:
+    """Return the answer to an earlier request with the same id; raises ConflictError if it asked for something else."""
+    engine, request, event_id = state.require_store().engine, prepared.request, prepared.event_id
+
+    def find() -> StoredRank | None:
+        with engine.connect() as connection:
+            return find_rank(connection, event_id)
+
+    known = await asyncio.to_thread(find)
+    if known is None or known.request_digest != prepared.digest:
+        raise ConflictError(
+            "the event_id belongs to an earlier event with other actions, context or options; send another id"
+        )
+    taken: set[int] = set()
+    slots = []
+    for slot, order, probability in zip(request.slots, known.rankings, known.probabilities, strict=True):
+        offers = offers_of(request, slot, taken)
+        taken.add(offers[int(order[0])])
+        slots.append(RankedSlot(slot.id, _named(request, offers, order, np.asarray(probability))))
+    return Ranked(event_id, slots, known.policy, known.mode)
