@@ -40,6 +40,10 @@ _CELLS = 1 << 16
 """Rounds times actions at once; the Thompson head needs 65 numbers for each."""
 
 
+_TAUGHT_AT_ONCE = 64
+"""Rounds that are compared with the policy before it learns from them."""
+
+
 @dataclass(frozen=True)
 class Ranking:
     """The answer to a request with A actions."""
@@ -225,6 +229,46 @@ class FeaturePolicy:
         return replace(
             self,
             model=self.model.updated(pairs, log.reward / self.reward_std, self.importance.weight(log)),
+            settings=_after_rounds(self.settings, len(log)),
+            learned_events=merge(self.learned_events, log_events(log)),
+        )
+
+    def imitating(self, log: "FeatureLog") -> "FeaturePolicy":
+        """Return the policy after learning to prefer the chosen action of each round of a log, whatever its reward.
+
+        It learns the rounds of which it would prefer another action: the highest reward for the chosen action and the
+        lowest for the others, which together weigh as much as the chosen one. Rounds of which it prefers the chosen
+        action teach nothing. So the estimates move no further than the agreement needs, and later rewards can move them
+        back.
+
+        Raises:
+            ConfigError: The model does not learn online.
+            DataError: The log lacks a feature, or has a value of the wrong type.
+        """
+        policy = self
+        for first in range(0, len(log), _TAUGHT_AT_ONCE):
+            rounds = log.take(first, min(first + _TAUGHT_AT_ONCE, len(log)), log.name)
+            start, probability = rounds.start, policy.probabilities_of(rounds)
+            best = np.maximum.reduceat(probability, start[:-1])
+            differs = np.flatnonzero(probability[start[:-1] + rounds.chosen] < best)
+            if len(differs):
+                policy = policy._corrected(rounds.select(differs, log.name))
+        return policy
+
+    def _corrected(self, log: "FeatureLog") -> "FeaturePolicy":
+        """Return the policy after the highest reward of each chosen action of a log, and the lowest of the others."""
+        from recpolicy.data.learned_events import log_events, merge
+
+        count, row = np.diff(log.start), np.repeat(np.arange(len(log)), np.diff(log.start))
+        offered, offer = np.unique(log.offered, return_inverse=True)
+        chosen = np.arange(len(row)) == (log.start[:-1] + log.chosen)[row]
+        lowest, highest = self.reward_range or log.reward_range or (0.0, 1.0)
+        events = np.ones(len(log)) if log.weight is None else log.weight
+        pairs = _log_pairs(self.encoder, self.model.sparse, log, slice(0, len(log)), offered, row, offer)
+        weight = events[row] / np.where(chosen, 1, count[row] - 1)
+        return replace(
+            self,
+            model=self.model.updated(pairs, np.where(chosen, highest, lowest) / self.reward_std, weight),
             settings=_after_rounds(self.settings, len(log)),
             learned_events=merge(self.learned_events, log_events(log)),
         )

@@ -1,6 +1,7 @@
 """Metrics for Prometheus; summed over the processes if PROMETHEUS_MULTIPROC_DIR is set."""
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
@@ -30,6 +31,11 @@ class Metrics:
         self.lost = counter("events_lost", "Lists recommended whose events could not be stored.")
         self.feedback = counter("feedback", "Feedback by outcome.", ("status",))
         self.ranks = counter("ranks", "Ranked events, each slot as one.", ("version", "variant", "mode"))
+        self.imitations = counter(
+            "imitations",
+            "Ranks of the mode apprentice, by agreement of the policy with the baseline.",
+            ("agrees",),
+        )
         self.signals = counter("rank_signals", "Signals on ranked events by outcome.", ("status",))
         self.reward_sum = counter("reward_sum", "Sum of rewards above the lower end of the scale.")
         self.reward_count = counter("reward_count", "Rewards set.")
@@ -73,6 +79,11 @@ class Metrics:
     def count_ranks(self, version: int, variant: str, mode: str, count: int) -> None:
         """Count ranked events."""
         self._ranks(version, variant, mode).inc(count)
+
+    def count_imitations(self, agreements: Sequence[bool]) -> None:
+        """Count ranked events of the mode apprentice, each with the policy's agreement with the baseline."""
+        for agrees in agreements:
+            self.imitations.labels(str(agrees).lower()).inc()
 
     def observe_choice(self, variant: str, failures: int, seconds: float) -> None:
         """Count an answer during a rollout."""

@@ -1,5 +1,9 @@
 """Online learning of feature policies: the champion learns from ranked events while it serves.
 
+In the mode online it learns the rewards. In the mode apprentice it learns to prefer the baseline, which was chosen, so
+that it agrees with the baseline more and more; switched to online, it begins as it is then. From events of the mode
+logging_only it learns nothing.
+
 An event is learned once its reward is final: its window is over. Events are learned in the order of writing, and the
 same events give the same policy in any batches, except for the rounding of sums. One process per state folder learns
 (the holder of a lock); all processes load its checkpoints. The version itself never changes: it keeps its number, and
@@ -12,9 +16,10 @@ learned later events.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +29,7 @@ from sqlalchemy import Connection, func, select
 from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.rank_events import APPRENTICE, ONLINE
 from recpolicy.server.db.schema import rank_events, rank_signals
 from recpolicy.server.online.learner_thread import LearnerThread
 from recpolicy.server.online.rank_checkpoints import (
@@ -111,9 +117,12 @@ class RankLearner(LearnerThread):
             rows = _final_rows(connection, before.last, final)
             if not rows:
                 return 0
-            log = _learnable(connection, rows, reward)
+            parts = _learnable(connection, rows, reward)
         policy = base if not before.folder else read_learned_policy(folder, before)
-        learned, count = _updated(policy, log)
+        learned, count = policy, 0
+        for mode, log in parts:
+            learned, several = _learned(learned, mode, log)
+            count += several
         after = replace(
             before, last=rows[-1].seq, learned=before.learned + count, passed=before.passed + len(rows) - count,
             folder=str(rows[-1].seq) if count else before.folder,
@@ -146,8 +155,8 @@ def _final_rows(connection: Connection, last: int, final: int) -> Sequence[Any]:
     return rows[: next((place for place, row in enumerate(rows) if row.time > final), len(rows))]
 
 
-def _learnable(connection: Connection, rows: Sequence[Any], reward: "RewardConfig") -> "FeatureLog | None":
-    """Return the events that may be learned, as a log; None if there are none."""
+def _learnable(connection: Connection, rows: Sequence[Any], reward: "RewardConfig") -> list[tuple[str, "FeatureLog"]]:
+    """Return the events that may be learned, as logs of consecutive events of one mode: online or apprentice."""
     from recpolicy.server.db.feature_export import log_of_rows  # loads pandas, which other servers do without
 
     ids = [row.id for row in rows]
@@ -156,23 +165,35 @@ def _learnable(connection: Connection, rows: Sequence[Any], reward: "RewardConfi
         some = rank_signals.c.event_id.in_(ids[start : start + 500])
         query = select(rank_signals.c.event_id, rank_signals.c.slot).where(some, rank_signals.c.online.is_(False))
         keyless |= {(row.event_id, row.slot) for row in connection.execute(query)}
-    usable = [row for row in rows if row.online and row.activated_at is not None and (row.id, row.slot) not in keyless]
-    return log_of_rows(connection, usable, reward, "ranks of the server")
+    usable = [
+        row for row in rows
+        if row.online and row.activated_at is not None and row.mode in _TEACHERS and (row.id, row.slot) not in keyless
+    ]  # fmt: skip
+    parts = []
+    for mode, several in groupby(usable, key=lambda row: str(row.mode)):
+        log = log_of_rows(connection, list(several), reward, "ranks of the server")
+        if log is not None:
+            parts.append((mode, log))
+    return parts
 
 
-def _updated(policy: FeaturePolicy, log: "FeatureLog | None") -> tuple[FeaturePolicy, int]:
+_TEACHERS: Mapping[str, Callable[[FeaturePolicy, "FeatureLog"], FeaturePolicy]] = {
+    ONLINE: FeaturePolicy.updated, APPRENTICE: FeaturePolicy.imitating
+}  # fmt: skip
+"""How a policy learns the events of a mode."""
+
+
+def _learned(policy: FeaturePolicy, mode: str, log: "FeatureLog") -> tuple[FeaturePolicy, int]:
     """Return the policy after the rounds of a log, and their number; rounds that it cannot read are left out."""
-    if log is None:
-        return policy, 0
     log = _with_all_features(policy, log)
     try:
-        return policy.updated(log), int(log.has_reward.sum())
+        return _TEACHERS[mode](policy, log), len(log) if mode == APPRENTICE else int(log.has_reward.sum())
     except DataError:
         if len(log) == 1:
             return policy, 0
     count = 0
     for row in range(len(log)):
-        policy, learned = _updated(policy, log.take(row, row + 1, log.name))
+        policy, learned = _learned(policy, mode, log.take(row, row + 1, log.name))
         count += learned
     return policy, count
 

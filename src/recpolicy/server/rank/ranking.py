@@ -14,7 +14,7 @@ import numpy as np
 from recpolicy.core.errors import StoreError
 from recpolicy.inference.rank_request import ActionId
 from recpolicy.server.db.events import new_event_id, now_ms
-from recpolicy.server.db.rank_events import KNOWN, RankEvent, StoredRank, find_rank
+from recpolicy.server.db.rank_events import APPRENTICE, KNOWN, RankEvent, StoredRank, find_rank
 from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState
@@ -80,6 +80,8 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
     ]  # fmt: skip
     known, stored = await _persist(state, events)
     state.metrics.count_ranks(version.number or 0, decided.variant, service.mode, len(events))
+    if service.mode == APPRENTICE:
+        state.metrics.count_imitations([bool(event.imitated) for event in events])
     if known:
         return await _answer_again(state, prepared)
     slots = [
