@@ -7,7 +7,6 @@ from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.reward_signals import (
     RewardConfig,
-    RewardScale,
     Signal,
     check_signal,
     combined_reward,
@@ -129,22 +128,6 @@ def test_many_events_at_once_have_the_reward_of_each_alone(combine):
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         config(**settings)
-
-
-def test_the_scale_runs_and_is_inverted():
-    rng = np.random.default_rng(1)
-    rewards = rng.normal(3, 20, 1000)
-    whole, running = RewardScale.fit(rewards), RewardScale()
-    for part in np.split(rewards, [1, 5, 700]):
-        running.update(np.append(part, np.nan))
-    assert running.std == pytest.approx(rewards.std()) == pytest.approx(whole.std)
-    assert running.normalized(rewards).std() == pytest.approx(1)
-    np.testing.assert_allclose(running.original(running.normalized(rewards)), rewards)
-    assert RewardScale.from_dict(running.as_dict()) == running
-    assert RewardScale.fit(np.full(9, 5.0)).std == 1.0  # constant rewards are not divided by 0
-    for wrong in ({}, {"count": 1.5, "mean": 0, "squares": 0}, {"count": 1, "mean": float("nan"), "squares": 0}):
-        with pytest.raises(DataError, match="expected count, mean and squares"):
-            RewardScale.from_dict(wrong)
 
 
 def test_constant_and_sparse_rewards_are_reported():

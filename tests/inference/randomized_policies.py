@@ -43,6 +43,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dqn plain dueling": ("dqn", {"layers": (8, 8), "head": "plain", "dueling": True, "exploration_top_k": 12}),
     "q_learning": ("q_learning", {}),
     "q_learning ucb1": ("q_learning", {"exploration": "ucb1"}),
+    "a2c normalized": ("a2c", {"layers": (8, 8), "normalize_reward": True}),
+    "dqn normalized": ("dqn", _SMALL | {"exploration_top_k": 12, "dueling": True, "normalize_reward": True}),
+    "dqn plain normalized": ("dqn", _SMALL | {"exploration_top_k": 12, "head": "plain", "normalize_reward": True}),
+    "q_learning normalized": ("q_learning", {"exploration": "ucb1", "normalize_reward": True}),
 }
 """Every session agent, with each head and form."""
 
@@ -122,6 +126,7 @@ def agent(variant: str, view: str, shaken: bool = True) -> SessionAgent:
             variable.assign_add(rng.normal(0, 0.1, variable.shape).astype(np.float32))
         if name == "q_learning":
             made.learner.visits.assign(rng.poisson(2.0, made.learner.visits.shape).astype(np.float32))
+        made.learner._rewards.take_in(tf.constant([1.0, 7.0]))  # the unit 3, if rewards are normalized
         if name in ("dqn", "q_learning"):
             made.learner._blocks.assign(100)  # epsilon has fallen to .3 x .995^100 = .18
     return made

@@ -39,6 +39,7 @@ class A2C(ActorCritic):
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """Take one gradient step on the loss."""
+        self._rewards.take_in(experience.reward)
         estimates, value = self.advantages(experience, self.config.gae_lambda)
         advantage, target = flatten(estimates.advantage), flatten(estimates.target)
         observation, mask = flatten(experience.observation), flatten(experience.mask)
@@ -47,7 +48,8 @@ class A2C(ActorCritic):
             policy_loss = -tf.reduce_mean(advantage * evaluated.log_probability)
             loss, value_loss, entropy = self.losses(evaluated, policy_loss, target, tf.ones_like(target))
         return {
-            "loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
+            "loss": loss, "policy_loss": policy_loss,
+            "value_loss": self._rewards.original_square(value_loss), "entropy": entropy,
             "gradient_norm": self._trainer.descend(tape, loss),
             "explained_variance": explained_variance(flatten(value), target),
         }  # fmt: skip

@@ -6,6 +6,7 @@ the same: loss = policy loss + vf_coef (target - V)^2 - ent_coef H.
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from recpolicy.agents.categorical import log_probability_and_entropy
@@ -43,7 +44,7 @@ class ActorCritic(SessionLearner):
     """A score network, a value network and their trainer."""
 
     def __init__(self, scores: ItemScores, value: Any, config: ActorCriticConfig, name: str):
-        super().__init__(name=name)
+        super().__init__(name, normalize_reward=config.normalize_reward)
         self._scores, self._value, self.config = scores, value, config
         weights = [*scores.network.trainable_variables, *value.trainable_variables]
         self._trainer = Trainer(weights, config)
@@ -54,16 +55,20 @@ class ActorCritic(SessionLearner):
 
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:  # noqa: ARG002
         """Return the critic's value [B]."""
-        return self._value(observation)[:, 0]
+        return self._rewards.original(self._value(observation)[:, 0])
 
     def evaluate(self, observation: tf.Tensor, mask: tf.Tensor, action: tf.Tensor) -> Evaluated:
-        """Return differentiable log-probabilities, entropies and values of N steps."""
+        """Return differentiable log-probabilities, entropies and values, in the unit of learning, of N steps."""
         log_probability, entropy = log_probability_and_entropy(self._scores(observation, mask), action)
         return Evaluated(log_probability, entropy, self._value(observation)[:, 0])
 
     def advantages(self, experience: Experience, gae_lambda: float) -> tuple[Advantages, tf.Tensor]:
-        """Return advantages, targets and values, all [T, B], under the current critic; without gradients."""
-        return advantages_under(self._value, experience, self.config.gamma, gae_lambda)
+        """Return advantages, targets and values, all [T, B], under the current critic; without gradients.
+
+        They are in the unit of learning: the standard deviation of rewards so far if the config normalizes them.
+        """
+        reward = self._rewards.normalized(experience.reward)
+        return advantages_under(self._value, experience._replace(reward=reward), self.config.gamma, gae_lambda)
 
     def losses(self, evaluated: Evaluated, policy_loss: tf.Tensor, target: tf.Tensor, weight: tf.Tensor) -> Any:
         """Return (total loss, value loss, mean entropy); `target` and `weight` are [N], the weights have mean 1."""
@@ -74,7 +79,8 @@ class ActorCritic(SessionLearner):
 
     def export(self) -> ExportedPolicy:
         """Return both networks as arrays."""
-        return ExportedPolicy("session", "softmax", {}, self._scores.arrays() | value_arrays(self._value))
+        values = value_arrays(self._value, self.reward_std)
+        return ExportedPolicy("session", "softmax", {}, self._scores.arrays() | values)
 
 
 def advantages_under(
@@ -91,9 +97,12 @@ def advantages_under(
     return estimates, now
 
 
-def value_arrays(critic: Any) -> dict[str, Any]:
-    """Return the value network's layers under the names that the predictor reads."""
-    return {f"value/{name}": array for name, array in layer_arrays(critic).items()}
+def value_arrays(critic: Any, unit: float) -> dict[str, Any]:
+    """Return the value network's layers, `unit` times its values, under the names that the predictor reads."""
+    layers = layer_arrays(critic)
+    for name in (f"kernel_{len(layers) // 2 - 1}", f"bias_{len(layers) // 2 - 1}"):
+        layers[name] = layers[name] * np.float32(unit)
+    return {f"value/{name}": array for name, array in layers.items()}
 
 
 def networks(spec: Any, action_spec: Any, config: SessionNetworkConfig, arms: ItemFeatures | None, seed: int) -> Any:

@@ -61,7 +61,7 @@ class DQN(SessionLearner):
     figures = ("loss", "value_mean", "target_mean", "gradient_norm", "epsilon")
 
     def __init__(self, online: ItemScores, target: ItemScores, width: int, actions: int, config: DQNConfig):
-        super().__init__(name="dqn")
+        super().__init__("dqn", normalize_reward=config.normalize_reward)
         self._online, self._target, self.config, self.n_steps = online, target, config, config.train_freq
         self._width, self._actions = width, actions
         self._blocks = tf.Variable(0, trainable=False, name="blocks")
@@ -81,7 +81,7 @@ class DQN(SessionLearner):
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return Q-values [B, A]."""
-        return categorical.mask_logits(self._values(self._online, observation), mask)
+        return categorical.mask_logits(self._rewards.original(self._values(self._online, observation)), mask)
 
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return the value of the best allowed item [B]."""
@@ -93,7 +93,7 @@ class DQN(SessionLearner):
 
     def logits(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return log-probabilities [B, A]: the best item, or with probability epsilon one of the top K."""
-        scores = self.scores(observation, mask)
+        scores = categorical.mask_logits(self._values(self._online, observation), mask)
         epsilon = self.epsilon()
         explored = tf.nn.softmax(
             top_k_logits(scores, self.config.exploration_top_k, self.config.exploration_temperature)
@@ -104,6 +104,7 @@ class DQN(SessionLearner):
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:
         """Store the block, then take `gradient_steps` steps on batches from the replay buffer."""
         assert self._replay is not None, "prepare() comes before learn()"
+        self._rewards.take_in(experience.reward)
         self._replay.write(experience)
         replay = self._replay
 
@@ -118,11 +119,13 @@ class DQN(SessionLearner):
 
     def update_batch(self, batch: Batch) -> Figures:
         """Take one gradient step on items from any policy; it counts as a block in the exploration schedule."""
+        self._rewards.take_in(batch.reward)
         figures = self._step(batch)
         self._blocks.assign_add(1)
         return dict(zip(self.figures, [*tf.unstack(figures), self.epsilon()], strict=True))
 
     def _step(self, batch: Batch) -> tf.Tensor:
+        batch = batch._replace(reward=self._rewards.normalized(batch.reward))
         target = td_targets(
             batch, self._values(self._online, batch.next_observation),
             self._values(self._target, batch.next_observation), self.config.gamma, self.config.double,
@@ -132,10 +135,11 @@ class DQN(SessionLearner):
             loss = tf.reduce_mean(huber(target - value))
         norm = self._trainer.descend(tape, loss)
         self._copy(self.config.tau)
-        return tf.stack([loss, tf.reduce_mean(value), tf.reduce_mean(target), norm])
+        means = self._rewards.original(tf.stack([tf.reduce_mean(value), tf.reduce_mean(target)]))
+        return tf.stack([loss, *tf.unstack(means), norm])
 
     def _values(self, network: ItemScores, observation: tf.Tensor) -> tf.Tensor:
-        """Return unmasked Q-values [B, A] of a network."""
+        """Return unmasked Q-values [B, A] of a network, in the unit of learning."""
         if not self.config.dueling:
             return network(observation, None)
         state, scores = network.with_state_value(observation)
@@ -147,11 +151,12 @@ class DQN(SessionLearner):
 
     def export(self) -> ExportedPolicy:
         """Return the online network as arrays."""
+        unit = self.reward_std
         settings = {
             "epsilon": float(self.epsilon()), "top_k": float(self.config.exploration_top_k),
-            "temperature": self.config.exploration_temperature,
+            "temperature": self.config.exploration_temperature * unit,
         }  # fmt: skip
-        arrays = self._online.arrays() | {"dueling": np.array(self.config.dueling)}
+        arrays = self._online.arrays(unit) | {"dueling": np.array(self.config.dueling)}
         return ExportedPolicy("session_values", "epsilon_top_k", settings, arrays)
 
 

@@ -53,6 +53,7 @@ class PPO(ActorCritic):
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:
         """Take minibatch steps until the epochs are over or the policy exceeds the divergence limit."""
+        self._rewards.take_in(experience.reward)
         estimates, value = self.advantages(experience, self.config.gae_lambda)
         target = flatten(estimates.target)
         columns = (
@@ -97,7 +98,8 @@ class PPO(ActorCritic):
             loss, value_loss, entropy = self.losses(evaluated, policy_loss, target, tf.ones_like(target))
         outside = tf.abs(ratio - 1.0) > self.config.clip_range
         return {
-            "loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
+            "loss": loss, "policy_loss": policy_loss,
+            "value_loss": self._rewards.original_square(value_loss), "entropy": entropy,
             "approximate_kl": tf.reduce_mean((ratio - 1.0) - log_ratio),
             "clip_fraction": tf.reduce_mean(tf.cast(outside, tf.float32)),
             "gradient_norm": self._trainer.descend(tape, loss),

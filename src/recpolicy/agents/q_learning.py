@@ -23,6 +23,7 @@ from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
+from recpolicy.agents.reward_normalizer import RewardNormalizerConfig
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.core.config import (
     Count,
@@ -39,7 +40,7 @@ Column = Annotated[int, Interval(ge=-(10**6), le=10**6)]
 
 
 @config_dataclass
-class QLearningConfig(EpsilonScheduleConfig):
+class QLearningConfig(RewardNormalizerConfig, EpsilonScheduleConfig):
     """Settings of tabular Q-learning."""
 
     learning_rate: PositiveFraction = 0.1
@@ -76,7 +77,7 @@ class QLearning(SessionLearner):
     figures = ("loss", "value_mean", "coverage", "epsilon")
 
     def __init__(self, actions: int, arms: ItemFeatures | None, config: QLearningConfig):
-        super().__init__(name="q_learning")
+        super().__init__("q_learning", normalize_reward=config.normalize_reward)
         self.config, self.n_steps = config, config.train_freq
         self._sizes = [len(cut) + 1 for cut in config.edges]
         cells = int(np.prod(self._sizes))
@@ -94,7 +95,7 @@ class QLearning(SessionLearner):
         return number
 
     def values(self, observation: tf.Tensor) -> tf.Tensor:
-        """Return unmasked Q-values [B, A]."""
+        """Return unmasked Q-values [B, A] in the unit of learning."""
         learnt = tf.gather(self.table, self.cell(observation))
         if self._arms is None:
             return learnt
@@ -104,7 +105,7 @@ class QLearning(SessionLearner):
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return Q-values [B, A]."""
-        return categorical.mask_logits(self.values(observation), mask)
+        return categorical.mask_logits(self._rewards.original(self.values(observation)), mask)
 
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return the value of the best allowed item [B]."""
@@ -130,10 +131,13 @@ class QLearning(SessionLearner):
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """Update every cell that the block visited."""
         observation, action = flatten(experience.observation), flatten(experience.action)
-        following = self.value(flatten(experience.next_observation), flatten(experience.next_mask))
+        self._rewards.take_in(experience.reward)
+        reward = self._rewards.normalized(flatten(experience.reward))
+        later = self.values(flatten(experience.next_observation))
+        following = tf.reduce_max(categorical.mask_logits(later, flatten(experience.next_mask)), axis=1)
         terminated = flatten(experience.terminated)
         now = tf.gather(self.values(observation), action, batch_dims=1)
-        error = flatten(experience.reward) + self.config.gamma * tf.where(terminated, 0.0, following) - now
+        error = reward + self.config.gamma * tf.where(terminated, 0.0, following) - now
         place = tf.stack([self.cell(observation), action], axis=1)
         count = tf.scatter_nd(place, tf.ones_like(error), self.table.shape)
         total = tf.scatter_nd(place, error, self.table.shape)
@@ -141,21 +145,24 @@ class QLearning(SessionLearner):
         self.visits.assign_add(count)
         self._blocks.assign_add(1)
         return {
-            "loss": tf.reduce_mean(tf.square(error)), "value_mean": tf.reduce_mean(now),
+            "loss": self._rewards.original_square(tf.reduce_mean(tf.square(error))),
+            "value_mean": self._rewards.original(tf.reduce_mean(now)),
             "coverage": tf.reduce_mean(tf.cast(self.visits > 0.0, tf.float32)), "epsilon": self.epsilon(),
         }  # fmt: skip
 
     def export(self) -> ExportedPolicy:
         """Return the table, the visit counts and the definition of the cells as arrays."""
-        arrays: dict[str, Any] = {"q_table": self.table.numpy(), "visits": self.visits.numpy()}
+        unit = self.reward_std
+        arrays: dict[str, Any] = {"q_table": self.table.numpy() * np.float32(unit), "visits": self.visits.numpy()}
         arrays["columns"] = np.array(self.config.columns, np.int32)
         for index, cut in enumerate(self.config.edges):
             arrays[f"edges_{index}"] = np.array(cut, np.float32)
         if self._arms is not None:
             arrays |= {"embedding": self._arms[0].numpy(), "offset": self._arms[1].numpy()}
-        arrays["temperature"] = np.array(self.config.temperature, np.float32)
+        arrays["temperature"] = np.array(self.config.temperature / unit, np.float32)
         if self.config.exploration == "ucb1":
-            return ExportedPolicy("session_table", "optimistic", {}, {**arrays, "ucb": np.array(self.config.ucb_c)})
+            arrays["ucb"] = np.array(self.config.ucb_c * unit)
+            return ExportedPolicy("session_table", "optimistic", {}, arrays)
         settings = {"epsilon": float(self.epsilon())}
         return ExportedPolicy("session_table", "epsilon_greedy_score", settings, arrays)
 

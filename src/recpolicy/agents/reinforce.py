@@ -38,6 +38,7 @@ class Reinforce(ActorCritic):
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """Take one gradient step on the loss."""
+        self._rewards.take_in(experience.reward)
         estimates, value = self.advantages(experience, gae_lambda=1.0)
         weight = flatten(first_sessions(experience))
         weight /= tf.maximum(tf.reduce_mean(weight), 1e-6)
@@ -51,7 +52,8 @@ class Reinforce(ActorCritic):
             policy_loss = -tf.reduce_mean(weight * advantage * evaluated.log_probability)
             loss, value_loss, entropy = self.losses(evaluated, policy_loss, target, weight)
         return {
-            "loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
+            "loss": loss, "policy_loss": policy_loss,
+            "value_loss": self._rewards.original_square(value_loss), "entropy": entropy,
             "gradient_norm": self._trainer.descend(tape, loss),
             "explained_variance": explained_variance(flatten(value), target),
         }  # fmt: skip

@@ -20,6 +20,7 @@ from recpolicy.agents import categorical
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import read_observation
+from recpolicy.agents.reward_normalizer import RewardNormalizer
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import as_stateless_seed, fold_in, uniform
 
@@ -38,6 +39,15 @@ class SessionLearner(tf.Module, abc.ABC):
     """True if blocks must start with fresh sessions, as Monte Carlo returns require."""
     wants_next_mask = False
     """True if it needs the masks of the next observations."""
+
+    def __init__(self, name: str, *, normalize_reward: bool = False):
+        super().__init__(name=name)
+        self._rewards = RewardNormalizer(normalize_reward)
+
+    @property
+    def reward_std(self) -> float:
+        """The unit in which it learns: the standard deviation of rewards so far, or 1 if they are not normalized."""
+        return float(self._rewards.std)
 
     def prepare(self, block: int) -> None:
         """Make ready for blocks of `block` steps in all; called before anything is compiled, again changes nothing."""

@@ -20,6 +20,7 @@ from recpolicy.agents.categorical import mask_logits
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.neural import layer_arrays, make_network
 from recpolicy.agents.observation import context_width
+from recpolicy.agents.reward_normalizer import RewardNormalizerConfig
 from recpolicy.core.config import LearningRate, NonNegativeNumber, Size, Temperature, config_dataclass
 from recpolicy.core.seeds import integer_seed
 
@@ -27,7 +28,7 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-5
 
 
 @config_dataclass
-class SessionNetworkConfig:
+class SessionNetworkConfig(RewardNormalizerConfig):
     """Settings of the networks and their optimizer."""
 
     layers: tuple[Size, ...] = (64, 64)
@@ -73,9 +74,18 @@ class ItemScores(tf.Module):
         start = tf.pad(observation[:, : self._rank], [[0, 0], [0, output.shape[1] - self._rank]])
         return (self._offset + tf.matmul(start + output, self._table)) / self.temperature
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return the layers and any item tables as arrays."""
-        return layer_arrays(self.network) | self.tables()
+    def arrays(self, unit: float = 1.0) -> dict[str, NDArray[np.generic]]:
+        """Return the layers and any item tables as arrays whose scores, and value, are `unit` times the network's."""
+        layers, tables = layer_arrays(self.network), self.tables()
+        last = len(layers) // 2 - 1
+        # With item tables the temperature scales the scores; only an output for the value is left to scale.
+        scaled = slice(0 if self._table is None else self._table.shape[0], None)
+        for name in (f"kernel_{last}", f"bias_{last}"):
+            layers[name] = layers[name].copy()
+            layers[name][..., scaled] *= np.float32(unit)
+        if tables:
+            tables["temperature"] = np.array(self.temperature / unit, np.float32)
+        return layers | tables
 
     def tables(self) -> dict[str, NDArray[np.generic]]:
         """Return item features [D + G, A], offsets [A] and scoring settings; none with the plain head."""

@@ -67,7 +67,7 @@ class TopKReinforce(SessionLearner):
         self, trunk: tf_keras.Sequential, policy: ItemScores, behavior: ItemScores, value: Any,
         config: TopKReinforceConfig,
     ):  # fmt: skip
-        super().__init__(name="topk_reinforce")
+        super().__init__("topk_reinforce", normalize_reward=config.normalize_reward)
         self._trunk, self._policy, self._behavior, self._value = trunk, policy, behavior, value
         self.config = config
         networks = (trunk, policy.network, behavior.network, value)
@@ -79,7 +79,7 @@ class TopKReinforce(SessionLearner):
 
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:  # noqa: ARG002
         """Return the value network's estimate [B]."""
-        return self._value(observation)[:, 0]
+        return self._rewards.original(self._value(observation)[:, 0])
 
     def behavior_scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return log-odds [B, A] of the behavior head, without gradients to the trunk."""
@@ -87,8 +87,11 @@ class TopKReinforce(SessionLearner):
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """Take `n_epochs` gradient steps on the loss."""
+        counted = first_sessions(experience)
+        self._rewards.take_in(experience.reward, counted)
+        experience = experience._replace(reward=self._rewards.normalized(experience.reward))
         estimates, value = advantages_under(self._value, experience, self.config.gamma, gae_lambda=1.0)
-        weight = flatten(first_sessions(experience))
+        weight = flatten(counted)
         gain = flatten(estimates.target)
         if self.config.baseline:
             gain = standardize(flatten(estimates.advantage), weight)
@@ -123,8 +126,9 @@ class TopKReinforce(SessionLearner):
             loss = policy_loss + behavior_loss + 0.5 * value_loss - config.ent_coef * mean_entropy
         counted = weight * raw
         return {
-            "loss": loss, "policy_loss": policy_loss, "behavior_loss": behavior_loss, "value_loss": value_loss,
-            "entropy": mean_entropy, "gradient_norm": self._trainer.descend(tape, loss),
+            "loss": loss, "policy_loss": policy_loss, "behavior_loss": behavior_loss,
+            "value_loss": self._rewards.original_square(value_loss), "entropy": mean_entropy,
+            "gradient_norm": self._trainer.descend(tape, loss),
             "clipped_share": tf.reduce_mean(weight * tf.cast(raw > config.max_weight, tf.float32)),
             "effective_share": effective_share(counted) / tf.maximum(effective_share(weight), 1e-6),
         }  # fmt: skip
@@ -135,7 +139,8 @@ class TopKReinforce(SessionLearner):
         depth = len(layers) // 2
         last = layer_arrays(self._policy.network)
         layers |= {f"kernel_{depth}": last["kernel_0"], f"bias_{depth}": last["bias_0"]}
-        return ExportedPolicy("session", "softmax", {}, self._policy.tables() | layers | value_arrays(self._value))
+        arrays = self._policy.tables() | layers | value_arrays(self._value, self.reward_std)
+        return ExportedPolicy("session", "softmax", {}, arrays)
 
 
 def importance(log_own: tf.Tensor, log_behavior: tf.Tensor) -> tf.Tensor:

@@ -211,61 +211,6 @@ def check_range(rewards: Array, config: RewardConfig) -> None:
         )
 
 
-@dataclass
-class RewardScale:
-    """The running standard deviation of rewards, by which training divides them (Welford's method)."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-    """Sum of squared deviations from the mean."""
-
-    @classmethod
-    def fit(cls, rewards: Array) -> "RewardScale":
-        """Return the scale of the finite rewards of a training part."""
-        scale = cls()
-        scale.update(rewards)
-        return scale
-
-    @property
-    def std(self) -> float:
-        """The divisor: the standard deviation so far; 1 before two different rewards."""
-        std = math.sqrt(self.squares / self.count) if self.count else 0.0
-        return std if std > 0 else 1.0
-
-    def update(self, rewards: Array) -> None:
-        """Take further rewards in; those that are NaN do not count."""
-        known = rewards[np.isfinite(rewards)]
-        if not len(known):
-            return
-        count, mean = self.count + len(known), float(known.mean())
-        squares = float(((known - mean) ** 2).sum())
-        self.squares += squares + (mean - self.mean) ** 2 * self.count * len(known) / count
-        self.mean += (mean - self.mean) * len(known) / count
-        self.count = count
-
-    def normalized(self, rewards: Array) -> Array:
-        """Return rewards over the standard deviation."""
-        return np.asarray(rewards / self.std)
-
-    def original(self, values: Array) -> Array:
-        """Return normalized rewards, or predictions of them, in the original unit."""
-        return np.asarray(values * self.std)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able values."""
-        return {"count": self.count, "mean": self.mean, "squares": self.squares}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "RewardScale":
-        """Return the scale that `as_dict` described; raises DataError for anything else."""
-        values = [plain.get(name) for name in ("count", "mean", "squares")]
-        numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-        if not numbers or type(values[0]) is not int or values[0] < 0 or values[2] < 0:  # type: ignore[operator]
-            raise DataError(f"the scale of rewards is {dict(plain)!r}; expected count, mean and squares")
-        return cls(values[0], float(values[1]), float(values[2]))  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
 class RewardSummary:
     """The distribution of the known rewards of a log."""

@@ -15,7 +15,8 @@ from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.features.encoder import FeatureEncoder
 from recpolicy.data.features.schema import ACTION_ID, FeatureSchema
 from recpolicy.data.learned_events import log_events
-from recpolicy.data.reward_signals import RewardScale, summarize_rewards
+from recpolicy.data.reward_scale import reward_std
+from recpolicy.data.reward_signals import summarize_rewards
 from recpolicy.inference.artifact import REAL_REWARDS
 from recpolicy.inference.feature_policy import FeaturePolicy, ImportanceWeights, chosen_pairs
 from recpolicy.training.divergence import check_arrays
@@ -70,7 +71,7 @@ def learn_feature_policy(
 
     importance = ImportanceWeights(config.max_weight, 1.0)
     importance = replace(importance, mean=float(importance.weight(log).mean()))
-    std = RewardScale.fit(log.reward).std if normalize else 1.0
+    std = reward_std(log.reward) if normalize else 1.0
     encoder = fit_encoder(schema, log)
     rows = TrainingRows(
         pairs=chosen_pairs(encoder, entry.sparse(agent_config), log),

@@ -142,6 +142,8 @@ def train_sessions(
         learner, training, work = _train_in_world(make, features, settings, world, begin, seed, show_progress)
     else:
         learner, training, work = _learn_from_log(make, features, settings, split, log, begin, seed, show_progress)
+    if agent_settings.normalize_reward:
+        training |= {"reward_std": learner.learner.reward_std}
     exported = with_view(learner.learner.export(), settings, split)
     events = training_events(log, split.train.source)
     artifact = make_artifact(
