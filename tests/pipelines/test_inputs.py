@@ -11,10 +11,10 @@ from tiny_policies import write_tiny
 from recpolicy.core.errors import DataError, FetchError
 from recpolicy.data import movielens_download
 from recpolicy.data.ratings_store import load_saved_ratings
-from recpolicy.pipelines import steps
 from recpolicy.pipelines.compile import pipeline_yaml
 from recpolicy.pipelines.inputs import input_paths
 from recpolicy.pipelines.kfp_runner import without_retries
+from recpolicy.pipelines.steps.data import fetch_data_step, fetch_patiently
 from recpolicy.registry.model_registry import Registry
 
 
@@ -74,7 +74,7 @@ def test_settings_of_the_data_reach_the_table(tmp_path):
     settings = {
         "columns": {"user": "uid", "item": "film", "rating": "stars"}, "scale": [1.0, 10.0], "separator": ";"
     }  # fmt: skip
-    figures = steps.fetch_data_step(
+    figures = fetch_data_step(
         str(tmp_path / "out"), data=str(tmp_path / "own.csv"), settings=settings, split="random", seed=0
     )
     assert (figures["ratings"], figures["users"], figures["items"]) == (40, 40, 5)
@@ -104,16 +104,16 @@ def test_download_is_tried_again_but_faulty_data_are_not(monkeypatch, capsys):
             raise error
 
     monkeypatch.setattr(movielens_download, "fetch", fetch)
-    steps._fetch_patiently()
+    fetch_patiently()
     assert (errors, pauses) == ([], [5, 30])
     assert "trying again in 5 s" in capsys.readouterr().out
     errors[:] = [FetchError("no network")] * 4
     with pytest.raises(FetchError):
-        steps._fetch_patiently()
+        fetch_patiently()
     assert len(errors) == 1
     errors[:] = [DataError("faulty"), None]
     with pytest.raises(DataError):
-        steps._fetch_patiently()
+        fetch_patiently()
     assert len(errors) == 1
 
 

@@ -8,7 +8,7 @@ from trained_policies import loaded
 
 from recpolicy.agents import AGENTS, BASELINES
 from recpolicy.core.errors import ConfigError
-from recpolicy.pipelines import local, steps
+from recpolicy.pipelines import local
 from recpolicy.pipelines.compile import checked_parameters, pipeline_descriptions, pipeline_parameters
 from recpolicy.pipelines.parameters import (
     RANGES,
@@ -18,6 +18,7 @@ from recpolicy.pipelines.parameters import (
     read_parameters,
     training_settings,
 )
+from recpolicy.pipelines.steps.values import parse_ids
 from recpolicy.workflows.retraining import untrained_agent
 
 
@@ -130,6 +131,6 @@ def test_there_are_five_pipelines():
 @pytest.mark.parametrize("word", ["--5", "²", "7a", "1.5"])
 def test_ids_that_are_no_integers_are_one_line(word):
     known = pd.Series([7, 12])
-    assert steps._ids("7, -12", known) == [7, -12]
+    assert parse_ids("7, -12", known) == [7, -12]
     with pytest.raises(ConfigError, match=f"id '{re.escape(word)}': expected integers, separated by commas"):
-        steps._ids(f"7,{word}", known)
+        parse_ids(f"7,{word}", known)

@@ -126,10 +126,24 @@ def test_without_a_range_of_rewards_there_is_no_verdict(good, bad):
     result = gate(evaluate_feature_candidate(good, log).as_dict(), GateConfig(latency_ms=None))
     assert result.verdict == "no_verdict"
     assert "lowest and highest reward are known (1: yes): 0; expected ≥ 1" in result.reasons
-    estimates = estimate_features(good, log, bad, config={"resamples": 0})
+    estimates = estimate_features(replace(good, reward_range=None), log, bad, config={"resamples": 0})
     assert set(estimates.difference_table()["verdict"]) == {"no verdict"}
     assert {value["verdict"] for value in estimates.as_dict()["differences"].values()} == {"no verdict"}
     assert "set min_reward and max_reward" in estimates.notes[-1]
+
+
+def test_an_estimate_takes_the_range_of_rewards_from_the_policy_if_the_log_has_none(good, bad):
+    log = evaluation_log()
+    settings = {"resamples": 0}
+    known = estimate_features(good, log, bad, config=settings)
+    taken = estimate_features(good, replace(log, reward_range=None), bad, config=settings)
+    assert taken.known_range
+    assert taken.differences == known.differences
+    assert "the policy's, 0..1; the log does not say them" in taken.notes[-1]
+    wide = replace(log, reward=3 * log.reward, reward_range=None)
+    beyond = estimate_features(good, wide, bad, config=settings)
+    assert not beyond.known_range
+    assert "its rewards, 0 to 3, exceed the policy's 0..1, so there is no verdict" in beyond.notes[-1]
 
 
 def test_negative_rewards_are_gated_by_the_absolute_gain(good, bad):

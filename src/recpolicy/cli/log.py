@@ -167,10 +167,7 @@ def _simulate_slates(
     print_text(f"next: recpolicy ope estimate POLICY --log {out}")
 
 
-@app.command(
-    epilog="Examples:  recpolicy log ingest logs/week1 --policy runs/linucb --out rounds/week1;  for a log"
-    " that `log import` made with its own users and items:  recpolicy log ingest logs/clicks --out rounds/clicks"
-)
+@app.command(epilog="Example:  recpolicy log ingest logs/week1 --policy runs/linucb --out rounds/week1")
 def ingest(
     folder: Annotated[
         Path,

@@ -56,7 +56,7 @@ class RewardConfig:
     clip: tuple[Number, Number] | None = None
     """Smallest and largest reward; combined rewards beyond take these values."""
     normalize: bool = False
-    """True: training divides rewards by their running standard deviation; reports are in the original unit."""
+    """True: training divides rewards by their standard deviation; reports are in the original unit."""
     min_reward: Number | None = None
     """Lowest possible reward; verdicts need it and `max_reward`."""
     max_reward: Number | None = None

@@ -129,7 +129,7 @@ class HybridModel:
     def _estimate(self, pairs: Pairs, widths: bool) -> PairEstimate:
         part, rest, x = self.solution, self.shared.regressors(pairs), with_one(pairs.context[pairs.row])
         own_mean, own_square = np.zeros(len(x)), np.zeros(len(x))
-        for index, rows in rows_by_arm(self._arm(pairs.action_id)[pairs.offer]):
+        for index, rows in rows_by_arm(self.arm(pairs.action_id)[pairs.offer]):
             of_arm = x[rows]
             if index < len(self.action_ids):
                 rest[rows] -= of_arm @ part.cross[index]
@@ -161,7 +161,7 @@ class HybridModel:
             np.pad(part * kept, old[: part.ndim]) for part in (self.arm_gram, self.arm_cross, self.arm_moment)
         )
         size = max(1, _BLOCK // k)
-        for index, rows_of_arm in rows_by_arm(grown._arm(pairs.action_id)[pairs.offer]):
+        for index, rows_of_arm in rows_by_arm(grown.arm(pairs.action_id)[pairs.offer]):
             for first in range(0, len(rows_of_arm), size):
                 rows = rows_of_arm[first : first + size]
                 part = pairs.take(rows)
@@ -172,7 +172,7 @@ class HybridModel:
                 moment[index] += reward[rows] @ weighted
         return replace(grown, arm_gram=gram, arm_cross=cross, arm_moment=moment)
 
-    def _arm(self, action_id: NDArray[np.object_]) -> NDArray[np.int64]:
+    def arm(self, action_id: NDArray[np.object_]) -> NDArray[np.int64]:
         """Return the place [m] of each action id; A for an unknown one."""
         place = self._place
         return np.array([place.get(identifier, len(place)) for identifier in action_id.tolist()], np.int64)

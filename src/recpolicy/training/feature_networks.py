@@ -59,8 +59,8 @@ def embedded_columns(encoder: FeatureEncoder) -> list[EmbeddedColumns]:
     for part in PARTS:
         for item in encoder.fitted[part]:
             stop = start + len(item.dense_names())
-            if item.code_count:
-                found.append(EmbeddedColumns(start, stop, item.feature.dim))
+            if item.embedding_dim:
+                found.append(EmbeddedColumns(start, stop, item.embedding_dim))
             start = stop
     return found
 

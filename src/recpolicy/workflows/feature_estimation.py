@@ -27,7 +27,7 @@ from recpolicy.ope.engine import estimate_from_inputs, value_differences_from_in
 from recpolicy.ope.results import PolicyComparison
 from recpolicy.workflows.candidate_evaluation import Latency
 from recpolicy.workflows.feature_comparison import EXPLORING, MODES, FeatureComparison, compare_on_feature_log
-from recpolicy.workflows.log_evaluation import COMPARED, GATE_INTERVALS, plain_groups
+from recpolicy.workflows.log_evaluation import COMPARED, GATE_INTERVALS, gate_figures, plain_groups
 from recpolicy.workflows.policy_estimation import COMPARED as DIFFERENCES
 from recpolicy.workflows.policy_estimation import PolicyEstimates
 from recpolicy.workflows.training_data import coerce
@@ -108,6 +108,7 @@ def estimate_features(
     if policy_mode not in (None, *MODES):
         raise unknown_name_error("policy_mode", str(policy_mode), MODES)
     log = read_evaluation_log(log) if isinstance(log, str | Path) else log
+    log, notes = _with_range_of(policy, log)
     mode = policy_mode or EXPLORING
     comparison = compare_on_feature_log(
         policy, incumbent, log, policy_mode=mode, config=_settings(config, log, seed), seed=seed
@@ -120,14 +121,28 @@ def estimate_features(
     return FeatureEstimates(
         log=log.name, logged_value=float(comparison.log.reward.mean()),
         estimates=estimate_from_inputs(inputs, COMPARED), differences=differences, policy_mode=mode,
-        notes=(*comparison.notes, *(() if known else (_NO_RANGE_NOTE,))), baselines=comparison.baselines(),
+        notes=(*comparison.notes, *notes), baselines=comparison.baselines(),
         known_range=known,
     )  # fmt: skip
 
 
-_NO_RANGE_NOTE = (
-    "the lowest and the highest reward are unknown, so there is no verdict; set min_reward and max_reward in [reward]"
-)
+def _with_range_of(policy: FeaturePolicy, log: FeatureLog) -> tuple[FeatureLog, list[str]]:
+    """Return the log, with the policy's range of rewards if the log has none, and notes about it for people."""
+    if log.reward_range is not None:
+        return log, []
+    advice = "set min_reward and max_reward in [reward]"
+    if policy.reward_range is None:
+        return log, [f"the lowest and the highest reward are unknown, so there is no verdict; {advice}"]
+    low, high = policy.reward_range
+    known = log.reward[log.has_reward]
+    if len(known) and (known.min() < low or known.max() > high):
+        return log, [
+            f"the log does not say the lowest and the highest reward, and its rewards, {known.min():g} to"
+            f" {known.max():g}, exceed the policy's {low:g}..{high:g}, so there is no verdict; {advice}"
+        ]
+    return replace(log, reward_range=(low, high)), [
+        f"the lowest and the highest reward are the policy's, {low:g}..{high:g}; the log does not say them"
+    ]
 
 
 def _settings(config: OffPolicyConfig | Mapping[str, Any] | None, log: FeatureLog, seed: int) -> OffPolicyConfig:
@@ -165,28 +180,19 @@ class FeatureEvaluation:
     def _figures(self) -> dict[str, Any]:
         """Return what the gate asks of a log."""
         comparison = self.comparison
-        gain, relative = comparison.gain, comparison.relative_gain or {}
-        both = [gain.candidate.diagnostics, gain.incumbent.diagnostics]
         over_logging = None
         if comparison.has_signed_rewards:
             limits = comparison.gain_over_logging.limits
             over_logging = {kind: limits[kind].as_dict() for kind in GATE_INTERVALS}
-        figures: dict[str, Any] = to_plain(
+        own = to_plain(
             {
-                "baseline": self.baseline, "estimator": gain.estimator, "policy_mode": self.policy_mode,
-                "gain": {kind: gain.limits[kind].as_dict() for kind in GATE_INTERVALS},
-                "value": gain.candidate.intervals["t"].as_dict(),
-                "effective_sample_size": min(each.effective_sample_size for each in both),
-                "mean_weight_z": max(each.mean_weight_z for each in both),
-                "tail_index": max(each.tail_index for each in both),
-                "relative_gain": {kind: limits.as_dict() for kind, limits in relative.items()},
-                "gain_over_logging": over_logging, "gain_on_hits": comparison.gain_on_hits,
+                "policy_mode": self.policy_mode, "gain_over_logging": over_logging,
                 "known_range": float(comparison.log.reward_range is not None),
                 "baselines": {name: each.as_dict() for name, each in comparison.baselines().items()},
-                "details": gain.as_dict(),
             }
         )  # fmt: skip
-        return figures
+        common = gate_figures(self.baseline, comparison.gain, comparison.relative_gain, comparison.gain_on_hits)
+        return {**common, **own}
 
     def figures(self) -> dict[str, float | str]:
         """Return the main figures as a flat mapping."""

@@ -100,23 +100,7 @@ class LogComparison:
 
     def figures(self, baseline: str) -> dict[str, Any]:
         """Return what the gate asks of a log, as plain values for JSON; `baseline` names what the gain is over."""
-        gain, relative = self.gain, self.relative_gain or {}
-        both = [gain.candidate.diagnostics, gain.incumbent.diagnostics]
-        figures: dict[str, Any] = to_plain(
-            {
-                "baseline": baseline,
-                "estimator": gain.estimator,
-                "gain": {kind: gain.limits[kind].as_dict() for kind in GATE_INTERVALS},
-                "value": gain.candidate.intervals["t"].as_dict(),
-                "effective_sample_size": min(one.effective_sample_size for one in both),
-                "mean_weight_z": max(one.mean_weight_z for one in both),
-                "tail_index": max(one.tail_index for one in both),
-                "relative_gain": {kind: limits.as_dict() for kind, limits in relative.items()},
-                "gain_on_hits": self.gain_on_hits,
-                "details": gain.as_dict(),
-            }
-        )
-        return figures
+        return gate_figures(baseline, self.gain, self.relative_gain, self.gain_on_hits)
 
     def estimates(self) -> Estimates:
         """Return the estimates of the candidate's value by all of COMPARED."""
@@ -136,6 +120,35 @@ class LogComparison:
         """
         candidate = BanditInputs(self.feedback, self.candidate, replace(self.config, resamples=0))
         return candidate, None if self.incumbent is None else candidate.with_target(self.incumbent)
+
+
+def gate_figures(
+    baseline: str, gain: PolicyComparison, relative_gain: Mapping[str, Interval] | None, gain_on_hits: float | None
+) -> dict[str, Any]:
+    """Return what the gate asks of a comparison on a log, as plain values for JSON.
+
+    Args:
+        baseline: Name of the policy that the gain is over.
+        gain: Value per round of the candidate minus that of the incumbent or the logging policy.
+        relative_gain: Value relative to the logging policy's, minus 1, by kind of interval; None without a meaning.
+        gain_on_hits: Relative gain over the rounds in which the candidate acts as logged.
+    """
+    both = [gain.candidate.diagnostics, gain.incumbent.diagnostics]
+    figures: dict[str, Any] = to_plain(
+        {
+            "baseline": baseline,
+            "estimator": gain.estimator,
+            "gain": {kind: gain.limits[kind].as_dict() for kind in GATE_INTERVALS},
+            "value": gain.candidate.intervals["t"].as_dict(),
+            "effective_sample_size": min(policy.effective_sample_size for policy in both),
+            "mean_weight_z": max(policy.mean_weight_z for policy in both),
+            "tail_index": max(policy.tail_index for policy in both),
+            "relative_gain": {kind: limits.as_dict() for kind, limits in (relative_gain or {}).items()},
+            "gain_on_hits": gain_on_hits,
+            "details": gain.as_dict(),
+        }
+    )
+    return figures
 
 
 def plain_groups(figures: Mapping[str, GroupFigure]) -> dict[str, dict[str, float]]:

@@ -103,11 +103,9 @@ class TestCategories:
         assert dense(encoder, "new", None) == [expected.tolist(), [0] * 8]
         assert sparse(encoder, "new", None) == [named({"context.x=new": 1.0}), {}]
 
-    def test_embedding_gives_codes_where_they_are_asked_for_and_one_hot_columns_elsewhere(self):
+    def test_embedding_gives_one_hot_columns(self):
         encoder = fitted(CategoryFeature(encoding="embedding", dim=3), ["b", "b", "a", None])
         columns = columns_from_records([{"x": "a"}, {"x": "z"}, {"x": None}, {"x": "b"}], ["x"])
-        assert encoder.dense_context(columns, codes=True).tolist() == [[2], [0], [0], [1]]
-        assert encoder.context_codes == (("context.x", 0, 3, 3),)
         assert encoder.dense_context(columns).tolist() == [[0, 1], [0, 0], [0, 0], [1, 0]]
 
     def test_numbers_and_flags_are_texts(self):
@@ -251,8 +249,7 @@ def test_an_encoder_survives_json_with_its_columns_and_its_digest():
     restored = FeatureEncoder.from_dict(json.loads(json.dumps(encoder.as_dict())))
     assert restored == encoder
     assert restored.digest == encoder.digest
-    for codes in (False, True):
-        assert (restored.dense_context(context, codes=codes) == encoder.dense_context(context, codes=codes)).all()
+    assert (restored.dense_context(context) == encoder.dense_context(context)).all()
     assert (restored.sparse_action(action).index == encoder.sparse_action(action).index).all()
     assert encoder.dense_context(context).shape == (3, len(encoder.context_names))
     assert encoder.dense_action(action).dtype == np.float32

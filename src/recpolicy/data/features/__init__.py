@@ -1,7 +1,7 @@
 """Features of contexts and actions: schemas, encoders, hashing, and proposals of a schema from data."""
 
 from recpolicy.data.feature_columns import Columns, columns_from_records
-from recpolicy.data.features.encoder import CodeColumn, FeatureEncoder, SparseRows
+from recpolicy.data.features.encoder import FeatureEncoder, SparseRows
 from recpolicy.data.features.hashing import hashed_names, murmur3, pair_indices
 from recpolicy.data.features.schema import (
     FEATURE_TYPES,
@@ -14,7 +14,6 @@ from recpolicy.data.features.schema import (
 
 __all__ = [
     "FEATURE_TYPES",
-    "CodeColumn",
     "Columns",
     "Feature",
     "FeatureEncoder",

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,18 +37,6 @@ class SparseRows:
 
     def __len__(self) -> int:
         return len(self.start) - 1
-
-
-class CodeColumn(NamedTuple):
-    """A column of integer codes, whose vectors a network learns."""
-
-    name: str
-    column: int
-    """Place among the dense columns."""
-    size: int
-    """Number of codes; code 0 stands for unseen and missing values."""
-    dim: int
-    """Length of a vector."""
 
 
 @dataclass(frozen=True)
@@ -94,29 +82,13 @@ class FeatureEncoder:
         """Names of the D dense columns of actions."""
         return self._dense_names("action")
 
-    @cached_property
-    def context_codes(self) -> tuple[CodeColumn, ...]:
-        """Code columns of `dense_context(columns, codes=True)`."""
-        return self._code_columns("context")
+    def dense_context(self, columns: Columns) -> Dense:
+        """Return the dense columns [n, C] of contexts, by raw values; names that the schema lacks are ignored."""
+        return self._dense("context", columns)
 
-    @cached_property
-    def action_codes(self) -> tuple[CodeColumn, ...]:
-        """Code columns of `dense_action(columns, codes=True)`."""
-        return self._code_columns("action")
-
-    def dense_context(self, columns: Columns, *, codes: bool = False) -> Dense:
-        """Return the dense columns [n, C] of contexts.
-
-        Args:
-            columns: Raw values by name; names that the schema does not have are ignored.
-            codes: Give each feature with the encoding "embedding" one column of integer codes, for a network that
-                learns a table of vectors (`context_codes`). Otherwise such a feature gives one-hot columns.
-        """
-        return self._dense("context", columns, codes)
-
-    def dense_action(self, columns: Columns, *, codes: bool = False) -> Dense:
+    def dense_action(self, columns: Columns) -> Dense:
         """Return the dense columns [n, D] of actions; see `dense_context`."""
-        return self._dense("action", columns, codes)
+        return self._dense("action", columns)
 
     def sparse_context(self, columns: Columns) -> SparseRows:
         """Return the hashed features of contexts."""
@@ -169,25 +141,10 @@ class FeatureEncoder:
     def _dense_names(self, part: str) -> tuple[str, ...]:
         return tuple(name for item in self.fitted[part] for name in item.dense_names())
 
-    def _code_columns(self, part: str) -> tuple[CodeColumn, ...]:
-        found, place = [], 0
-        for item in self.fitted[part]:
-            if item.code_count:
-                found.append(CodeColumn(item.name, place, item.code_count, item.feature.dim))
-                place += 1
-            else:
-                place += len(item.dense_names())
-        return tuple(found)
-
-    def _dense(self, part: str, columns: Columns, codes: bool) -> Dense:
+    def _dense(self, part: str, columns: Columns) -> Dense:
         raw, count = _raw_columns(self.schema, part, columns)
-        parts = [np.zeros((count, 0), np.float32)]
-        for column, item in zip(raw, self.fitted[part], strict=True):
-            if codes and item.code_count:
-                parts.append(item.codes(column).astype(np.float32)[:, np.newaxis])
-            else:
-                parts.append(item.dense(column))
-        return np.concatenate(parts, axis=1)
+        parts = [item.dense(column) for column, item in zip(raw, self.fitted[part], strict=True)]
+        return np.concatenate([np.zeros((count, 0), np.float32), *parts], axis=1)
 
     def _sparse(self, part: str, columns: Columns) -> SparseRows:
         raw, count = _raw_columns(self.schema, part, columns)

@@ -5,6 +5,7 @@ values for the hashed linear model. A value that the training part did not have 
 feature are JSON-able, and both forms need NumPy only.
 """
 
+import abc
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Generic, TypeVar
@@ -68,8 +69,14 @@ class FittedVocabulary:
     missing: bool = False
 
 
+def feature_location(name: str, feature: Feature) -> str:
+    """Return the text that names a feature in errors; `name` has its part, such as context.age."""
+    part, plain = name.split(".", 1)
+    return f"{part} feature {plain!r} ({feature.type})"
+
+
 @dataclass(frozen=True)
-class FittedFeature(Generic[FeatureT]):
+class FittedFeature(abc.ABC, Generic[FeatureT]):
     """A feature of contexts or actions that is ready to encode columns."""
 
     name: str
@@ -79,33 +86,28 @@ class FittedFeature(Generic[FeatureT]):
     @cached_property
     def where(self) -> str:
         """Text that names the feature in errors."""
-        part, name = self.name.split(".", 1)
-        return f"{part} feature {name!r} ({self.feature.type})"
+        return feature_location(self.name, self.feature)
 
+    @property
+    def embedding_dim(self) -> int:
+        """Length of the vector that a network learns for each dense column; 0 if networks read the columns."""
+        return 0
+
+    @abc.abstractmethod
     def dense_names(self) -> list[str]:
         """Return the names [k] of the dense columns."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def dense(self, column: Column) -> Dense:
         """Return the dense columns [n, k]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sparse(self, column: Column) -> Entries:
         """Return the hashed features."""
-        raise NotImplementedError
 
     def fitted_values(self) -> Any:
         """Return the record of what was fitted, or None."""
         return None
-
-    @property
-    def code_count(self) -> int:
-        """Codes of an embedding: one for unseen and missing values, one per value; 0 for other features."""
-        return 0
-
-    def codes(self, column: Column) -> NDArray[np.int64]:
-        """Return the code of each row: the place of its value in the vocabulary plus 1, or 0."""
-        raise NotImplementedError
 
     def _sparse_names(self) -> list[str]:
         """Return the names of hashed features that come from a fixed table."""

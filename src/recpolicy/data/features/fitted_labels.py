@@ -1,4 +1,4 @@
-"""Fitted features of texts: categories, tags and nested objects, as columns, hashes or codes.
+"""Fitted features of texts: categories, tags and nested objects, as columns or hashes.
 
 n rows, k columns of one feature; see fitted.py.
 """
@@ -24,7 +24,7 @@ from recpolicy.data.features.schema import CategoryFeature, JsonFeature, TagsFea
 
 @dataclass(frozen=True)
 class FittedCategory(FittedFeature[CategoryFeature]):
-    """A category: one-hot, hashed or an integer code."""
+    """A category: one-hot, hashed or with a vector per value."""
 
     fitted: FittedVocabulary
     places: Mapping[str | None, int]
@@ -34,13 +34,9 @@ class FittedCategory(FittedFeature[CategoryFeature]):
         return self.fitted
 
     @property
-    def code_count(self) -> int:
-        """Codes of an embedding; 0 for other encodings."""
-        return len(self.fitted.values) + 1 if self.feature.encoding == "embedding" else 0
-
-    def codes(self, column: Column) -> NDArray[np.int64]:
-        """Return the code of each row."""
-        return _places(as_labels(column, self.where), self.places) + 1
+    def embedding_dim(self) -> int:
+        """Length of the vectors of the encoding `embedding`; 0 for other encodings."""
+        return self.feature.dim if self.feature.encoding == "embedding" else 0
 
     def dense_names(self) -> list[str]:
         """Return the names [k] of the dense columns."""

@@ -14,6 +14,7 @@ from recpolicy.data.features.fitted import (
     FittedNumbers,
     FittedTimestamp,
     FittedVocabulary,
+    feature_location,
 )
 from recpolicy.data.features.fitted_labels import FittedCategory, FittedJson, FittedTags
 from recpolicy.data.features.schema import (
@@ -32,19 +33,19 @@ def fit_feature(name: str, feature: Feature, column: Column) -> FittedFeature[An
     if isinstance(feature, NumberFeature):
         return FittedNumber(name, feature, _fit_numbers(name, feature, column))
     if isinstance(feature, CategoryFeature):
-        labels = as_labels(column, FittedFeature(name, feature).where)
+        labels = as_labels(column, feature_location(name, feature))
         counts = Counter(labels)
         missing = counts.pop(None, 0) > 0 and feature.encoding == "one_hot"
         hashed = feature.encoding == "hashed"
         values = () if hashed else _frequent(counts, feature.max_values, feature.min_count)
         return _with_vocabulary(name, feature, FittedVocabulary(values=values, missing=missing))
     if isinstance(feature, TagsFeature):
-        _, tags = as_tags(column, FittedFeature(name, feature).where)
+        _, tags = as_tags(column, feature_location(name, feature))
         hashed = feature.encoding == "hashed"
         values = () if hashed else _frequent(Counter(tags), feature.max_values, feature.min_count)
         return _with_vocabulary(name, feature, FittedVocabulary(values=values))
     if isinstance(feature, BooleanFeature):
-        flags = as_flags(column, FittedFeature(name, feature).where)
+        flags = as_flags(column, feature_location(name, feature))
         return FittedBoolean(name, feature, FittedVocabulary(missing=bool(np.isnan(flags).any())))
     unfitted = FittedTimestamp(name, feature) if isinstance(feature, TimestampFeature) else FittedJson(name, feature)
     unfitted.sparse(column)  # checks the values
@@ -77,7 +78,7 @@ def _with_vocabulary(name: str, feature: Any, fitted: FittedVocabulary) -> Fitte
 
 
 def _fit_numbers(name: str, feature: NumberFeature, column: Column) -> FittedNumbers:
-    numbers = as_numbers(column, FittedFeature(name, feature).where)
+    numbers = as_numbers(column, feature_location(name, feature))
     missing = bool(np.isnan(numbers).any())
     numbers = numbers[~np.isnan(numbers)]
     if feature.clip is not None:

@@ -71,8 +71,8 @@ def create_backup(state: Path, out: Path, registry: Path | None = None, database
         folder.chmod(0o700)
         # A spool file that is gone has been written to the database, which comes later.
         _copy_files(state / SPOOL, folder / SPOOL, _spool_files(state / SPOOL), may_disappear=True)
-        _copy_online(state / ONLINE, folder / ONLINE)
-        _copy_online(state / ONLINE_RANKS, folder / ONLINE_RANKS, _copy_rank_checkpoint)
+        _copy_online(state / ONLINE, folder / ONLINE, _learned_arms)
+        _copy_online(state / ONLINE_RANKS, folder / ONLINE_RANKS, _learned_policy)
         if postgres:
             assert database_url is not None
             dump_postgres(database_url, folder / POSTGRES_FILE)
@@ -151,39 +151,46 @@ def _copy_files(source: Path, target: Path, files: Iterable[Path], *, may_disapp
                 raise DataError(f"{path}: disappeared during the backup; run it again") from None
 
 
-def _copy_online(source: Path, target: Path, copy: Callable[[Path, Path], None] | None = None) -> None:
-    """Copy the checkpoints; a step may replace the files in between."""
+def _copy_online(source: Path, target: Path, named: Callable[[Path], str]) -> None:
+    """Copy the checkpoints of all policies; a step may replace the files in between.
+
+    Args:
+        source: The folder of the checkpoints, one folder a policy.
+        target: The folder of the copies.
+        named: Returns the file or folder that the current state in a folder names; "" if it names none.
+    """
     for folder in sorted(source.iterdir()) if source.is_dir() else ():
         for attempt in range(_TRIES):
             try:
-                (copy or _copy_checkpoint)(folder, target / folder.name)
+                _copy_checkpoint(folder, target / folder.name, named)
                 break
             except FileNotFoundError:
                 if attempt == _TRIES - 1:
                     raise DataError(f"{folder}: changes all the time; run the backup again") from None
 
 
-def _copy_checkpoint(folder: Path, target: Path) -> None:
-    """Copy current.json first, and then the file of the arms that it names, which may have grown."""
+def _copy_checkpoint(folder: Path, target: Path, named: Callable[[Path], str]) -> None:
+    """Copy current.json and then what it names, which may have grown; raise FileNotFoundError if that is gone."""
     shutil.rmtree(target, ignore_errors=True)
     if not (folder / CURRENT).is_file():
         return
     copy_file(folder / CURRENT, target / CURRENT)
-    state = read_current(target)
-    if state is not None and state.file:
-        copy_file(folder / state.file, target / state.file)
-
-
-def _copy_rank_checkpoint(folder: Path, target: Path) -> None:
-    """Copy current.json first, and then the policy that it names; a step may remove that in between."""
-    shutil.rmtree(target, ignore_errors=True)
-    if not (folder / CURRENT).is_file():
+    name = named(target)
+    if not name:
         return
-    copy_file(folder / CURRENT, target / CURRENT)
-    checkpoint = read_rank_checkpoint(target)
-    if checkpoint is not None and checkpoint.folder:
-        policy = folder / checkpoint.folder
-        if not policy.is_dir():
-            raise FileNotFoundError(policy)
-        for path in _files_in(policy):
-            copy_file(path, target / checkpoint.folder / path.name)
+    if not (folder / name).exists():
+        raise FileNotFoundError(folder / name)
+    for path in _files_in(folder / name) if (folder / name).is_dir() else [folder / name]:
+        copy_file(path, target / path.relative_to(folder))
+
+
+def _learned_arms(folder: Path) -> str:
+    """Return the file of the arms in the current state of online learning."""
+    state = read_current(folder)
+    return "" if state is None else state.file
+
+
+def _learned_policy(folder: Path) -> str:
+    """Return the folder of the policy in the current state of online learning from ranks."""
+    checkpoint = read_rank_checkpoint(folder)
+    return "" if checkpoint is None else checkpoint.folder
