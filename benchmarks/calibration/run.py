@@ -34,8 +34,8 @@ from recpolicy.workflows.policy_training import train
 
 FOLDS, SEEDS = ("u1", "u2", "u3", "u4", "u5"), (0, 1, 2)
 BANDITS = (
-    "linucb", "linucb_shared", "linucb_hybrid", "lints", "squarecb", "eps_greedy", "boltzmann", "neural_linucb", "ucb1", "exp3",
-    "random", "popular", "highest_mean", "rating_model",
+    "linucb", "linucb_shared", "linucb_hybrid", "lints", "squarecb", "eps_greedy", "boltzmann", "neural_linucb", "ucb1",
+    "exp3", "random", "popular", "highest_mean", "rating_model",
 )  # fmt: skip
 SESSION_AGENTS = ("ppo", "a2c", "reinforce", "topk_reinforce", "dqn", "q_learning")
 STEPS = {"bandits": 50_000, "sessions": 20_000}

@@ -38,7 +38,10 @@ Contender = Callable[[Split, bool, int], NDArray[np.floating]]
 
 
 def own(model: str, **quick_config: Any) -> Contender:
-    """A rating model of RATING_MODELS at its default settings; `quick_config` in a quick run. `policy` reads its fit from the cache."""
+    """A rating model of RATING_MODELS at its default settings; `quick_config` in a quick run.
+
+    `policy` reads the fit from the cache.
+    """
 
     def predict(parts: Split, quick: bool, seed: int) -> NDArray[np.floating]:
         fitted = fit_rating_model(parts.train, model, quick_config if quick else None, seed)
