@@ -82,7 +82,7 @@ def test_the_chain_answers_with_the_first_estimate_that_has_enough_rounds(estima
         weights = 0.1 * 0.9 ** np.arange(10)
         n, model = weights.sum() ** 2 / (weights @ weights), ten.factored
         factored = model.values(code_columns(codes_of_states(ten.states_of(rounds), CONFIG), CONFIG))[0, 4]
-        assert value.value[0, 4] == pytest.approx((n * 1.0 + 20 * factored) / (n + 20))
+        assert value.value[0, 4] == pytest.approx((n * 1.0 + 10 * factored) / (n + 10))
 
 
 def test_an_action_without_an_estimate_is_never_greedy():
@@ -96,9 +96,11 @@ def test_an_action_without_an_estimate_is_never_greedy():
 def test_epsilon_decays_with_the_sessions_to_its_floor():
     policy = StrategyPolicy(CONFIG)
     assert policy.epsilon == 0.3
-    assert policy.updated(random_rounds(100)).epsilon == pytest.approx(0.3 * 0.995**100)
-    assert policy.updated(random_rounds(100, session_length=5)).epsilon == pytest.approx(0.3 * 0.995**20)
-    assert policy.updated(random_rounds(1_000)).epsilon == 0.05
+    assert policy.updated(random_rounds(99)).epsilon == 0.3
+    assert policy.updated(random_rounds(200)).epsilon == pytest.approx(0.3 * 0.995**2)
+    assert policy.updated(random_rounds(1_000, session_length=5)).epsilon == pytest.approx(0.3 * 0.995**2)
+    quick = StrategyPolicy(with_learning(CONFIG, exploration_block=1))
+    assert quick.updated(random_rounds(1_000)).epsilon == 0.05
 
 
 def test_ucb1_tries_every_action_of_a_state_once():
@@ -152,6 +154,8 @@ def test_the_factored_model_is_ridge_regression_on_the_rounds():
         else:
             levels = np.stack([rounds.action // 9, rounds.action // 3 % 3, rounds.action % 3], axis=1)
             parts = np.concatenate([np.eye(3)[levels[:, place]] for place in range(3)], axis=1)
+        trends = 4 * np.linspace(-1, 1, 5)[columns[:, :5] - 1 - 5 * np.arange(5)]  # [300, 5], one for each trait
+        design = np.concatenate([design, trends], axis=1)
         large = (design[:, :, np.newaxis] * parts[:, np.newaxis]).reshape(300, -1)
         centered = rounds.reward - rounds.reward.mean()
         weights = np.linalg.solve(large.T @ large + 2.0 * np.eye(large.shape[1]), large.T @ centered)
@@ -222,3 +226,31 @@ def test_equal_policies_have_equal_digests_and_others_do_not():
     assert policy.policy_digest != StrategyPolicy(CONFIG).updated(random_rounds(6)).policy_digest
     other = StrategyPolicy(strategy_config({"learning": {"gamma": 0.5}})).updated(random_rounds(5))
     assert policy.policy_digest != other.policy_digest
+
+
+def test_cross_validation_prefers_a_large_penalty_for_noise_and_a_small_one_for_effects():
+    noise, effects = random_rounds(2_000), random_rounds(2_000)
+    noise = replace(noise, reward=np.random.default_rng(1).normal(size=2_000))
+    zigzag = np.array([1.0, -1.0, 1.0, -1.0, 1.0])[(effects.profile[:, 1] / 20).astype(int)]
+    effects = replace(effects, reward=zigzag * (effects.action % 3 - 1))
+    chosen = [StrategyPolicy(CONFIG).updated(rounds).factored.ridge for rounds in (noise, effects)]
+    assert chosen[0] >= 300
+    assert chosen[1] <= 3
+    assert StrategyPolicy(with_learning(CONFIG, ridge=7.0)).updated(noise).factored.ridge == 7.0
+
+
+def test_generalized_cross_validation_approximates_leaving_out_each_cell():
+    config = with_learning(CONFIG, step="average", factors="action")
+    rounds = random_rounds(400)
+    errors = []
+    for ridge in (1.0, 30.0, 1000.0):
+        fixed = with_learning(config, ridge=ridge)
+        rest = []
+        for out in range(0, 400, 10):
+            policy = StrategyPolicy(fixed).updated(rounds.select(np.arange(400) != out))
+            left = rounds.select(np.array([out]))
+            columns = code_columns(codes_of_states(policy.states_of(left), config), config)
+            rest.append((policy.factored.values(columns)[0, left.action[0]] - left.reward[0]) ** 2)
+        errors.append(np.mean(rest))
+    assert StrategyPolicy(config).updated(rounds).factored.ridge in (10.0, 30.0, 100.0)
+    assert np.argmin(errors) == 1

@@ -22,6 +22,7 @@ from recpolicy.cli import (
     registry,
     serve,
     simulator,
+    strategy,
     training,
 )
 from recpolicy.cli.output import print_text
@@ -47,6 +48,7 @@ app.add_typer(ope.app, name="ope")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(registry.app, name="registry")
 app.add_typer(simulator.app, name="simulator")
+app.add_typer(strategy.app, name="strategy")
 for command in (*training.COMMANDS, *policy.COMMANDS, *rank.COMMANDS, *gate.COMMANDS, *serve.COMMANDS):
     app.command(epilog=command.example)(command.function)
 log.app.command("import", epilog=log_import.EPILOG)(log_import.import_)

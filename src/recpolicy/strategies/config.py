@@ -136,16 +136,18 @@ class LearningConfig:
     exploration_final_eps: Fraction = 0.05
     """Smallest share of uniform actions; with UCB1 the share throughout."""
     exploration_decay: PositiveFraction = 0.995
-    """Factor on the share of uniform actions at each learned session; a request without a session counts as one."""
+    """Factor on the share of uniform actions after each block of learned sessions."""
+    exploration_block: Count = 100
+    """Sessions of a block; a request without a session counts as one."""
     ucb_c: NonNegativeNumber = math.sqrt(2.0)
     """Constant c of UCB1: value + c sqrt(ln N / n)."""
     estimator: Literal["table", "factored", "shrunk"] = "shrunk"
     """Values of cells: the table, the factored model, or the table shrunk to the factored model."""
     factors: Literal["action", "level"] = "level"
     """Parts of the factored model: each trait and situation with the action, or with each level."""
-    ridge: PositiveNumber = 3.0
-    """Penalty of the factored model, in rounds; must be > 0."""
-    prior_rounds: PositiveNumber = 20.0
+    ridge: PositiveNumber | Literal["auto"] = "auto"
+    """Penalty of the factored model, in rounds, above 0; auto chooses it by generalized cross-validation."""
+    prior_rounds: PositiveNumber = 10.0
     """Weight of the factored value in a shrunk one, in rounds; must be > 0."""
     min_visits: Count = 10
     """Rounds that an estimate must rest on; with fewer, the next one of the chain answers."""

@@ -103,7 +103,8 @@ class StrategyPolicy:
         learning = self.config.learning
         if learning.exploration == "ucb1":
             return learning.exploration_final_eps
-        decayed = learning.exploration_initial_eps * learning.exploration_decay**self.sessions
+        blocks = self.sessions // learning.exploration_block
+        decayed = learning.exploration_initial_eps * learning.exploration_decay**blocks
         return max(decayed, learning.exploration_final_eps)
 
     @cached_property

@@ -27,6 +27,7 @@ from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.models.rating_model import RatingModel
+from recpolicy.strategies.policy import StrategyPolicy
 from recpolicy.workflows.training_data import FeatureConfig, Features
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def training_events(log: BanditLog | SessionLog | None, source: Mapping[str, Any
 
 
 def check_not_learned(
-    log: BanditLog | SlateLog | SessionLog | FeatureLog, policies: Mapping[str, Policy | FeaturePolicy]
+    log: BanditLog | SlateLog | SessionLog | FeatureLog, policies: Mapping[str, Policy | FeaturePolicy | StrategyPolicy]
 ) -> None:
     """Raise DataError if a policy, or one of its ancestors, has learned from an event of the log.
 
@@ -113,7 +114,7 @@ def check_not_learned(
     slates = isinstance(log, SlateLog) or (isinstance(log, BanditLog) and log.slate_digest is not None)
     unit = "steps" if isinstance(log, SessionLog) else "slates" if slates else "rounds"
     for role, policy in policies.items():
-        learned = policy.learned_events if isinstance(policy, FeaturePolicy) else policy.artifact.learned_events
+        learned = policy.artifact.learned_events if isinstance(policy, Policy) else policy.learned_events
         matches = count_matches(learned, events)
         if matches >= min_matches(len(learned), len(events)):
             raise DataError(
