@@ -28,6 +28,7 @@ GOOD = {
         "gain": {"t": {"value": 0.1, "lo": 0.05, "hi": 0.15}, "sequence": {"value": 0.1, "lo": -0.01, "hi": 0.21}},
         "relative_gain": {"t": {"value": 0.08, "lo": 0.06, "hi": 0.1}, "sequence": {"value": 0.1, "lo": 0.01, "hi": 1}},
         "gain_on_hits": 0.07,
+        "mean_reward": {"t": {"value": 0.4, "lo": 0.35, "hi": 0.45}, "sequence": {"value": 0.4, "lo": 0.2, "hi": 0.6}},
         "group_gain": {"baseline": "incumbent 1234", "groups": copy.deepcopy(GROUPS)},
     },
 }  # fmt: skip
@@ -111,6 +112,25 @@ def test_the_sequence_decides_where_the_log_is_looked_at_repeatedly():
     )
 
 
+def test_a_gain_does_not_make_up_for_a_mean_reward_below_the_floor():
+    """The lower ends are 0.35 (t) and 0.2 (sequence)."""
+    assert gate(GOOD, GateConfig(min_mean_reward=0.35)).verdict == "pass"
+    below = gate(GOOD, GateConfig(min_mean_reward=0.36))
+    assert below.verdict == "fail"
+    assert below.reasons == ("mean reward, lower bound: 0.35; expected ≥ 0.36",)
+    looked_at = changed(("off_policy", "gain", "sequence", "lo"), 0.001)
+    assert gate(looked_at, GateConfig(min_mean_reward=0.2, interval="sequence")).verdict == "pass"
+    assert gate(looked_at, GateConfig(min_mean_reward=0.21, interval="sequence")).verdict == "fail"
+
+
+def test_an_evaluation_without_the_mean_reward_does_not_keep_a_floor():
+    """Evaluations that were written before there was a floor lack the figure."""
+    body = copy.deepcopy(GOOD)
+    del body["off_policy"]["mean_reward"]
+    assert gate(body).verdict == "pass"
+    assert gate(body, GateConfig(min_mean_reward=-10.0)).verdict == "fail"
+
+
 def test_limits_can_be_moved():
     assert gate(GOOD, GateConfig(margin=0.05)).verdict == "fail"
     assert gate(GOOD, GateConfig(margin=0.049)).verdict == "pass"
@@ -124,8 +144,8 @@ def test_either_kind_of_figures_is_enough(part, criteria):
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_each_limit_can_be_switched_off(name):
-    every = {one.name: one.name for one in gate(GOOD).criteria}
-    left = {one.name for one in gate(GOOD, GateConfig(**{name: None})).criteria}
+    every = {one.name: one.name for one in gate(GOOD, GateConfig(min_mean_reward=0.3)).criteria}
+    left = {one.name for one in gate(GOOD, GateConfig(**{"min_mean_reward": 0.3, name: None})).criteria}
     assert len(every) - len(left) == (2 if name == "group_loss" else 1)  # groups are asked on the log and held out
 
 
@@ -169,7 +189,7 @@ def test_record_tells_the_inputs_and_the_figures_without_a_limit():
     assert plain["figures"]["gain on hits"] == 0.07
 
 
-@pytest.mark.parametrize("name", ["margin", "relative_gain", "held_out_margin"])
+@pytest.mark.parametrize("name", ["margin", "relative_gain", "held_out_margin", "min_mean_reward"])
 def test_gains_may_be_asked_to_be_a_small_loss(name):
     assert getattr(GateConfig(**{name: -5.0}), name) == -5
     with pytest.raises(ConfigError, match=name):
@@ -181,7 +201,8 @@ def test_no_figures_at_all_is_an_error():
         gate({"policy": {}})
 
 
-UNSIGNED = {one.name for one in fields(GateConfig)} - {"margin", "relative_gain", "held_out_margin", "session_margin"}
+SIGNED = {"margin", "relative_gain", "held_out_margin", "session_margin", "min_mean_reward", "session_min_mean_reward"}
+UNSIGNED = {one.name for one in fields(GateConfig)} - SIGNED
 
 
 @pytest.mark.parametrize("name", sorted(UNSIGNED))
@@ -211,7 +232,8 @@ def test_strict_limit_must_be_passed(value, at_least, strict, kept):
 @pytest.mark.parametrize("name", LIMITS)
 def test_page_of_the_gate_has_every_limit_with_its_default(name):
     page = (Path(__file__).parents[2] / "docs" / "explanation" / "gate.md").read_text()
-    assert f"\n| `{name}` | {getattr(GateConfig(), name):g} | " in page
+    default = getattr(GateConfig(), name)
+    assert f"\n| `{name}` | {'off' if default is None else f'{default:g}'} | " in page
 
 
 def test_a_policy_of_sessions_is_gated_in_sessions():
@@ -221,6 +243,8 @@ def test_a_policy_of_sessions_is_gated_in_sessions():
     worse["sessions"]["gain"]["lo"] = 0.0  # as good as the incumbent is not better
     assert gate(worse).verdict == "fail"
     assert "per simulated session" in gate(worse).reasons[0]
+    assert gate(body, GateConfig(session_min_mean_reward=13.8)).verdict == "pass"
+    assert gate(body, GateConfig(session_min_mean_reward=13.9)).verdict == "fail"
     few = copy.deepcopy(body)
     few["sessions"]["users"] = 49
     assert gate(few).verdict == "no_verdict"

@@ -14,6 +14,7 @@ from recpolicy.ope.engine import (
     value_difference,
     value_differences,
     value_differences_from_inputs,
+    value_limits_from_inputs,
 )
 from recpolicy.ope.estimators import ESTIMATORS
 from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
@@ -447,3 +448,26 @@ def test_a_user_with_all_the_weight_leaves_nothing_to_divide_by_and_no_verdict()
     for kind in ("t", "bootstrap"):
         assert (found.intervals[kind].lo, found.intervals[kind].hi) == (-np.inf, np.inf)
     assert found.as_dict()["intervals"]["t"]["hi"] == "inf"
+
+
+def test_limits_of_a_value_hold_whatever_an_action_earns_that_the_log_never_shows():
+    """The target plays an action in every second round that the log never shows: it may earn 0 or 1.
+
+    The logged action earns 1 in 80 of 100 rounds, so the value lies between 0.5 x 0.8 and 0.5 x 0.8 + 0.5.
+    """
+    reward = (np.random.default_rng(0).random(2_000) < 0.8).astype(np.float64)
+    rows = np.arange(len(reward))
+    feedback = BanditFeedback(np.zeros(len(rows), np.int64), reward, np.ones(len(rows)), rows, 2)
+    both, logging = (
+        TargetPolicy.from_table(feedback, np.tile(row, (len(rows), 1))) for row in ([0.5, 0.5], [1.0, 0.0])
+    )
+    config = OffPolicyConfig(resamples=0, reward_range=(0, 1))
+    inputs = BanditInputs(feedback, both, config)
+    for name in ("snips", "dr"):
+        limits = value_limits_from_inputs(inputs, name)["t"]
+        assert limits.lo < 0.4 < 0.9 < limits.hi
+    plain = estimate_from_inputs(inputs, ["dr"])["dr"].intervals["t"]
+    assert plain.lo > 0.7  # the model gives the unseen action the reward of the seen one
+    as_logged = inputs.with_target(logging)
+    expected = estimate_from_inputs(as_logged, ["dr"])["dr"].intervals["t"]
+    assert value_limits_from_inputs(as_logged, "dr")["t"].lo == pytest.approx(expected.lo)

@@ -8,15 +8,20 @@ from event_factory import event
 from hypothesis import given
 from hypothesis import strategies as st
 from job_fixtures import HOUR, get_state
+from rank_events import rank_event
 from sqlalchemy import select
 from tiny_policies import write_tiny
 
 from recpolicy.core.errors import ConfigError
+from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.server.db.engine import transaction
-from recpolicy.server.db.events import Window, daily_rewards, insert_events, now_ms, window
+from recpolicy.server.db.event_windows import Window, rank_window, window
+from recpolicy.server.db.events import daily_rewards, insert_events, now_ms
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
-from recpolicy.server.db.schema import audit
+from recpolicy.server.db.rank_events import insert_rank_events, row_digest
+from recpolicy.server.db.rank_signals import RankSignal, apply_rank_actions
+from recpolicy.server.db.schema import audit, rank_events, rank_signals
 from recpolicy.server.jobs.drift import alarms_in, check, compute_drift_metrics
 from recpolicy.server.jobs.drift_statistics import (
     action_concentration,
@@ -27,7 +32,8 @@ from recpolicy.server.jobs.drift_statistics import (
     psi_by_dimension,
 )
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager
-from recpolicy.server.settings import DriftConfig
+from recpolicy.server.rank.ranker import UniformPolicy
+from recpolicy.server.settings import DriftConfig, Settings
 
 CONFIG = DriftConfig(min_count=50)
 counts = st.lists(st.integers(1, 1000), min_size=2, max_size=8)
@@ -218,3 +224,86 @@ def test_the_check_alerts_once_for_what_it_finds(engine, scorer):
     object.__setattr__(state, "models", ModelManager(LiveState(LoadedVersion(scorer, None))))
     with pytest.raises(ConfigError, match="no registry"):
         check(state, {})
+
+
+def rewarded(engine, rewards, version=1, time=100):
+    """Lists of different users with these rewards."""
+    shown = [event(user=user, time=time, version=version) for user in range(len(rewards))]
+    with transaction(engine) as connection:
+        insert_events(connection, shown)
+        said = [FeedbackItem(each.id, 7, "rating", value) for each, value in zip(shown, rewards, strict=True)]
+        apply_feedback(connection, said, time + 1, RewardRules((1.0, 5.0), 10**6))
+
+
+@pytest.mark.parametrize(("floor", "alarm"), [(3.4, True), (2.9, False), (None, False)])
+def test_a_mean_reward_below_the_floor_is_alarming_however_long_it_has_been_there(each_engine, scorer, floor, alarm):
+    """60 users give 3 on average, with an interval of 0.33; there is no older window to compare with."""
+    rewarded(each_engine, [2.0, 4.0, 3.0] * 20)
+    with each_engine.connect() as connection:
+        recent, older = window(connection, 1, 0, 1_000, 100, 100, 4.0), window(connection, 1, 2_000, 3_000, 100, 100)
+    config = DriftConfig(min_mean_reward=floor)
+    metrics = compute_drift_metrics(recent, older, scorer, config)
+    assert metrics["reward"] is None
+    assert set(alarms_in(metrics, config)) == ({"floor"} if alarm else set())
+    if alarm:
+        assert metrics["floor"]["mean"] == 3
+        assert 2.6 < metrics["floor"]["lo"] < 2.7 < 3.3 < metrics["floor"]["hi"] < 3.4
+        assert "below the floor of 3.4" in alarms_in(metrics, config)["floor"]
+
+
+def test_a_mean_of_few_users_is_not_shown_to_be_below_the_floor(each_engine, scorer):
+    rewarded(each_engine, [1.0] * 29)
+    with each_engine.connect() as connection:
+        recent = window(connection, 1, 0, 1_000, 100, 100, 4.0)
+    metrics = compute_drift_metrics(recent, recent, scorer, DriftConfig(min_mean_reward=4.0))
+    assert metrics["floor"]["hi"] is None
+    assert alarms_in(metrics, DriftConfig(min_mean_reward=4.0)) == {}
+
+
+def test_a_window_of_ranks_has_their_rewards_and_chosen_actions(each_engine):
+    """Signals add up, a rank without signals has the reward 0, and beyond the range counts the end of the range."""
+    shown = [
+        rank_event(user=1, time=100), rank_event(time=110), rank_event(time=120, activated_at=None),
+        rank_event(user=1, time=130), rank_event(time=140, version=2), rank_event(time=150, task="strategy"),
+    ]  # fmt: skip
+    with transaction(each_engine) as connection:
+        insert_rank_events(connection, shown)
+        said = [RankSignal(shown[0].id, "like", 1.0), RankSignal(shown[0].id, "share", 1.0)]
+        said += [RankSignal(each.id, "like", 1.0) for each in shown[4:]]
+        apply_rank_actions(connection, [*said, RankSignal(shown[3].id, "dislike", 1.0)], 160, 1_000)
+    reward = RewardConfig(min_reward=-0.5, max_reward=2.0, wait_seconds=1.0)
+    with each_engine.connect() as connection:
+        found = rank_window(connection, 1, 100, 200, 1_000, reward)
+        assert found.rewards.tolist() == [1.8, 0.0, -0.5]
+        assert found.items.tolist() == [row_digest(shown[0].rows[0]).hex()] * 3
+        assert found.users == []
+        assert (found.mean_reward.value, found.reward_users) == (pytest.approx(1.3 / 3), 2)
+        assert rank_window(connection, 1, 100, 200, 1, reward).rewards.tolist() == [-0.5]
+        assert rank_window(connection, 3, 100, 200, 1, reward).mean_reward is None
+
+
+def test_ranks_are_checked_after_their_window_and_their_rates_are_gauges(engine):
+    """The rewards of the last hour are not final yet; those of the 24 hours before have fallen from 0.9 to 0."""
+    reward = RewardConfig(weights={"click": 1.0}, wait_seconds=3_600)
+    now = now_ms()
+    ages = [(0, 10, 1.0), (0.5, 60, 1.0), (2, 60, 0.0), (30, 60, 1.0)]
+    shown = [
+        (rank_event(user=user, time=now - round(age * HOUR), activated_at=1), value * (user % 10 > 0))
+        for age, count, value in ages
+        for user in range(count)
+    ]
+    with transaction(engine) as connection:
+        insert_rank_events(connection, [each for each, _ in shown])
+        said = [RankSignal(each.id, "click", value) for each, value in shown]
+        apply_rank_actions(connection, said, now, 10**9)
+        connection.execute(rank_signals.update().values(time=select(rank_events.c.time).where(
+            rank_events.c.id == rank_signals.c.event_id).scalar_subquery()))  # fmt: skip
+    state = get_state(engine, Settings(reward=reward, drift=DriftConfig(min_count=50, min_mean_reward=0.5)))
+    object.__setattr__(state, "models", ModelManager(LiveState(LoadedVersion(UniformPolicy(), 1))))
+    result = check(state, {})
+    assert set(result.metadata["alarms"]) == {"reward", "floor"}
+    found = result.metadata["metrics"]["reward"]
+    assert (found["recent"], found["reference"], found["direction"]) == (0.0, pytest.approx(0.9), "down")
+    assert (found["events"], result.records) == (60, 60)
+    text = state.metrics.text().decode()
+    assert 'recpolicy_signal_rate{task="rank",type="click",version="1"} 1.0' in text

@@ -1,5 +1,4 @@
 import threading
-from typing import get_args
 
 import pytest
 from event_factory import event
@@ -9,13 +8,12 @@ from sqlalchemy import func, select
 
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events
-from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback, compute_reward
+from recpolicy.server.db.feedback import REWARD_TYPES, FeedbackItem, RewardRules, apply_feedback, compute_reward
 from recpolicy.server.db.schema import feedback, rewards
-from recpolicy.server.schemas.requests import FeedbackType
 
 RULES = RewardRules((1.0, 5.0), window_ms=10_000)
 NOW = 1_000_500
-TYPES = get_args(FeedbackType)
+TYPES = REWARD_TYPES
 
 
 @pytest.fixture

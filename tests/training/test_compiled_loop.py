@@ -89,6 +89,28 @@ def test_figures_are_what_they_say(played):
     np.testing.assert_array_equal(rounds.suboptimal == 0, rounds.regret == 0)
 
 
+def test_greedy_choices_explore_nothing_and_uniform_ones_five_times_of_six():
+    """Of 6 arms with different estimates, a uniform draw is the best one in a sixth of the interactions."""
+    environment = world()
+    config = LinUCBConfig(alpha=0.0, precision=1.0)
+    greedy = make_linucb(environment.time_step_spec(), environment.action_spec(), config, table(), 0)
+    assert OnlineLoop(environment, greedy).run(50).explored.max() == 0
+    greedy.uniform_mix = 1.0
+    rounds = OnlineLoop(environment, greedy).run(LONG)
+    share, draws = rounds.explored.mean(), LONG * environment.batch_size
+    assert abs(share - 5 / 6) < 4 * np.sqrt(5 / 36 / draws)
+
+
+def test_the_width_is_that_of_the_chosen_arms_before_the_update():
+    """At the start P = I / precision, so each arm's width is the length of the context with the constant 1."""
+    environment = world()
+    draw = environment.sample_round(environment.round.read_value())
+    context = environment.observation(draw).numpy()
+    rounds = OnlineLoop(environment, linucb(environment)).run(30)
+    np.testing.assert_allclose(rounds.width[0], np.sqrt((context**2).sum(axis=1) + 1).mean(), rtol=1e-5)
+    assert rounds.width[-1] < rounds.width[0]
+
+
 def test_the_first_loss_is_that_of_the_untrained_agent(played):
     """Its prior mean is 4, so the loss of the first round is at least the square of 4 minus the mean reward."""
     environment = world()

@@ -109,12 +109,13 @@ def unbroken(tmp_path_factory):
 def test_metrics_say_what_happened(unbroken, name):
     rows = read_csv(unbroken(name).folder / "metrics.csv")
     assert [row["step"] for row in rows] == [BLOCK[name] * number for number in range(1, ROWS + 1)]
-    common = ["reward/per_step", "sessions/reward", "sessions/length", "sessions/ended"]
+    common = ["reward/per_step", "sessions/reward", "sessions/length", "sessions/ended", "exploration/share"]
     assert list(rows[0]) == ["step", *common, *(f"update/{figure}" for figure in make(name).learner.figures)]
     for row in rows:
         assert 0 < row["reward/per_step"] < 1
         assert 1 <= row["sessions/length"] <= 8
         assert row["sessions/reward"] <= row["sessions/length"]
+        assert 0 < row["exploration/share"] < 1
         assert np.isfinite(list(row.values())).all()
     # Every step belongs to a session, and 8 are still going on.
     shown = sum(row["sessions/ended"] * row["sessions/length"] for row in rows)
@@ -158,7 +159,9 @@ class Pretended(SessionLoop):
 
     def run(self, blocks):
         self.block.assign_add(blocks)
-        return LoopMetrics({"loss": 0.5, "entropy": 2.0}, sessions=4, reward=3.0, length=5.0, reward_per_step=0.6)
+        return LoopMetrics(
+            {"loss": 0.5, "entropy": 2.0}, sessions=4, reward=3.0, length=5.0, reward_per_step=0.6, explored=0.5
+        )
 
 
 def test_steps_are_rounded_up_to_whole_blocks_and_the_last_row_may_be_short(tmp_path, monkeypatch):

@@ -66,6 +66,7 @@ def test_metrics_say_what_happened(finished):
     assert rows[-1]["coverage/share_of_arms_ever_shown"] == (pulls > 0).mean()
     assert pulls.sum() == 400
     assert all(1 <= row["reward/mean"] <= 5 and 0 <= row["suboptimal/share"] <= 1 for row in rows)
+    assert all(0 <= row["exploration/share"] <= 1 and row["exploration/mean_width"] > 0 for row in rows)
 
 
 def test_tensorboard_gets_the_same_numbers(finished):

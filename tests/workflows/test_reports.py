@@ -38,12 +38,15 @@ def test_the_report_is_one_page_that_loads_nothing(folder):
     page = (folder / "page.html").read_text(encoding="utf-8")
     assert outside_resources(page) == []
     assert "<script" not in page
-    assert page.count("<svg") >= 8  # regret, reward, choice, differences, groups, calibration, pulls, suggestions
+    assert (
+        page.count("<svg") >= 9
+    )  # regret, reward, exploration, choice, differences, groups, calibration, pulls, suggestions
     gap = verdict.evaluation.difference("linucb", "rating_model")
     assert f"the greedy rating model ({gap.value:+.2f} [{gap.lo:+.2f}, {gap.hi:+.2f}])" in page
     assert '<tr class="own"><th scope="row">linucb</th>' in page
     assert "lie within their 95 % intervals" in page
     assert f"{verdict.evaluation.policies['linucb'].rmse:.3f}" in page
+    assert re.search(r"Exploration while training: at the end [0-9.]+% of the choices are not greedy", page)
     assert "user 7" in page
     for title in loaded("linucb").recommend(7, k=10)["title"]:
         assert title in page

@@ -18,6 +18,7 @@ from recpolicy.cli.admin_tables import (
     say_facts,
     say_rollouts,
     say_runs,
+    say_signals,
     say_status,
     say_versions,
     show,
@@ -243,6 +244,15 @@ def drift(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> No
 def rewards(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Show what users gave, by version."""
     say(_client(url, key_file).get("/v1/admin/rewards"), as_json, "rows", none="no rewards yet")
+
+
+@app.command(epilog="Example:  recpolicy admin signals --days 7")
+def signals(
+    days: Annotated[int, typer.Option("--days", min=1, max=365, help="Days up to now.")] = 7,
+    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Show the rate of each signal, such as the like rate, by day and version."""
+    show(_client(url, key_file).get(f"/v1/admin/signals?days={days}"), as_json, say_signals)
 
 
 def _part(name: str) -> str:

@@ -124,6 +124,16 @@ def say_runs(runs: Sequence[Mapping[str, Any]]) -> None:
     say_rows([{**{name: run.get(name) for name in _RUN}, "reason": _reason(run)} for run in runs], "no runs yet")
 
 
+def say_signals(answer: Mapping[str, Any]) -> None:
+    """Print the rates of signals as a table."""
+    names = ("day", "version", "task", "type", "events", "users")
+    rows = [
+        {**{name: row[name] for name in names}, **{name: _estimate(row[name]) for name in ("rate", "mean")}}
+        for row in answer["rows"]
+    ]
+    say_rows(rows, "no signals yet")
+
+
 def say_drift(run: Mapping[str, Any] | None) -> None:
     """Print a drift check: time, version, one row of figures a metric, and the alarms."""
     if run is None:
@@ -140,6 +150,14 @@ def say_drift(run: Mapping[str, Any] | None) -> None:
         print_text(f"ALARM ({kind}): {message}")
     if not found["alarms"]:
         print_text("no alarm")
+
+
+def _estimate(estimate: Mapping[str, float | None]) -> str:
+    """An estimate with its interval; without one for a few users."""
+    value, low, high = (estimate[name] for name in ("value", "lo", "hi"))
+    if low is None or high is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _figures(figures: Mapping[str, Any] | None) -> str:

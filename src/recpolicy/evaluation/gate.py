@@ -62,6 +62,9 @@ class GateConfig:
     """Minimum gain (lower bound, reward per round) over the incumbent on logged rounds."""
     relative_gain: Number | None = 0.0
     """Minimum relative gain (lower bound) over the logging policy; 0.05 requires 5 % more reward."""
+    min_mean_reward: Number | None = None
+    """Minimum mean reward (lower bound, reward per round) of the candidate on logged rounds, whatever it is compared
+    with."""
     min_effective_sample_size: Limit = 50.0
     """Effective sample size of the logged users below which there is no verdict; of the two policies the smaller."""
     max_mean_weight_z: Limit = 3.0
@@ -80,6 +83,8 @@ class GateConfig:
     """Maximum loss of a group of users (upper bound); an interval entirely below minus this shows harm."""
     session_margin: Number | None = 0.0
     """Minimum gain (lower bound, reward per session) over the incumbent in simulated sessions."""
+    session_min_mean_reward: Number | None = None
+    """Minimum mean reward (lower bound, reward per session) of the candidate in simulated sessions."""
     session_group_loss: Limit = 0.5
     """Maximum loss of a group of users (upper bound, reward per session) in simulated sessions."""
     calibration_bias: Limit = 0.2
@@ -176,6 +181,9 @@ def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | N
     return [
         _at_least(f"gain over {logged['baseline']}, lower bound", gain, config.margin, strict=True),
         _over_logging_policy(logged, config),
+        _at_least(
+            "mean reward, lower bound", _figure(logged, "mean_reward", config.interval, "lo"), config.min_mean_reward
+        ),
         # Logs with features say whether anybody set the range; items of a ratings table always have one.
         _at_least(_KNOWN_RANGE, _figure(logged, "known_range"), 1.0) if "known_range" in logged else None,
         _at_least(effective, _figure(logged, "effective_sample_size"), config.min_effective_sample_size),
@@ -201,6 +209,11 @@ def _of_sessions(sessions: Mapping[str, Any], config: GateConfig) -> list[Criter
     title = f"gain over {sessions['baseline']} per simulated session, lower bound"
     return [
         _at_least(title, _figure(sessions, "gain", "lo"), config.session_margin, strict=True),
+        _at_least(
+            "mean reward per simulated session, lower bound",
+            _figure(sessions, "reward", "lo"),
+            config.session_min_mean_reward,
+        ),
         _at_least(_USERS_IN_SESSIONS, _figure(sessions, "users"), config.min_effective_sample_size),
         _worst_group("in simulated sessions", sessions, config.session_group_loss),
     ]

@@ -49,6 +49,11 @@ def reward_figure(curves: Mapping[str, Curve]) -> Figure:
     return _curves_figure(curves, "mean reward per round (rating, stars)")
 
 
+def exploration_figure(curves: Mapping[str, Curve]) -> Figure:
+    """Plot the share of choices that are not greedy against interactions, drawn like the regret."""
+    return _curves_figure(curves, "share of choices that are not greedy")
+
+
 def held_out_choice_figure(policies: Mapping[str, Interval], random: Interval, oracle: Interval) -> Figure:
     """Plot the mean true rating of each policy's held-out choice, between the random choice and the oracle."""
     figure, axes = new_axes(height=1.6 + 0.42 * len(policies))

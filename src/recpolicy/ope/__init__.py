@@ -19,6 +19,7 @@ from recpolicy.ope.engine import (
     value_difference,
     value_differences,
     value_differences_from_inputs,
+    value_limits_from_inputs,
 )
 from recpolicy.ope.estimators import ESTIMATORS, SLATE_ESTIMATORS, TRAJECTORY_ESTIMATORS, EstimatorSpec
 from recpolicy.ope.feedback import ActionTable, BanditFeedback, SlateFeedback, TargetPolicy, TrajectoryFeedback
@@ -60,5 +61,6 @@ __all__ = [
     "value_difference",
     "value_differences",
     "value_differences_from_inputs",
+    "value_limits_from_inputs",
     "without_repeats_moments",
 ]

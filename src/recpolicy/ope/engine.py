@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
+from recpolicy.core.statistics import Interval
 from recpolicy.core.types import Ints
 from recpolicy.ope.config import MultiStepConfig, OffPolicyConfig
 from recpolicy.ope.estimators import ESTIMATORS, SLATE_ESTIMATORS, TRAJECTORY_ESTIMATORS, EstimatorSpec
@@ -40,7 +41,7 @@ from recpolicy.ope.feedback import (
     TrajectoryFeedback,
 )
 from recpolicy.ope.fqe import StepModel
-from recpolicy.ope.inference import compare_policies, with_intervals, within_range
+from recpolicy.ope.inference import compare_policies, value_limits, with_intervals, within_range
 from recpolicy.ope.inputs import BanditInputs, EstimatorInputs
 from recpolicy.ope.multi_step_inputs import SlateInputs, TrajectoryInputs
 from recpolicy.ope.point_estimates import logging_policy_estimate, point_estimates, reward_scale
@@ -302,6 +303,16 @@ def value_differences_from_inputs(
     _check_same_log(candidate.log_columns, incumbent.log_columns)
     specs, _ = _select(estimators, candidate, incumbent)
     return compare_policies(point_estimates(specs, candidate), point_estimates(specs, incumbent), *shared)
+
+
+def value_limits_from_inputs(inputs: EstimatorInputs, estimator: str) -> dict[str, Interval]:
+    """Return the limits of a policy's value from prepared inputs, by kind of interval.
+
+    They contain whatever the actions that the log never shows may earn.
+    """
+    (specs,) = _select([estimator], inputs)
+    estimate = point_estimates(specs, inputs)[estimator]
+    return value_limits(estimate, inputs.clusters, inputs.config, reward_scale(inputs))
 
 
 def _select(estimators: Sequence[str] | None, *inputs: EstimatorInputs) -> list[Mapping[str, EstimatorSpec[Any]]]:

@@ -277,6 +277,21 @@ def compare_policies(
     return comparisons
 
 
+def value_limits(
+    estimate: PointEstimate, clusters: Clusters, config: EstimationConfig, scale: RewardScale
+) -> dict[str, Interval]:
+    """Return the intervals of one policy's value, widened by what the actions that the log never shows may earn.
+
+    The lower limit assumes that these actions earn the lowest reward. Raises DataError for a single user.
+    """
+    resamples, of_weight = _resample_all([estimate.statistic, mean_statistic(estimate.weight)], clusters, config)
+    size = diagnose(estimate.weight, estimate.transformed_weight, clusters).effective_sample_size
+    step, terms = float(largest_step(scale.width, size)), estimate.statistic.terms
+    missing = [MissingMass.from_estimate(estimate, of_weight, scale)]
+    intervals = term_intervals(terms, resamples, clusters, config, step, size)
+    return missing_mass_limits(intervals, terms, resamples, missing, clusters, config, step, size)
+
+
 def _comparison(
     name: str,
     pair: tuple[PointEstimate, PointEstimate],

@@ -1,7 +1,8 @@
 """Metrics for Prometheus; summed over the processes if PROMETHEUS_MULTIPROC_DIR is set."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
@@ -37,6 +38,11 @@ class Metrics:
             ("agrees",),
         )
         self.signals = counter("rank_signals", "Signals on ranked events by outcome.", ("status",))
+        self.typed_signals = counter("signals", "Accepted feedback and signals.", ("version", "task", "type"))
+        self.signal_rate = gauge(
+            "signal_rate", "Share of today's events (UTC) with a signal, at the last check of drift.", "livemostrecent",
+            ("version", "task", "type"),
+        )  # fmt: skip
         self.reward_sum = counter("reward_sum", "Sum of rewards above the lower end of the scale.")
         self.reward_count = counter("reward_count", "Rewards set.")
         self.not_learned = counter("rewards_not_learned", "Rewards without a key that online learning leaves out.")
@@ -61,11 +67,13 @@ class Metrics:
             "Predicted value, challenger - champion.",
             registry=registry,
         )
+        self._rated: set[tuple[int, str, str]] = set()
         # A label look-up takes longer than a count.
         self._requests = lru_cache(1_000)(self.requests.labels)
         self._seconds = lru_cache(1_000)(self.seconds.labels)
         self._events = lru_cache(1_000)(self.events.labels)
         self._ranks = lru_cache(1_000)(self.ranks.labels)
+        self._signals = lru_cache(1_000)(self.typed_signals.labels)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -84,6 +92,18 @@ class Metrics:
         """Count ranked events of the mode apprentice, each with the policy's agreement with the baseline."""
         for agrees in agreements:
             self.imitations.labels(str(agrees).lower()).inc()
+
+    def count_signal(self, version: int, task: str, signal_type: str) -> None:
+        """Count feedback or a signal that was accepted."""
+        self._signals(version, task, signal_type).inc()
+
+    def set_signal_rates(self, rates: Mapping[tuple[int, str, str], float]) -> None:
+        """Set the rates of today by version, task and type; a rate that is missing now becomes NaN."""
+        for labels in self._rated - rates.keys():
+            self.signal_rate.labels(*labels).set(math.nan)
+        for labels, rate in rates.items():
+            self.signal_rate.labels(*labels).set(rate)
+        self._rated |= rates.keys()
 
     def observe_choice(self, variant: str, failures: int, seconds: float) -> None:
         """Count an answer during a rollout."""

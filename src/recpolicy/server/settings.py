@@ -20,6 +20,7 @@ from recpolicy.core.config import (
     CountOrZero,
     Fraction,
     NonNegativeNumber,
+    Number,
     OpenFraction,
     PositiveNumber,
     build,
@@ -30,6 +31,7 @@ from recpolicy.core.config import (
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.inference.slate_selection import ExplorationConfig
+from recpolicy.server.db.feedback import REWARD_TYPES
 
 MIB = 1 << 20
 ALERT_URL = "RECPOLICY_ALERT_URL"
@@ -42,6 +44,14 @@ class FeedbackConfig:
 
     window_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """Feedback on events older than this gives no reward."""
+    metrics: tuple[Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[A-Za-z0-9_.-]+$")], ...] = ()
+    """Further types of feedback with a number, such as revenue: they are stored, counted and compared in rollouts, and
+    set no reward."""
+
+    def __post_init__(self) -> None:
+        for name in self.metrics:
+            if name in REWARD_TYPES:
+                raise ConfigError(f"metrics: {name} sets a reward, so it is no metric; expected other names")
 
 
 @config_dataclass
@@ -229,6 +239,9 @@ class DriftConfig:
     """Alarm above this; 0.1 to 0.25 is usually called a moderate shift."""
     reward_allowance: PositiveNumber = 0.25
     """Tolerated shift of the mean reward in standard deviations: k of the CUSUM."""
+    min_mean_reward: Number | None = None
+    """Alarm if the mean reward of the recent window lies below this, whatever it was before (the upper end of its 95 %
+    interval over users); None: no floor."""
     false_alarms: OpenFraction = 0.01
     """Probability of a false alarm of the reward in one recent window."""
     top_share: OpenFraction = 0.2

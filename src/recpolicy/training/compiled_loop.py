@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from recpolicy.agents.learner import BanditAgent
+from recpolicy.agents.learner import BanditAgent, Estimate
 from recpolicy.agents.observation import read_observation
 from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.environments.base import RecommendationEnvironment
@@ -24,6 +24,8 @@ class Rounds(NamedTuple):
     regret: NDArray[np.float32]  # [R], mean over the batch
     suboptimal: NDArray[np.float32]  # [R], share of interactions with regret > 0
     loss: NDArray[np.float32]  # [R], mean squared error of the learner before its update
+    explored: NDArray[np.float32]  # [R], share of interactions whose action has a lower estimate than the best
+    width: NDArray[np.float32]  # [R], mean standard deviation of the estimates of the chosen actions
     pulls: NDArray[np.int32]  # [A], interactions per arm over all R rounds
 
 
@@ -49,13 +51,16 @@ class OnlineLoop:
             now = start + tf.cast(row, tf.int64)
             draw = environment.sample_round(now)
             observation = environment.observation(draw)
+            read = read_observation(observation)
             seed = fold_in(agent.action_seed, now)
             action = agent.collect_policy.sample_action(observation, seed)
+            estimate = agent.learner.estimate(read)  # of this round's action: before the update
             reward = environment.reward(draw, action, now)
             regret = environment.regret(draw, action, now)
-            loss = agent.learner.update(read_observation(observation), action, reward) if self._learns else 0.0
-            worse = tf.cast(regret > 0, tf.float32)
-            figures = tf.stack([tf.reduce_mean(reward), tf.reduce_mean(regret), tf.reduce_mean(worse), loss])
+            loss = agent.learner.update(read, action, reward) if self._learns else 0.0
+            worse = tf.reduce_mean(tf.cast(regret > 0, tf.float32))
+            explored, width = _exploration(estimate, read.mask, action)
+            figures = tf.stack([tf.reduce_mean(reward), tf.reduce_mean(regret), worse, loss, explored, width])
             curves = tf.tensor_scatter_nd_update(curves, [[row]], figures[tf.newaxis])
             # Count by comparison: on the CPU, a scatter would be a loop over the batch.
             pulls += tf.reduce_sum(tf.cast(action[:, tf.newaxis] == arms, tf.int32), axis=0)
@@ -63,7 +68,7 @@ class OnlineLoop:
 
         def many_rounds() -> tuple[tf.Tensor, ...]:
             start = environment.round.read_value()
-            nothing = (tf.constant(0), start, tf.zeros([rounds, 4]), tf.zeros([environment.actions], tf.int32))
+            nothing = (tf.constant(0), start, tf.zeros([rounds, 6]), tf.zeros([environment.actions], tf.int32))
             _, _, curves, pulls = tf.while_loop(lambda row, *_: row < rounds, one_round, nothing)
             environment.round.assign(start + rounds)
             if self._learns:
@@ -71,3 +76,11 @@ class OnlineLoop:
             return (*tf.unstack(curves, axis=1), pulls)
 
         return many_rounds
+
+
+def _exploration(estimate: Estimate, mask: tf.Tensor | None, action: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the share of actions [B] that are not greedy, and the mean width of the chosen ones; ties are greedy."""
+    mean = estimate.mean if mask is None else tf.where(mask, estimate.mean, -np.inf)
+    chosen = tf.gather(mean, action, batch_dims=1)
+    differs = tf.cast(chosen < tf.reduce_max(mean, axis=1), tf.float32)
+    return tf.reduce_mean(differs), tf.reduce_mean(tf.gather(estimate.width, action, batch_dims=1))

@@ -30,6 +30,8 @@ class LoopMetrics:
     length: float
     """Mean number of items of the ended sessions; NaN without any."""
     reward_per_step: float
+    explored: float
+    """Share of actions whose score is lower than the best; ties are greedy."""
 
 
 class SessionLoop:
@@ -64,11 +66,11 @@ class SessionLoop:
         if blocks not in self._compiled:
             self._compiled[blocks] = tf.function(self._blocks(blocks), jit_compile=True, autograph=False)
         figures, totals = (part.numpy() for part in self._compiled[blocks]())
-        earned, reward, length, ended = totals.tolist()
+        earned, reward, length, ended, explored = totals.tolist()
         named = dict(zip(self.names, (figures / blocks).tolist(), strict=True))
         return LoopMetrics(
             named, round(ended), reward / ended if ended else math.nan, length / ended if ended else math.nan,
-            earned / (blocks * self.block_size),
+            earned / (blocks * self.block_size), explored / (blocks * self.block_size),
         )  # fmt: skip
 
     def _blocks(self, blocks: int) -> Callable[[], tuple[tf.Tensor, ...]]:
@@ -86,7 +88,7 @@ class SessionLoop:
 
         def many_blocks() -> tuple[tf.Tensor, ...]:
             session = tf.nest.pack_sequence_as(self._structure, [part.read_value() for part in self.session])
-            start = (tf.constant(0), session, self.running.read_value(), tf.zeros([len(self.names)]), tf.zeros([4]))
+            start = (tf.constant(0), session, self.running.read_value(), tf.zeros([len(self.names)]), tf.zeros([5]))
             _, session, running, figures, totals = tf.while_loop(lambda index, *_: index < blocks, one_block, start)
             for variable, part in zip(self.session, tf.nest.flatten(session), strict=True):
                 variable.assign(part)
@@ -101,7 +103,7 @@ class SessionLoop:
     def _rollout(
         self, block: tf.Tensor, session: Session, running: tf.Tensor
     ) -> tuple[Experience, Session, tf.Tensor, tf.Tensor]:
-        """Run T steps; return the experience, the sessions' state, their rewards so far, and the totals [4]."""
+        """Run T steps; return the experience, the sessions' state, their rewards so far, and the totals [5]."""
         environment, learner = self._environment, self._agent.learner
         noise = environment.noise(block, self.steps + 1)  # [T + 1, B, NOISE_DIMS], the last for fresh sessions
         points = uniform([self.steps, environment.batch_size], fold_in(self._agent.action_seed, block))  # [T, B]
@@ -114,6 +116,8 @@ class SessionLoop:
             observation, mask = environment.observe(session)
             action, log_probability = learner.sample_action(observation, mask, tf.gather(points, step))
             drawn = tf.gather(noise, step)
+            scores = learner.scores(observation, mask)
+            explores = tf.cast(tf.gather(scores, action, batch_dims=1) < tf.reduce_max(scores, axis=1), tf.float32)
             done = environment.transition(session, action, drawn)
             following, next_mask = environment.observe(done.session)
             seen = [observation, mask, action, log_probability, done.reward, done.terminated, done.truncated, following]
@@ -126,7 +130,8 @@ class SessionLoop:
             reward, items = reward + done.reward, items + 1.0
             # In a block of whole sessions only the first of each column counts: later ones fit only if they are short.
             counts = over * tf.cast(before < 1.0, tf.float32) if learner.whole_sessions else over
-            totals += tf.stack([tf.reduce_sum(part) for part in (done.reward, counts * reward, counts * items, counts)])
+            parts = (done.reward, counts * reward, counts * items, counts, explores)
+            totals += tf.stack([tf.reduce_sum(part) for part in parts])
             session = environment.restart(done.session, ended, drawn)
             running = tf.stack([reward * (1.0 - over), items * (1.0 - over), before + over])
             return step + 1, session, running, totals, record
@@ -135,7 +140,7 @@ class SessionLoop:
         kinds += [tf.bool] if learner.wants_next_mask else []
         record = tuple(tf.TensorArray(kind, size=self.steps) for kind in kinds)
         _, session, running, totals, record = tf.while_loop(
-            lambda step, *_: step < self.steps, one_step, (tf.constant(0), session, running, tf.zeros([4]), record)
+            lambda step, *_: step < self.steps, one_step, (tf.constant(0), session, running, tf.zeros([5]), record)
         )
         parts = [array.stack() for array in record]
         return Experience(*parts, *([] if learner.wants_next_mask else [None])), session, running, totals

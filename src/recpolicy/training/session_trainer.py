@@ -105,6 +105,7 @@ def metrics_row(metrics: LoopMetrics) -> dict[str, float]:
         _REWARD: metrics.reward,
         "sessions/length": metrics.length,
         "sessions/ended": float(metrics.sessions),
+        "exploration/share": metrics.explored,
         **{f"update/{name}": value for name, value in metrics.figures.items()},
     }
 

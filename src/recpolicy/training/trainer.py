@@ -116,4 +116,6 @@ def _figures(rounds: Rounds, totals: Totals) -> dict[str, float]:
         "suboptimal/share": float(rounds.suboptimal.mean()),
         "coverage/share_of_arms_ever_shown": float((pulls > 0).mean()),
         "loss/mean_squared_error": float(rounds.loss.mean()),
+        "exploration/share": float(rounds.explored.mean()),
+        "exploration/mean_width": float(rounds.width.mean()),
     }

@@ -26,7 +26,7 @@ from recpolicy.evaluation.groups import MIN_USERS, GroupFigure, Groups, group_fi
 from recpolicy.evaluation.relative_gain import gain_on_hits, relative_gain
 from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.ope.config import OffPolicyConfig
-from recpolicy.ope.engine import value_differences_from_inputs
+from recpolicy.ope.engine import value_differences_from_inputs, value_limits_from_inputs
 from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
 from recpolicy.ope.inputs import BanditInputs
 from recpolicy.ope.results import PolicyComparison
@@ -115,6 +115,11 @@ class FeatureComparison:
     def gain_over_logging(self) -> PolicyComparison:
         """The candidate's value per round minus the logging policy's."""
         return value_differences_from_inputs(self.compared_inputs[0], None, [ESTIMATOR])[ESTIMATOR]
+
+    @cached_property
+    def mean_reward(self) -> Mapping[str, Interval]:
+        """The candidate's value per round, by kind of interval; actions without support earn the least."""
+        return value_limits_from_inputs(self.compared_inputs[0], ESTIMATOR)
 
     @cached_property
     def relative_gain(self) -> Mapping[str, Interval] | None:

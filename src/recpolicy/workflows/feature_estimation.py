@@ -191,7 +191,9 @@ class FeatureEvaluation:
                 "baselines": {name: each.as_dict() for name, each in comparison.baselines().items()},
             }
         )  # fmt: skip
-        common = gate_figures(self.baseline, comparison.gain, comparison.relative_gain, comparison.gain_on_hits)
+        common = gate_figures(
+            self.baseline, comparison.gain, comparison.mean_reward, comparison.relative_gain, comparison.gain_on_hits
+        )
         return {**common, **own}
 
     def figures(self) -> dict[str, float | str]:

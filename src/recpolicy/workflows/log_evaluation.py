@@ -24,7 +24,7 @@ from recpolicy.evaluation.relative_gain import gain_on_hits, relative_gain
 from recpolicy.inference.action_distributions import greedy
 from recpolicy.inference.predictor import Policy
 from recpolicy.ope.config import OffPolicyConfig
-from recpolicy.ope.engine import estimate_from_inputs, value_differences_from_inputs
+from recpolicy.ope.engine import estimate_from_inputs, value_differences_from_inputs, value_limits_from_inputs
 from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
 from recpolicy.ope.inputs import BanditInputs, logged_predictions
 from recpolicy.ope.results import Estimates, PolicyComparison
@@ -69,6 +69,11 @@ class LogComparison:
         return value_differences_from_inputs(*self.compared_inputs, [ESTIMATOR])[ESTIMATOR]
 
     @cached_property
+    def mean_reward(self) -> Mapping[str, Interval]:
+        """The candidate's value per round, by kind of interval; actions without support earn the least."""
+        return value_limits_from_inputs(self.compared_inputs[0], ESTIMATOR)
+
+    @cached_property
     def relative_gain(self) -> Mapping[str, Interval] | None:
         """The candidate's value relative to the logging policy's, minus 1, by kind of interval."""
         limits = self.compared_inputs[0].reward_limits
@@ -100,7 +105,7 @@ class LogComparison:
 
     def figures(self, baseline: str) -> dict[str, Any]:
         """Return what the gate asks of a log, as plain values for JSON; `baseline` names what the gain is over."""
-        return gate_figures(baseline, self.gain, self.relative_gain, self.gain_on_hits)
+        return gate_figures(baseline, self.gain, self.mean_reward, self.relative_gain, self.gain_on_hits)
 
     def estimates(self) -> Estimates:
         """Return the estimates of the candidate's value by all of COMPARED."""
@@ -123,13 +128,15 @@ class LogComparison:
 
 
 def gate_figures(
-    baseline: str, gain: PolicyComparison, relative_gain: Mapping[str, Interval] | None, gain_on_hits: float | None
-) -> dict[str, Any]:
+    baseline: str, gain: PolicyComparison, mean_reward: Mapping[str, Interval],
+    relative_gain: Mapping[str, Interval] | None, gain_on_hits: float | None,
+) -> dict[str, Any]:  # fmt: skip
     """Return what the gate asks of a comparison on a log, as plain values for JSON.
 
     Args:
         baseline: Name of the policy that the gain is over.
         gain: Value per round of the candidate minus that of the incumbent or the logging policy.
+        mean_reward: Limits of the candidate's value, by kind of interval.
         relative_gain: Value relative to the logging policy's, minus 1, by kind of interval; None without a meaning.
         gain_on_hits: Relative gain over the rounds in which the candidate acts as logged.
     """
@@ -140,6 +147,7 @@ def gate_figures(
             "estimator": gain.estimator,
             "gain": {kind: gain.limits[kind].as_dict() for kind in GATE_INTERVALS},
             "value": gain.candidate.intervals["t"].as_dict(),
+            "mean_reward": {kind: mean_reward[kind].as_dict() for kind in GATE_INTERVALS},
             "effective_sample_size": min(policy.effective_sample_size for policy in both),
             "mean_weight_z": max(policy.mean_weight_z for policy in both),
             "tail_index": max(policy.tail_index for policy in both),

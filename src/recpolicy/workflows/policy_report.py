@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,24 @@ def _session_figures(sessions: SessionEvaluation | None, folder: Path) -> list[t
         names = ("rating_model", "most_popular", "random")
         baselines = {name: sessions.training_world[name].reward.value for name in names}
         figures.append(("Reward of a session while training", session_curve_figure(step, reward, baselines)))
+        return [(caption, to_svg(figure)) for caption, figure in figures] + _exploration("the exploring policy", rows)
     return [(caption, to_svg(figure)) for caption, figure in figures]
+
+
+def _exploration(name: str, rows: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
+    """Return the plot of the exploration of a training; none for metrics of versions that did not measure it."""
+    if not rows or "exploration/share" not in rows[0]:
+        return []
+    from recpolicy.core.plotting import to_svg
+    from recpolicy.evaluation.plots import Curve, exploration_figure
+
+    last = rows[-1]
+    caption = f"Exploration while training: at the end {last['exploration/share']:.1%} of the choices are not greedy"
+    if "exploration/mean_width" in last:
+        width = last["exploration/mean_width"]
+        caption += f", and the chosen estimates have a mean standard deviation of {width:.3g} (0: not modeled)"
+    step, share = (np.array([row[key] for row in rows]) for key in ("step", "exploration/share"))
+    return [(caption, to_svg(exploration_figure({name: Curve(step, share[np.newaxis])})))]
 
 
 def _figures(
@@ -223,6 +240,7 @@ def _figures(
                 per_interaction = policy.metadata["training"]["baseline_regret"]
                 curves |= {key: plots.Curve(step, regret * step[np.newaxis]) for key, regret in per_interaction.items()}
             figures.append((caption, to_svg(draw(curves))))
+        figures += _exploration(name, rows)
     evaluation = held_out.evaluation
     curve = learning_curve(policy, split, folder, seed=evaluation.seed)
     if curve is not None:

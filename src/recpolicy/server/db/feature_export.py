@@ -65,7 +65,7 @@ def export_features(
 
 def collect_features(
     engine: Engine, reward: RewardConfig, name: str, since: int = 0, until: int | None = None,
-    *, version: int | None = None, show_progress: bool | None = False,
+    *, version: int | None = None, task: str | None = None, show_progress: bool | None = False,
 ) -> tuple[FeatureLog | None, FeaturesExported]:  # fmt: skip
     """Return the ranked events between two times as a feature log, None if there are none; and the counts.
 
@@ -76,12 +76,16 @@ def collect_features(
         since: First time, in milliseconds since 1970.
         until: Time after the last event; None takes all.
         version: Only events of this version; None takes all.
+        task: STRATEGY takes the events of strategies; None takes the ranks of the caller's actions.
         show_progress: As in core/progress.py.
     """
     builder, left_out, keys = FeatureLogBuilder(name, reward.reward_range), Counter[str](), dict[tuple[str, int], int]()
     reward = within_range(reward)
     final = now_ms() - reward.wait_ms
-    conditions = [rank_events.c.time >= since]
+    conditions = [
+        rank_events.c.time >= since,
+        rank_events.c.task.is_(None) if task is None else rank_events.c.task == task,
+    ]
     conditions += [] if until is None else [rank_events.c.time < until]
     conditions += [] if version is None else [rank_events.c.version == version]
     times: list[int] = []

@@ -15,9 +15,11 @@ from sqlalchemy import BindParameter, Connection, Table, bindparam, select
 
 from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.keyless_feedback import KeylessBound
-from recpolicy.server.db.schema import events, feedback, rewards
+from recpolicy.server.db.schema import LIST, events, feedback, rewards
 
 DAY_MS = 24 * 3600 * 1000
+REWARD_TYPES = ("rating", "like", "skip", "complete", "share", "watch_fraction")
+"""Types of feedback that set a reward."""
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 # Statements are made once: each is a cycle of objects, so making one per request left 8 KiB for the garbage collector.
 # On PostgreSQL the lock keeps the events until the commit: a deletion in between would fail the whole batch.
@@ -56,6 +58,10 @@ class Outcome:
     """The reward that it set, on the scale of the ratings; None if it set none."""
     online: bool = True
     """False: online learning does not learn from the reward."""
+    version: int | None = None
+    """Version of the event that accepted feedback or a signal belongs to; None for another outcome."""
+    task: str = LIST
+    """Task of that event."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,11 @@ def compute_reward(item: FeedbackItem, scale: tuple[float, float]) -> float:
     return low if item.type == "skip" else high
 
 
+def sets_reward(feedback_type: str) -> bool:
+    """Return False for a metric that the settings name: it is stored and counted, and is no reward."""
+    return feedback_type in REWARD_TYPES
+
+
 def apply_feedback(
     connection: Connection, batch: Sequence[FeedbackItem], time: int, rules: RewardRules
 ) -> list[Outcome]:
@@ -108,7 +119,7 @@ def _apply_one(
     if item.item is not None and item.item not in items:
         return Outcome("unknown_item", "the event did not recommend this item")
     reward, (low, high) = compute_reward(item, rules.scale), rules.scale
-    if not low <= reward <= high:
+    if sets_reward(item.type) and not low <= reward <= high:
         return Outcome("rating_out_of_range", f"expected a rating from {low:g} to {high:g}")
     position = 0 if item.item is None else items.index(item.item)
     key = (item.event_id, position, item.type)
@@ -119,6 +130,8 @@ def _apply_one(
             known[key] = item.value
             if late:
                 return Outcome("late")
+            if not sets_reward(item.type):
+                return Outcome("accepted", version=event["version"])
             client = item.keyless_client
             online = client is None or rules.keyless.admits(client, json.dumps(items[position]))
             return _set_reward(connection, event, {**row, "reward": reward, "online": online})
@@ -133,7 +146,8 @@ def _apply_one(
 def _set_reward(connection: Connection, event: Any, row: dict[str, Any]) -> Outcome:
     names = ("user_key", "version", "variant", "rollout", "explored")
     first = _insert(connection, rewards, {**row, **{name: event[name] for name in names}})
-    return Outcome("accepted", reward=row["reward"] if first else None, online=row["online"])
+    reward = row["reward"] if first else None
+    return Outcome("accepted", reward=reward, online=row["online"], version=event["version"])
 
 
 def _insert(connection: Connection, table: Any, row: dict[str, Any]) -> bool:

@@ -70,6 +70,8 @@ class RankEvent(NamedTuple):
     """champion or challenger."""
     rollout: int | None
     """The rollout in whose comparison the event counts."""
+    task: str | None
+    """STRATEGY; None: a rank of the caller's actions."""
     rows: tuple[str, ...]
     """The actions [A], JSON, in the order of `offers`; another table has them."""
 
@@ -80,10 +82,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "version": (int,), "policy_digest": (str,), "agent": (str,), "mode": (str,), "context": (str,),
     "offers": (bytes,), "probabilities": (bytes,), "ranking": (bytes,), "imitated": (bool, NoneType),
     "request_digest": (str,), "online": (bool,), "activated_at": (int, NoneType), "variant": (str,),
-    "rollout": (int, NoneType), "rows": (list,),
+    "rollout": (int, NoneType), "task": (str, NoneType), "rows": (list,),
 }  # fmt: skip
-_ADDED = {"variant": "champion", "rollout": None}
-"""Fields that lines of older versions lack: their ranks had no challengers."""
+_ADDED = {"variant": "champion", "rollout": None, "task": None}
+"""Fields that lines of older versions lack: their events were ranks and had no challengers."""
 
 
 def row_digest(row: str) -> bytes:

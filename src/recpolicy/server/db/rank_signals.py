@@ -14,12 +14,12 @@ from sqlalchemy import BindParameter, Connection, bindparam, select, update
 
 from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.feedback import Outcome
-from recpolicy.server.db.schema import rank_events, rank_signals
+from recpolicy.server.db.schema import RANK, rank_events, rank_signals
 
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 # On PostgreSQL the lock keeps the events until the commit: a deletion in between would fail the whole group.
 _EVENTS = (
-    select(*(rank_events.c[name] for name in ("id", "slot", "slot_id", "time", "activated_at")))
+    select(*(rank_events.c[name] for name in ("id", "slot", "slot_id", "time", "activated_at", "version", "task")))
     .where(rank_events.c.id.in_(_IDS))
     .order_by(rank_events.c.slot)
     .with_for_update(read=True, key_share=True)
@@ -103,7 +103,7 @@ def _store_signal(
         return Outcome("late", "the signal came after the window of the rewards; it is stored and counts nowhere")
     if slot.activated_at is None and signal.event_id not in activated:
         return Outcome("inactive", "the event is deferred; the signal counts once the event is activated")
-    return Outcome("accepted", online=signal.has_key)
+    return Outcome("accepted", online=signal.has_key, version=slot.version, task=slot.task or RANK)
 
 
 def _repeated(connection: Connection, signal: RankSignal, slot: int) -> Outcome:

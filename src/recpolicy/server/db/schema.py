@@ -31,6 +31,8 @@ NAMES = {
 }
 metadata = MetaData(naming_convention=NAMES)
 
+LIST, RANK, STRATEGY = "list", "rank", "strategy"
+"""Tasks of events: a list of items, a rank of the caller's actions, a strategy."""
 ID = 32
 """Letters of an event id."""
 KEY = 1300
@@ -55,6 +57,7 @@ events = Table(
     Column("allowed", LargeBinary, nullable=True, doc="packed bits over the version's catalog; null: all"),
     Column("context", LargeBinary, nullable=True, doc="float32 vector of a user whom the version does not know"),
     Column("history", LargeBinary, nullable=True, doc="packed session (session_history.py); null: no session policy"),
+    Column("guardrails", LargeBinary, nullable=True, doc="packed guardrails (guardrail_record.py); null: none"),
     Index(None, "time"),
     sqlite_autoincrement=True,
 )  # fmt: skip
@@ -116,6 +119,8 @@ rank_events = Table(
     Column("activated_at", BigInteger, nullable=True, doc="null: deferred until the caller activates the event"),
     Column("variant", String(16), nullable=False, server_default="champion", doc="champion or challenger"),
     Column("rollout", Integer, nullable=True, doc="the running rollout"),
+    Column("task", String(16), nullable=True, doc="strategy; null: a rank of the caller's actions"),
+    Column("guardrails", LargeBinary, nullable=True, doc="packed guardrails (guardrail_record.py); null: none"),
     UniqueConstraint("id", "slot"),
     Index(None, "time"),
     Index(None, "rollout", sqlite_where=text(IN_ROLLOUT), postgresql_where=text(IN_ROLLOUT)),
@@ -163,6 +168,14 @@ rank_evaluations = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("status", String(16), nullable=False, doc="Running, Succeeded or Failed"),
     Column("result", Text, nullable=True, doc="JSON; null while it runs"),
+)  # fmt: skip
+
+strategy_profiles = Table(
+    "strategy_profiles", metadata,
+    Column("user_key", String(KEY), primary_key=True),
+    Column("profile", Text, nullable=False, doc="JSON object of the traits, 0 to 100; stored with the user's consent"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
 )  # fmt: skip
 
 versions = Table(

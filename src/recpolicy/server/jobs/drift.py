@@ -2,23 +2,30 @@
 
 Windows hold events of the champion's version only, so a promotion is no drift. Known users are compared by their
 activity in the training data of the version, other users by their context vectors. A metric is null if its windows are
-too small.
+too small. Of ranked events, rewards and choices are compared; both windows end once the rewards are final.
+
+The floor of the mean reward is absolute: it also finds a policy that was never good.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sqlalchemy import Connection
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.scorer import Scorer
-from recpolicy.server.db.events import Window, now_ms, window
+from recpolicy.server.db.event_windows import Window, rank_window, window
+from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.jobs import JobResult
+from recpolicy.server.db.signal_rates import signal_rates
 from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.alerts import send_alert
 from recpolicy.server.jobs.drift_statistics import action_concentration, activity_groups, cusum, psi, psi_by_dimension
 from recpolicy.server.jobs.scheduler import Job
+from recpolicy.server.metrics import Metrics
 from recpolicy.server.settings import DriftConfig
 
 HOUR_MS = 3_600_000
@@ -28,32 +35,53 @@ NAME = "drift"
 def check(state: AppState, _: Mapping[str, Any]) -> JobResult:
     """Compare the windows and alert if a metric exceeds its limit; raises ConfigError without a registry."""
     served, config, now = state.models.live.champion, state.settings.drift, now_ms()
-    if served.ranks:
-        return JobResult(status="skipped", metadata={"reason": "drift watches lists of items, not ranks"})
     if served.number is None:
         raise ConfigError("drift: this server has no registry, so its events do not name their versions")
     recent_ms = round(config.recent_hours * HOUR_MS)
-    middle = now + 1 - recent_ms
+    reward = state.rank.current.reward
+    end = now + 1 - (reward.wait_ms if served.ranks else 0)
+    middle = end - recent_ms
     begin = middle - round(config.reference_hours * HOUR_MS)
     with state.require_store().engine.connect() as connection:
-        recent = window(connection, served.number, middle, now + 1, config.max_events, recent_ms)
-        older = window(connection, served.number, begin, middle, config.max_events, recent_ms)
-    metrics = compute_drift_metrics(recent, older, served.scorer, config)
+        if served.ranks:
+            recent, older = (
+                rank_window(connection, served.number, *times, config.max_events, reward)
+                for times in ((middle, end), (begin, middle))
+            )
+        else:
+            low, high = served.scorer.scale
+            recent, older = (
+                window(connection, served.number, *times, config.max_events, recent_ms, high - low)
+                for times in ((middle, end), (begin, middle))
+            )
+        set_signal_rates(state.metrics, connection, now)
+    metrics = compute_drift_metrics(recent, older, None if served.ranks else served.scorer, config)
     alarms = alarms_in(metrics, config)
     for kind, message in alarms.items():
         send_alert(state, f"drift.{kind}", message, metrics[kind])
-    users = len(recent.users) + len(recent.contexts)
+    users = recent.reward_users if served.ranks else len(recent.users) + len(recent.contexts)
     metadata = {"version": served.number, "metrics": metrics, "alarms": alarms}
     return JobResult(users=users, records=len(recent.items), metadata=metadata)
 
 
-def compute_drift_metrics(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any]:
-    """Return the metrics of users, contexts, reward and actions; None if a window is too small."""
+def set_signal_rates(metrics: Metrics, connection: Connection, now: int) -> None:
+    """Set the gauges of today's rates of signals; those of yesterday's that nothing replaces become NaN."""
+    today = now // DAY_MS
+    rates = signal_rates(connection, today * DAY_MS)
+    metrics.set_signal_rates({(rate.version, rate.task, rate.type): rate.rate.value for rate in rates})
+
+
+def compute_drift_metrics(recent: Window, older: Window, scorer: Scorer | None, config: DriftConfig) -> dict[str, Any]:
+    """Return the metrics of users, contexts, reward, actions and the floor; None if a window is too small.
+
+    Without a scorer, as for ranked events, users are not compared.
+    """
     return {
-        "users": _users(recent, older, scorer, config),
+        "users": None if scorer is None else _users(recent, older, scorer, config),
         "contexts": _contexts(recent, older, config),
         "reward": _reward(recent, older, config),
         "actions": _actions(recent, older, config),
+        "floor": _floor(recent, config),
     }
 
 
@@ -68,6 +96,12 @@ def alarms_in(metrics: Mapping[str, Any], config: DriftConfig) -> dict[str, str]
     if reward and reward["direction"] != "none":
         alarms["reward"] = (
             f"the mean reward went {reward['direction']} from {reward['reference']:.3f} to {reward['recent']:.3f}"
+        )
+    floor = metrics.get("floor")
+    if floor and floor["hi"] is not None and floor["hi"] < floor["limit"]:
+        alarms["floor"] = (
+            f"the mean reward is {floor['mean']:.3f} [{floor['lo']:.3f}, {floor['hi']:.3f}], below the floor of"
+            f" {floor['limit']:g}"
         )
     if actions and actions["top_share"] - actions["top_share_before"] > config.top_share:
         alarms["actions"] = f"one item has {actions['top_share']:.0%} of the first positions"
@@ -109,6 +143,15 @@ def _reward(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any
         "recent": float(recent.rewards.mean()), "reference": mean, "direction": change.direction, "at": change.at,
         "sum": change.largest, "limit": change.limit, "events": len(recent.rewards),
     }  # fmt: skip
+
+
+def _floor(recent: Window, config: DriftConfig) -> dict[str, Any] | None:
+    """Return the mean reward with its interval, and the floor; None without a floor or rewards."""
+    if config.min_mean_reward is None or recent.mean_reward is None:
+        return None
+    mean = recent.mean_reward
+    ends = {name: value if np.isfinite(value) else None for name, value in (("lo", mean.lo), ("hi", mean.hi))}
+    return {"mean": mean.value, **ends, "limit": config.min_mean_reward, "users": recent.reward_users}
 
 
 def _actions(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:

@@ -167,7 +167,8 @@ def _learnable(connection: Connection, rows: Sequence[Any], reward: "RewardConfi
         keyless |= {(row.event_id, row.slot) for row in connection.execute(query)}
     usable = [
         row for row in rows
-        if row.online and row.activated_at is not None and row.mode in _TEACHERS and (row.id, row.slot) not in keyless
+        if row.online and row.activated_at is not None and row.mode in _TEACHERS and row.task is None
+        and (row.id, row.slot) not in keyless
     ]  # fmt: skip
     parts = []
     for mode, several in groupby(usable, key=lambda row: str(row.mode)):

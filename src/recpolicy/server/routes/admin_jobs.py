@@ -1,4 +1,4 @@
-"""Routes for jobs and their runs, the latest drift check, and rewards by day."""
+"""Routes for jobs and their runs, the latest drift check, and rewards and signals by day."""
 
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from recpolicy.server.db import jobs as job_runs
 from recpolicy.server.db.events import daily_rewards, now_ms
 from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.jobs import NEVER, list_schedules
+from recpolicy.server.db.signal_rates import signal_rates
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import hide_folders
 from recpolicy.server.jobs.drift import NAME as DRIFT
@@ -24,6 +25,7 @@ from recpolicy.server.schemas.admin import (
     RunParameters,
     RunResponse,
     RunStartedResponse,
+    SignalList,
 )
 from recpolicy.server.schemas.requests import Text
 
@@ -114,6 +116,19 @@ def list_rewards(
     with _engine(state).connect() as connection:
         rows = daily_rewards(connection, now_ms() - days * DAY_MS)
     return json_response({"rows": [vars(row) for row in rows]})
+
+
+@router.get("/signals", response_model=SignalList)
+def list_signals(
+    _: Reader,
+    state: StateDep,
+    days: Annotated[int, Query(ge=1, le=_MAX_DAYS, description="Number of days up to now, today included.")] = 7,
+) -> Response:
+    """List the rates of each type of signal, such as the like rate, by day, version and task."""
+    first_day = now_ms() // DAY_MS - (days - 1)
+    with _engine(state).connect() as connection:
+        rows = signal_rates(connection, first_day * DAY_MS)
+    return json_response({"rows": [row.as_dict() for row in rows]})
 
 
 def _without_folders(state: AppState, row: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Routes for feedback on recommended items."""
 
 import asyncio
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException
 
+from recpolicy.core.errors import DataError
 from recpolicy.server.active_request import ActiveDep, ActiveRequest
 from recpolicy.server.db.events import now_ms
-from recpolicy.server.db.feedback import FeedbackItem, Outcome
+from recpolicy.server.db.feedback import REWARD_TYPES, FeedbackItem, Outcome, sets_reward
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
 from recpolicy.server.jobs.alerts import send_alert
@@ -54,14 +56,17 @@ async def _store(state: AppState, batch: list[FeedbackRequest], active: ActiveRe
     if state.store is None:
         raise HTTPException(404, "this server has no database, so it takes no feedback (--no-store)")
     low = state.models.live.champion.scorer.scale[0]  # raises for a policy of features, whose events take signals
+    _check_types(batch, state.settings.feedback.metrics)
     client = active.address if active.caller is None else None
     items = [
         FeedbackItem(piece.event_id, piece.item, piece.type, 1.0 if piece.value is None else piece.value, client)
         for piece in batch
     ]
     outcomes = await state.store.writer.feedback(items, now_ms())
-    for outcome in outcomes:
+    for piece, outcome in zip(batch, outcomes, strict=True):
         state.metrics.feedback.labels(outcome.status).inc()
+        if outcome.version is not None:
+            state.metrics.count_signal(outcome.version, outcome.task, piece.type)
         if outcome.reward is not None:
             state.metrics.reward_sum.inc(outcome.reward - low)
             state.metrics.reward_count.inc()
@@ -69,6 +74,17 @@ async def _store(state: AppState, batch: list[FeedbackRequest], active: ActiveRe
     if not all(outcome.online for outcome in outcomes) and state.keyless.must_alert():
         asyncio.get_running_loop().run_in_executor(None, _alert, state)
     return outcomes
+
+
+def _check_types(batch: list[FeedbackRequest], metrics: Sequence[str]) -> None:
+    """Raise DataError for a type that is neither one of rewards nor a metric of the settings."""
+    for piece in batch:
+        if not sets_reward(piece.type) and piece.type not in metrics:
+            known = ", ".join((*REWARD_TYPES, *metrics))
+            raise DataError(
+                f"no type of feedback is named {piece.type!r}; expected one of {known}. The setting [feedback] metrics"
+                " adds others"
+            )
 
 
 def _alert(state: AppState) -> None:

@@ -95,8 +95,10 @@ async def store_signals(state: AppState, signals: list[RankSignal]) -> list[Outc
     """Store signals and count their outcomes; raises DataError for a type or value that the server does not take."""
     state.rank.check(signals)
     outcomes = await _writer(state).feedback(signals, now_ms())
-    for outcome in outcomes:
+    for signal, outcome in zip(signals, outcomes, strict=True):
         state.metrics.signals.labels(outcome.status).inc()
+        if outcome.version is not None:
+            state.metrics.count_signal(outcome.version, outcome.task, signal.type)
         if outcome.status == "accepted":
             state.metrics.not_learned.inc(not outcome.online)
     return outcomes

@@ -238,6 +238,34 @@ class RewardList(BaseModel):
     rows: list[DayRewards] = Field(description="The rows, oldest day first.")
 
 
+class Estimate(BaseModel):
+    """An estimate with its 95 % interval."""
+
+    value: float = Field(description="The estimate.")
+    lo: float | None = Field(description="Lower end; null with fewer than 30 users.")
+    hi: float | None = Field(description="Upper end; null with fewer than 30 users.")
+
+
+class DaySignals(BaseModel):
+    """One type of signal on the events of one day, version and task."""
+
+    day: int = Field(description="Day of the events: days since 1970, UTC.")
+    version: VersionNumber
+    task: Literal["list", "rank", "strategy"] = Field(description="Kind of the events.")
+    type: str = Field(description="Type of the signal.", examples=["like"])
+    events: int = Field(description="Events of the day, with and without the signal.")
+    users: int = Field(description="Users of these events; an event without a user counts as one.")
+    with_signal: int = Field(description="Events with at least one such signal.")
+    rate: Estimate = Field(description="Share of the events with the signal, clustered by user.")
+    mean: Estimate = Field(description="Mean over the events of the sum of its values, such as revenue per event.")
+
+
+class SignalList(BaseModel):
+    """Rates of signals by day, version, task and type."""
+
+    rows: list[DaySignals] = Field(description="The rows, oldest day first.")
+
+
 class RolloutRequest(BaseModel):
     """A challenger and its plan; omitted fields come from the table `[rollout]` of the server's settings."""
 

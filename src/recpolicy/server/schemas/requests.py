@@ -6,7 +6,7 @@ lengths have limits, so every request fits into memory and time. Ids are 64-bit 
 
 import re
 from collections.abc import Hashable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    StringConstraints,
     WithJsonSchema,
     model_validator,
 )
@@ -175,7 +176,7 @@ class RecommendBatch(BaseModel):
     )
 
 
-FeedbackType = Literal["rating", "like", "skip", "complete", "share", "watch_fraction"]
+FeedbackType = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[A-Za-z0-9_.-]+$")]
 
 
 class FeedbackRequest(BaseModel):
@@ -187,15 +188,22 @@ class FeedbackRequest(BaseModel):
     item: Id | None = Field(
         default=None, description="Id of an item of the recommended list; if omitted, the first item."
     )
-    type: FeedbackType = Field(description="Type of the feedback.")
+    type: FeedbackType = Field(
+        description="Type of the feedback: rating, like, skip, complete, share or watch_fraction, which set a reward;"
+        " or a metric of the setting [feedback] metrics, such as revenue, which sets none."
+    )
     value: Number | None = Field(
-        default=None, description="The rating, or the watched fraction from 0 to 1. Other types have no value."
+        default=None,
+        description="The rating, the watched fraction from 0 to 1, or the number of a metric. Other types have none.",
     )
 
     @model_validator(mode="after")
     def _check_value(self) -> "FeedbackRequest":
-        if (self.type in ("rating", "watch_fraction")) != (self.value is not None):
-            raise ValueError("the types rating and watch_fraction need a value, other types must not have one")
+        plain = self.type in ("like", "skip", "complete", "share")
+        if plain == (self.value is not None):
+            raise ValueError(
+                "the types like, skip, complete and share must not have a value, and all other types need one"
+            )
         if self.type == "watch_fraction" and not 0 <= (self.value or 0) <= 1:
             raise ValueError("the value of watch_fraction must be from 0 to 1")
         return self

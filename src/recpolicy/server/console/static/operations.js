@@ -14,6 +14,7 @@ const SECTIONS = {
   versions: { path: "/v1/admin/versions", draw: (answer) => draw.versions(answer, gates) },
   rollout: { path: "/v1/admin/rollouts/current", draw: draw.rollout },
   rewards: { path: "/v1/admin/rewards?days=7", draw: draw.rewards },
+  signals: { path: "/v1/admin/signals?days=7", draw: draw.signals },
   jobs: { path: "/v1/admin/jobs", more: runsOf, draw: draw.jobs },
   drift: { path: "/v1/admin/drift", draw: draw.drift },
   simulator: { path: "/v1/admin/simulator", draw: (answer) => draw.simulator(answer, last.versions) },

@@ -155,6 +155,15 @@ export function rewards({ rows }) {
   ]));
 }
 
+export function signals({ rows }) {
+  if (!rows.length) return empty("There are no signals yet. Feedback and rewards of ranks send them.");
+  const ends = ({ value, lo, hi }, shown) => `${shown(value)}${lo === null ? "" : ` (${shown(lo)} to ${shown(hi)})`}`;
+  const day = (days) => new Date(days * 86_400_000).toISOString().slice(0, 10);
+  return table("Rates of signals by day and version", ["Day", "Version", "Signal", "Events", "Rate (95 %)", "Mean value (95 %)"], [...rows].reverse().map((one) => [
+    day(one.day), `${one.version} · ${one.task}`, one.type, one.events.toLocaleString(), ends(one.rate, (share) => percent(share, 1)), ends(one.mean, (mean) => number(mean, 3)),
+  ]));
+}
+
 // ---------------------------------------------------------------- jobs, drift, audit
 
 export function jobs({ jobs: all, runs: found }) {
