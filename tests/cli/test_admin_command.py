@@ -12,7 +12,7 @@ from command_line import recpolicy, refused
 from trained_policies import trained
 from waiting import wait_until
 
-from recpolicy.cli.admin_tables import say, say_drift
+from recpolicy.cli.admin_tables import say, say_checklist, say_drift, say_signals
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.lifespan import open_state
@@ -103,7 +103,8 @@ def test_a_version_is_sent(admin, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [["jobs"], ["runs"], ["rewards"], ["drift"], ["rollout", "status"], ["audit"], ["keys", "list"]]
+    "words",
+    [["jobs"], ["runs"], ["rewards"], ["signals"], ["drift"], ["rollout", "status"], ["audit"], ["keys", "list"]],
 )
 def test_every_list_is_for_people_and_for_machines(admin, words):
     assert said(admin(*words)).strip()
@@ -218,3 +219,29 @@ def test_drift_is_told_in_rows(capsys):
     assert out[4] == "ALARM (users): shifted"
     say_drift({**run, "status": "failed", "metadata": {"error": "no registry"}})
     assert capsys.readouterr().out == "drift: run 9, 2023-11-14T22:13:20Z: failed; no registry\n"
+
+
+def test_the_checklist_says_what_is_not_kept_and_exits_with_1(admin):
+    answer = admin("checklist")
+    assert answer.code == 1
+    lines = answer.out.splitlines()
+    assert any(line.split()[:4] == ["alerts", "NOT", "KEPT", "alerts"] for line in lines)
+    assert lines[-1] == "4 of 10 are kept"
+    plain = admin("checklist", "--json")
+    assert plain.code == 1
+    assert [item["kept"] for item in json.loads(plain.out)["items"]].count(True) == 4
+
+
+def test_a_checklist_that_is_kept_exits_with_0(capsys):
+    item = {"name": "alerts", "kept": True, "figure": "a webhook is set", "expected": "one", "command": "[alerts] url"}
+    say_checklist({"kept": True, "items": [item]})
+    assert capsys.readouterr().out.splitlines()[-1] == "1 of 1 are kept"
+
+
+def test_rates_of_signals_are_rows_with_their_intervals(capsys):
+    row = {"day": 20_000, "version": 1, "task": "list", "type": "like", "events": 40, "users": 40, "with_signal": 10}
+    known, unknown = {"value": 0.25, "lo": 0.125, "hi": 0.375}, {"value": 0.25, "lo": None, "hi": None}
+    say_signals({"rows": [{**row, "rate": known, "mean": unknown}]})
+    assert "0.250 [0.125, 0.375]  0.250" in capsys.readouterr().out
+    say_signals({"rows": []})
+    assert capsys.readouterr().out == "no signals yet\n"

@@ -138,7 +138,8 @@ def test_the_last_figures_of_drift_are_shown(state):
     assert console.app.state.scheduler.wait(number, PATIENCE)
     run = DriftResponse.model_validate(console.ask("GET", "drift").json()).run
     assert run.metadata == {
-        "version": 1, "alarms": {}, "metrics": {"users": None, "contexts": None, "reward": None, "actions": None},
+        "version": 1, "alarms": {},
+        "metrics": {"users": None, "contexts": None, "reward": None, "actions": None, "floor": None},
     }  # fmt: skip
 
 

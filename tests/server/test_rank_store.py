@@ -62,7 +62,7 @@ def test_a_writer_stores_lists_ranks_signals_and_activations(each_engine, tmp_pa
     assert counts(each_engine) == (1, 2, 2)
     with each_engine.connect() as connection:
         row = connection.execute(select(rank_events)).one()._asdict()
-    expected = ranked._asdict() | {"activated_at": ranked.time, "seq": row["seq"]}
+    expected = ranked._asdict() | {"activated_at": ranked.time, "seq": row["seq"], "guardrails": None}
     assert row == {name: value for name, value in expected.items() if name != "rows"}
 
 

@@ -14,6 +14,7 @@ from recpolicy.cli.admin_options import Json, KeyFile, Url
 from recpolicy.cli.admin_tables import (
     say,
     say_change,
+    say_checklist,
     say_drift,
     say_facts,
     say_rollouts,
@@ -253,6 +254,14 @@ def signals(
 ) -> None:  # fmt: skip
     """Show the rate of each signal, such as the like rate, by day and version."""
     show(_client(url, key_file).get(f"/v1/admin/signals?days={days}"), as_json, say_signals)
+
+
+@app.command(epilog="Example:  recpolicy admin checklist")
+def checklist(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> int:
+    """Print the production checklist, each item as kept or not; exit code 1 if one is not."""
+    answer = _client(url, key_file).get("/v1/admin/checklist")
+    show(answer, as_json, say_checklist)
+    return 0 if answer["kept"] else 1
 
 
 def _part(name: str) -> str:

@@ -124,6 +124,18 @@ def say_runs(runs: Sequence[Mapping[str, Any]]) -> None:
     say_rows([{**{name: run.get(name) for name in _RUN}, "reason": _reason(run)} for run in runs], "no runs yet")
 
 
+def say_checklist(answer: Mapping[str, Any]) -> None:
+    """Print the items of the production checklist, and how many are kept."""
+    items = answer["items"]
+    names = ("figure", "expected", "command")
+    rows = [
+        {"item": item["name"], "": "kept" if item["kept"] else "NOT KEPT", **{name: item[name] for name in names}}
+        for item in items
+    ]
+    say_rows(rows, "no items")
+    print_text(f"{sum(item['kept'] for item in items)} of {len(items)} are kept")
+
+
 def say_signals(answer: Mapping[str, Any]) -> None:
     """Print the rates of signals as a table."""
     names = ("day", "version", "task", "type", "events", "users")

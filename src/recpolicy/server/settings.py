@@ -310,6 +310,18 @@ class RankConfig:
 
 
 @config_dataclass
+class ChecklistConfig:
+    """The limits of the production checklist; the floor of the mean reward is that of [drift]."""
+
+    min_interactions: Count = 1_000
+    """Interactions with a reward that a deployment needs."""
+    days: Annotated[float, Field(gt=0, le=365)] = 7.0
+    """Days up to now over which the mean reward and the exploration are measured."""
+    max_exploration: OpenFraction = 0.2
+    """Largest share of exploration in production."""
+
+
+@config_dataclass
 class Settings:
     """The settings of a server."""
 
@@ -326,6 +338,7 @@ class Settings:
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     rank: RankConfig = field(default_factory=RankConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    checklist: ChecklistConfig = field(default_factory=ChecklistConfig)
 
     def __post_init__(self) -> None:
         if 0 < self.store.keep_days < self.feedback.window_days:

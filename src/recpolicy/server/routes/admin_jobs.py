@@ -1,4 +1,4 @@
-"""Routes for jobs and their runs, the latest drift check, and rewards and signals by day."""
+"""Routes for jobs and their runs, the latest drift check, rewards and signals by day, and the checklist."""
 
 from typing import Annotated, Any
 
@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.auth.roles import Operator, Reader
+from recpolicy.server.checklist import as_body, production_checklist
 from recpolicy.server.db import jobs as job_runs
 from recpolicy.server.db.events import daily_rewards, now_ms
 from recpolicy.server.db.feedback import DAY_MS
@@ -18,6 +19,7 @@ from recpolicy.server.jobs.drift import NAME as DRIFT
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.json_output import json_response
 from recpolicy.server.schemas.admin import (
+    Checklist,
     DriftResponse,
     JobList,
     RewardList,
@@ -129,6 +131,13 @@ def list_signals(
     with _engine(state).connect() as connection:
         rows = signal_rates(connection, first_day * DAY_MS)
     return json_response({"rows": [row.as_dict() for row in rows]})
+
+
+@router.get("/checklist", response_model=Checklist)
+def show_checklist(_: Reader, state: StateDep) -> Response:
+    """Show the production checklist: each item as kept or not, with its figure."""
+    _engine(state)
+    return json_response(as_body(production_checklist(state)))
 
 
 def _without_folders(state: AppState, row: dict[str, Any]) -> dict[str, Any]:

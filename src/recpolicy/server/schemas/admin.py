@@ -266,6 +266,23 @@ class SignalList(BaseModel):
     rows: list[DaySignals] = Field(description="The rows, oldest day first.")
 
 
+class ChecklistItem(BaseModel):
+    """One item of the production checklist."""
+
+    name: str = Field(description="Name of the item.", examples=["alerts"])
+    kept: bool = Field(description="True if the item is kept.")
+    figure: str = Field(description="The figure of this server.")
+    expected: str = Field(description="The figure that the item asks for.")
+    command: str = Field(description="The command that shows the figure, or the setting that changes it.")
+
+
+class Checklist(BaseModel):
+    """The production checklist."""
+
+    kept: bool = Field(description="True if all items are kept.")
+    items: list[ChecklistItem] = Field(description="The items.")
+
+
 class RolloutRequest(BaseModel):
     """A challenger and its plan; omitted fields come from the table `[rollout]` of the server's settings."""
 

@@ -8,15 +8,16 @@ import * as draw from "./panels.js";
 
 const EVERY_MS = 4000;
 const gates = new Map(); // number -> the version with the full record of its gate
-let running = false, last = {};
+let running = false, last = {}, asked = {}; // asked: when a section that costs the database more was last requested
 
 const SECTIONS = {
   versions: { path: "/v1/admin/versions", draw: (answer) => draw.versions(answer, gates) },
   rollout: { path: "/v1/admin/rollouts/current", draw: draw.rollout },
   rewards: { path: "/v1/admin/rewards?days=7", draw: draw.rewards },
-  signals: { path: "/v1/admin/signals?days=7", draw: draw.signals },
+  signals: { path: "/v1/admin/signals?days=7", every: 60_000, draw: draw.signals },
   jobs: { path: "/v1/admin/jobs", more: runsOf, draw: draw.jobs },
   drift: { path: "/v1/admin/drift", draw: draw.drift },
+  checklist: { path: "/v1/admin/checklist", every: 60_000, draw: draw.checklist },
   simulator: { path: "/v1/admin/simulator", draw: (answer) => draw.simulator(answer, last.versions) },
   audit: { path: "/v1/admin/audit?count=20", draw: draw.audit },
 };
@@ -47,7 +48,9 @@ async function runsOf({ jobs }) {
   return { jobs, runs: answers.flatMap(({ runs }) => runs).sort((a, b) => b.id - a.id) };
 }
 
-async function one(name, { path, more, draw: drawn }) {
+async function one(name, { path, every, more, draw: drawn }) {
+  if (every && last[name] && performance.now() - asked[name] < every) return;
+  asked[name] = performance.now();
   try {
     const answer = await ask("GET", path);
     last[name] = more ? await more(answer) : answer;

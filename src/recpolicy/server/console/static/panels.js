@@ -212,6 +212,12 @@ export function drift({ run }) {
   ];
 }
 
+export function checklist({ items }) {
+  return table("Production checklist", ["Item", "State", "Figure", "Expected", "See"], items.map((one) => [
+    one.name, el("span", { class: one.kept ? "tag good" : "tag failed", text: one.kept ? "kept" : "not kept" }), one.figure, one.expected, el("code", { text: one.command }),
+  ]));
+}
+
 export function audit({ audit: lines }) {
   if (!lines.length) return empty("There are no changes yet.");
   return table("Changes", ["When", "Who", "What", "Detail"], lines.map((line) => [when(line.time), line.actor, line.action.replaceAll("_", " "), JSON.stringify(line.detail)]));
