@@ -74,7 +74,8 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
             ranking=slot.decision.order.astype("<u2").tobytes(), imitated=slot.decision.imitated,
             request_digest=prepared.digest,
             online=request.has_key, activated_at=None if request.deferred else time,
-            variant=decided.variant, rollout=decided.rollout, task=None, rows=tuple([prepared.rows[at] for at in slot.offers]),
+            variant=decided.variant, rollout=decided.rollout, task=None,
+            rows=tuple([prepared.rows[at] for at in slot.offers]),
         )
         for place, slot in enumerate(decided.slots)
     ]  # fmt: skip
