@@ -54,6 +54,8 @@ def erase_user(
     print_text(f"database: {answer['events']:,} events, {answer['feedback']:,} feedback, {answer['rewards']:,} rewards")
     if answer["ranks"]:
         print_text(f"ranks: {answer['ranks']:,} events, {answer['signals']:,} signals, {answer['actions']:,} actions")
+    if answer["profiles"]:
+        print_text("strategies: the profile of the user")
     print_text(f"spool: {answer['spooled']:,} events")
     for name, log in logs.items():
         print_text(f"{name}: {log['rounds']:,} rounds, {log['rewards']:,} rewards in {log['files']:,} files")

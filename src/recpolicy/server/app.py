@@ -45,8 +45,10 @@ from recpolicy.server.routes import (
     personalizer_evaluations,
     policy,
     rank,
+    strategies,
 )
 from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
+from recpolicy.server.strategies.service import FOLLOW_SECONDS as STRATEGY_SECONDS
 
 VERSION = "1"
 GAUGE_SECONDS = 1.0
@@ -61,7 +63,9 @@ class App(FastAPI):
     def _request_middleware(self) -> RequestMiddleware:
         """The middleware, made at the first request."""
         state: AppState = self.state.server
-        fast_paths = {**recommend_fast_path(state), **policy.fast_path(state), **rank.fast_path(state)}
+        fast_paths = dict(recommend_fast_path(state))
+        for routes in (policy, rank, strategies):
+            fast_paths |= routes.fast_path(state)
         return RequestMiddleware(
             super().__call__,
             state.metrics.observe_request,
@@ -100,6 +104,7 @@ def make_app(state: AppState, close: Callable[[], None] = lambda: None, listenin
         policy.router,
         feedback.router,
         rank.router,
+        strategies.router,
         console.router,
         policy.prediction_routes(state.settings.prediction.model_name),
         open_inference.open_inference_routes(state.settings.prediction.model_name),
@@ -133,6 +138,8 @@ async def _life(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         state.background.start("rank_settings", FOLLOW_SECONDS, partial(follow_settings, state)),
         *start_background(state),
     ]
+    if state.strategies is not None:
+        tasks.append(state.background.start("strategies_watch", STRATEGY_SECONDS, state.strategies.follow))
     with ExitStack() as stack:
         stack.callback(app.state.close)
         stack.callback(flush, state)

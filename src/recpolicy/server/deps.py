@@ -1,18 +1,21 @@
 """The state of one server process, and the dependency that gives it to handlers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
-from recpolicy.core.errors import StoreError
+from recpolicy.core.errors import DataError, StoreError
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.background import BackgroundTasks
 from recpolicy.server.db.feedback import DAY_MS, RewardRules
 from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.db.rank_events import ONLINE
+from recpolicy.server.db.rank_signals import RankSignal, check_worth
 from recpolicy.server.db.rollouts import ConflictError
+from recpolicy.server.db.schema import RANK, STRATEGY
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, without_challenger
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.rank.ranker import UniformPolicy
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from recpolicy.server.db.writer import GroupCommitWriter
+    from recpolicy.server.strategies.service import StrategyService
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class AppState:
     """Counts and shadow comparisons of the rollout."""
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     """The background tasks of the process."""
+    strategies: "StrategyService | None" = None
+    """The strategy engine; None: the server serves no strategies."""
     rank: RankSettings = field(init=False, compare=False)
     """The settings of ranks and rewards in effect."""
 
@@ -89,7 +95,19 @@ class AppState:
         """Return the rules that turn feedback and signals into rewards at this time."""
         window, champion = int(self.settings.feedback.window_days * DAY_MS), self.models.live.champion
         scale = (0.0, 1.0) if champion.ranks else champion.scorer.scale  # a policy of features takes no feedback
-        return RewardRules(scale, window, self.keyless, self.rank.current.reward.wait_ms)
+        rewards = {RANK: self.rank.current.reward}
+        rewards = {} if self.strategies is None else rewards | {STRATEGY: self.strategies.config.reward}
+        return RewardRules(scale, window, self.keyless, self.rank.current.reward.wait_ms, rewards)
+
+    def check_signals(self, signals: Sequence[RankSignal]) -> None:
+        """Raise DataError for a signal that the reward of no task can use."""
+        for signal in signals:
+            try:
+                check_worth(signal, self.rank.current.reward)
+            except DataError:
+                if self.strategies is None:
+                    raise
+                check_worth(signal, self.strategies.config.reward)
 
 
 async def get_state(request: Request) -> AppState:

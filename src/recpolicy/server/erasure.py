@@ -23,7 +23,7 @@ from recpolicy.server.db.spool_erasure import erase_from_spool
 from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.subprocess_jobs import FOLDER
 
-EXPORTING_JOBS = ("retrain", "evaluate")
+EXPORTING_JOBS = ("retrain", "evaluate", "train_strategies", "evaluate_strategies")
 """Jobs that export events to a folder of their own."""
 REPLAY_SECONDS = 2.0
 """Time in which a replay stores the events that it has read."""
@@ -42,6 +42,8 @@ class ErasedUser:
     """Signals on these events."""
     actions: int
     """Actions that only these events offered."""
+    profiles: int
+    """Profiles for strategies."""
     spooled: int
     """Events in the spool."""
     other_id_events: int

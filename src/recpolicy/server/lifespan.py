@@ -38,6 +38,7 @@ from recpolicy.server.rank.ranker import Ranker
 from recpolicy.server.settings import Settings
 from recpolicy.server.state_files import DATABASE, make_private
 from recpolicy.server.state_lock import serving
+from recpolicy.server.strategies.service import StrategyService
 
 DATABASE_URL = "RECPOLICY_DATABASE_URL"
 
@@ -123,7 +124,10 @@ def _open_locked(source: Path, folder: Path, settings: Settings) -> Iterator[App
         spool = Spool(folder / "spool")
         with closing(GroupCommitWriter(engine, spool, lambda: holder[0].reward_rules(), alert, seconds)) as writer:
             bound = KeylessBound(settings.online.keyless_per_hour)
-            holder.append(AppState(models, Store(engine, writer), settings, Metrics(), folder, bound))
+            strategies = StrategyService(settings.strategies, folder) if settings.strategies.enabled else None
+            holder.append(
+                AppState(models, Store(engine, writer), settings, Metrics(), folder, bound, strategies=strategies)
+            )
             holder[0].rank.remember_reward(engine)
             holder[0].rank.load(engine)
             models.on_fault = partial(send_alert, holder[0], "registry.version")

@@ -38,6 +38,7 @@ class Metrics:
             ("agrees",),
         )
         self.signals = counter("rank_signals", "Signals on ranked events by outcome.", ("status",))
+        self.strategies = counter("strategies", "Strategies recommended.", ("version", "source", "explored"))
         self.typed_signals = counter("signals", "Accepted feedback and signals.", ("version", "task", "type"))
         self.signal_rate = gauge(
             "signal_rate", "Share of today's events (UTC) with a signal, at the last check of drift.", "livemostrecent",
@@ -73,6 +74,7 @@ class Metrics:
         self._seconds = lru_cache(1_000)(self.seconds.labels)
         self._events = lru_cache(1_000)(self.events.labels)
         self._ranks = lru_cache(1_000)(self.ranks.labels)
+        self._strategies = lru_cache(1_000)(self.strategies.labels)
         self._signals = lru_cache(1_000)(self.typed_signals.labels)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -92,6 +94,10 @@ class Metrics:
         """Count ranked events of the mode apprentice, each with the policy's agreement with the baseline."""
         for agrees in agreements:
             self.imitations.labels(str(agrees).lower()).inc()
+
+    def count_strategy(self, version: int, source: str, explored: bool) -> None:
+        """Count a strategy that was recommended."""
+        self._strategies(version, source, explored).inc()
 
     def count_signal(self, version: int, task: str, signal_type: str) -> None:
         """Count feedback or a signal that was accepted."""

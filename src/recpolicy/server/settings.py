@@ -310,6 +310,24 @@ class RankConfig:
 
 
 @config_dataclass
+class StrategiesConfig:
+    """The strategy engine."""
+
+    enabled: bool = False
+    """Serve strategies and train them every week. Profiles are sensitive, so an operator must decide it."""
+    config: str | None = None
+    """TOML file of the engine (configs/strategies.toml); null: the defaults."""
+    days_back: Annotated[float, Field(gt=0, le=365)] = 7.0
+    """Days of events that the weekly training reads; it leaves out those that it has learned."""
+    min_interactions_per_user: Count = 5
+    """Events of the window that a user needs to be included in the training."""
+    min_interactions: Count = 100
+    """New events of such users that a training needs."""
+    test_days: Annotated[float, Field(gt=0, le=365)] = 3.0
+    """Days that the daily evaluation covers."""
+
+
+@config_dataclass
 class ChecklistConfig:
     """The limits of the production checklist; the floor of the mean reward is that of [drift]."""
 
@@ -339,6 +357,7 @@ class Settings:
     rank: RankConfig = field(default_factory=RankConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     checklist: ChecklistConfig = field(default_factory=ChecklistConfig)
+    strategies: StrategiesConfig = field(default_factory=StrategiesConfig)
 
     def __post_init__(self) -> None:
         if 0 < self.store.keep_days < self.feedback.window_days:

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from recpolicy.server.auth.keys import Caller, KeyCache, unauthorized
 from recpolicy.server.middleware import request_key
 
-__all__ = ["Caller", "KeyCacheDep", "Operator", "OptionalCaller", "Reader"]
+__all__ = ["Caller", "Client", "KeyCacheDep", "Operator", "OptionalCaller", "Reader"]
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="Bearer", description="An API key.")
 _HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key", description="An API key.")
@@ -57,6 +57,8 @@ def require_role(role: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
 KeyCacheDep = Annotated[KeyCache, Depends(get_key_cache)]
 OptionalCaller = Annotated[Caller | None, Depends(current_caller)]
 """The caller, or None; for routes that need no key."""
+Client = Annotated[Caller, Depends(require_role("client"))]
+"""A caller with any key."""
 Reader = Annotated[Caller, Depends(require_role("reader"))]
 """A caller who may read the state of the server."""
 Operator = Annotated[Caller, Depends(require_role("operator"))]

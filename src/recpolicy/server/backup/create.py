@@ -23,7 +23,7 @@ from recpolicy.server.online.rank_checkpoints import ONLINE_RANKS, read_rank_che
 
 MANIFEST = "backup.json"
 FORMAT, FORMAT_VERSION = "recpolicy backup", 1
-SPOOL, ONLINE, REGISTRY, VERSIONS = "spool", "online", "registry", "versions"
+SPOOL, ONLINE, REGISTRY, VERSIONS, STRATEGIES = "spool", "online", "registry", "versions", "strategies"
 _TRIES = 5
 
 
@@ -80,6 +80,8 @@ def create_backup(state: Path, out: Path, registry: Path | None = None, database
         else:
             copy_sqlite(_sqlite_path(state, database_url), folder / SQLITE_FILE)
             described = describe(sqlite_url(folder / SQLITE_FILE))
+        if (state / STRATEGIES / ALIASES).is_file():
+            _copy_files(state / STRATEGIES, folder / STRATEGIES, _registry_files(state / STRATEGIES))
         place = folder if registry.resolve() == state.resolve() else folder / REGISTRY
         _copy_files(registry, place, _registry_files(registry))
         files = {str(path.relative_to(folder)): file_digest(path) for path in sorted(_files_in(folder))}

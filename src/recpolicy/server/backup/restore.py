@@ -18,6 +18,7 @@ from recpolicy.server.backup.create import (
     MANIFEST,
     ONLINE,
     SPOOL,
+    STRATEGIES,
     Backup,
     copy_file,
 )
@@ -124,7 +125,7 @@ def _copy_checked(backup: Backup, target: Path) -> None:
 def _replace(staged: Path, state: Path) -> None:
     """Move the staged parts to their places; old parts go first, also those that the backup lacks."""
     new = [path.name for path in staged.iterdir()]
-    for name in dict.fromkeys((*SQLITE_FILES, SPOOL, ONLINE, ONLINE_RANKS, *new)):
+    for name in dict.fromkeys((*SQLITE_FILES, SPOOL, ONLINE, ONLINE_RANKS, STRATEGIES, *new)):
         old = state / name
         if old.is_dir() and not old.is_symlink():
             shutil.rmtree(old)

@@ -12,7 +12,7 @@ from time import perf_counter, sleep
 from sqlalchemy import Connection, Engine, and_, delete, or_, select
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.db.engine import CommitLock, transaction_on
+from recpolicy.server.db.engine import CommitLock, transaction, transaction_on
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rank_deletion import (
     NextIds,
@@ -22,7 +22,8 @@ from recpolicy.server.db.rank_deletion import (
     delete_user_ranks,
     old_ranks,
 )
-from recpolicy.server.db.schema import events, feedback, rewards, rollouts
+from recpolicy.server.db.schema import STRATEGY, events, feedback, rewards, rollouts
+from recpolicy.server.db.strategy_profiles import delete_profile
 
 EVENTS_AT_ONCE = 500
 """Events of one transaction: about 20 ms of the writer's time on a 2-core machine."""
@@ -41,6 +42,8 @@ class Deleted:
     """Signals on ranked events."""
     actions: int = 0
     """Actions that no ranked event offers any more."""
+    profiles: int = 0
+    """Profiles for strategies."""
 
     def __add__(self, other: "Deleted") -> "Deleted":
         pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
@@ -97,8 +100,15 @@ def delete_user(engine: Engine, user_key: str, at_once: int = EVENTS_AT_ONCE) ->
         wanted = select(events.c.id).where(events.c.id.in_(mine[start : start + at_once])).with_for_update()
         return connection.scalars(wanted).all() if start < len(mine) else []
 
+    with transaction(engine) as connection:
+        profiles = delete_profile(connection, user_key)
     ranks, signals, actions = delete_user_ranks(engine, user_key)
-    return _delete(engine, next_ids) + Deleted(ranks=ranks, signals=signals, actions=actions)
+    return _delete(engine, next_ids) + Deleted(ranks=ranks, signals=signals, actions=actions, profiles=profiles)
+
+
+def delete_user_strategies(engine: Engine, user_key: str) -> int:
+    """Delete the strategy events of a user, which may hold the traits; return their number."""
+    return delete_user_ranks(engine, user_key, STRATEGY)[0]
 
 
 def rewrite_file(engine: Engine) -> None:

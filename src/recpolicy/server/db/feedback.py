@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Table, bindparam, select
 
+from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.db.schema import LIST, events, feedback, rewards
@@ -75,6 +76,8 @@ class RewardRules:
     """Decides about online learning from feedback without a key."""
     signal_window_ms: int = 7 * DAY_MS
     """Signals on ranked events older than this are late: they are stored and count nowhere."""
+    rewards: Mapping[str, RewardConfig] = field(default_factory=dict)
+    """Settings of rewards by task, where ranks and strategies are served: a signal must suit its event."""
 
 
 def compute_reward(item: FeedbackItem, scale: tuple[float, float]) -> float:

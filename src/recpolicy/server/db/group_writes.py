@@ -70,7 +70,7 @@ def _apply(connection: Connection, request: WriteRequest, rules: RewardRules) ->
     if items:
         return apply_feedback(connection, items, request.time, rules)
     actions = [each for each in request.feedback if not isinstance(each, FeedbackItem)]
-    return apply_rank_actions(connection, actions, request.time, rules.signal_window_ms)
+    return apply_rank_actions(connection, actions, request.time, rules.signal_window_ms, rules.rewards)
 
 
 def write_separately(connection: Connection, group: Sequence[WriteRequest], rules: RewardRules) -> GroupResult:

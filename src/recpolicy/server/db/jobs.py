@@ -34,7 +34,12 @@ class JobResult:
     records: int | None = None
     """Records processed."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """JSON: statistics of a training, metrics of a check, or an error."""
+    """JSON: statistics of a training, metrics of a check, an error, or the `reason` of a run that was skipped."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a skipped run without its reason: nobody could tell why nothing happened."""
+        if self.status == SKIPPED and not self.metadata.get("reason"):
+            raise ValueError("a skipped run needs a reason in its metadata")
 
 
 def begin(connection: Connection, name: str, worker: str, now: int, due_at: int | None = None) -> int:

@@ -41,11 +41,11 @@ def delete_unused_actions(engine: Engine, time: int, stopping: Callable[[], bool
     return count
 
 
-def delete_user_ranks(engine: Engine, user_key: str) -> tuple[int, int, int]:
+def delete_user_ranks(engine: Engine, user_key: str, task: str | None = None) -> tuple[int, int, int]:
     """Delete the ranked events of a user, their signals, and the actions that nobody else was offered.
 
     It is one transaction that keeps other processes from storing ranks meanwhile; what they rank goes to the spool if
-    that takes longer than a commit may.
+    that takes longer than a commit may. With a task, only its events are deleted.
 
     Returns:
         The numbers of events, signals and actions.
@@ -55,7 +55,8 @@ def delete_user_ranks(engine: Engine, user_key: str) -> tuple[int, int, int]:
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         ids, offered = [], set()
         columns = rank_events.c
-        for row in connection.execute(select(columns.id, columns.offers).where(columns.user_key == user_key)):
+        mine = [columns.user_key == user_key, *([] if task is None else [columns.task == task])]
+        for row in connection.execute(select(columns.id, columns.offers).where(*mine)):
             ids.append(row.id)
             offered |= _digests(row.offers)
         if not ids:

@@ -12,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Connection, bindparam, select, update
 
+from recpolicy.core.errors import DataError
+from recpolicy.data.reward_signals import RewardConfig, check_signal
 from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.feedback import Outcome
 from recpolicy.server.db.schema import RANK, rank_events, rank_signals
@@ -49,14 +51,16 @@ class Activation:
 
 
 def apply_rank_actions(
-    connection: Connection, batch: Sequence[RankSignal | Activation], time: int, window_ms: int
-) -> list[Outcome]:
+    connection: Connection, batch: Sequence[RankSignal | Activation], time: int, window_ms: int,
+    rewards: Mapping[str, RewardConfig] | None = None,
+) -> list[Outcome]:  # fmt: skip
     """Store signals and activations in order; return an outcome for each. The caller commits.
 
-    Signals on events older than `window_ms` are late.
+    Signals on events older than `window_ms` are late; where the task of the event has a reward in `rewards`, its window
+    counts, and a signal that it cannot use is refused.
 
     Statuses of signals: accepted, inactive (it counts once the event is activated), late, duplicate, conflict,
-    unknown_event or unknown_slot. Statuses of activations: activated, already_active or unknown_event.
+    unknown_event, unknown_slot or invalid_value. Statuses of activations: activated, already_active or unknown_event.
     """
     events: dict[str, list[Any]] = {}
     for row in connection.execute(_EVENTS, {"ids": list({each.event_id for each in batch})}):
@@ -65,7 +69,7 @@ def apply_rank_actions(
     return [
         _activate(connection, each, events.get(each.event_id), time, activated)
         if isinstance(each, Activation)
-        else _store_signal(connection, each, events.get(each.event_id), time, window_ms, activated)
+        else _store_signal(connection, each, events.get(each.event_id), time, window_ms, activated, rewards or {})
         for each in batch
     ]
 
@@ -85,14 +89,20 @@ def _activate(
 
 def _store_signal(
     connection: Connection, signal: RankSignal, slots: Sequence[Any] | None, time: int, window_ms: int,
-    activated: set[str],
+    activated: set[str], rewards: Mapping[str, RewardConfig],
 ) -> Outcome:  # fmt: skip
     if slots is None:
         return Outcome("unknown_event", "no event has this id; use the event_id of a rank")
     slot = slots[0] if signal.slot_id is None else next((one for one in slots if one.slot_id == signal.slot_id), None)
     if slot is None:
         return Outcome("unknown_slot", "the event has no slot with this id")
-    late = time - slot.time > window_ms
+    reward = rewards.get(slot.task or RANK)
+    if reward is not None:
+        try:
+            check_worth(signal, reward)
+        except DataError as error:
+            return Outcome("invalid_value", str(error))
+    late = time - slot.time > (window_ms if reward is None else reward.wait_ms)
     values: Mapping[str, Any] = {
         "event_id": signal.event_id, "slot": slot.slot, "signal_id": signal.signal_id, "type": signal.type,
         "value": signal.value, "time": time, "late": late, "online": signal.has_key,
@@ -104,6 +114,15 @@ def _store_signal(
     if slot.activated_at is None and signal.event_id not in activated:
         return Outcome("inactive", "the event is deferred; the signal counts once the event is activated")
     return Outcome("accepted", online=signal.has_key, version=slot.version, task=slot.task or RANK)
+
+
+def check_worth(signal: RankSignal, reward: RewardConfig) -> None:
+    """Raise DataError for a signal that a reward cannot use: without a weight, or with a worth beyond the range."""
+    check_signal(signal.type, signal.value, reward)
+    worth = reward.weights[signal.type] * signal.value
+    low, high = reward.reward_range or (worth, worth)
+    if not min(low, 0.0) <= worth <= max(high, 0.0):
+        raise DataError(f"the signal is worth {worth:g}; expected a reward from {low:g} to {high:g}")
 
 
 def _repeated(connection: Connection, signal: RankSignal, slot: int) -> Outcome:

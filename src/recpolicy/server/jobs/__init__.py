@@ -1,4 +1,4 @@
-"""The server's jobs: training, evaluation, checks of drift and of rollouts, and deletion of old events."""
+"""The server's jobs: trainings, evaluations, checks of drift and of rollouts, and deletion of old events."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,10 @@ from recpolicy.server.jobs.drift import DRIFT
 from recpolicy.server.jobs.retention import DELETE_OLD_EVENTS
 from recpolicy.server.jobs.rollout_job import CHECK_ROLLOUT
 from recpolicy.server.jobs.scheduler import Job
+from recpolicy.server.jobs.strategy_jobs import EVALUATE_STRATEGIES, TRAIN_STRATEGIES
 from recpolicy.server.jobs.subprocess_jobs import EVALUATE, RETRAIN
 
-JOBS: Mapping[str, Job] = {job.name: job for job in (RETRAIN, EVALUATE, DRIFT, CHECK_ROLLOUT, DELETE_OLD_EVENTS)}
+JOBS: Mapping[str, Job] = {
+    job.name: job
+    for job in (RETRAIN, EVALUATE, DRIFT, CHECK_ROLLOUT, DELETE_OLD_EVENTS, TRAIN_STRATEGIES, EVALUATE_STRATEGIES)
+}

@@ -38,8 +38,23 @@ def evaluate_ranks(request: JobRequest) -> JobResult:
     return evaluate_them(request)
 
 
+def train_strategies(request: JobRequest) -> JobResult:
+    """Train the strategies on new events."""
+    from recpolicy.server.jobs.strategy_worker import train_strategies as train_them
+
+    return train_them(request)
+
+
+def evaluate_strategies(request: JobRequest) -> JobResult:
+    """Evaluate the strategies of the last days."""
+    from recpolicy.server.jobs.strategy_worker import evaluate_strategies as evaluate_them
+
+    return evaluate_them(request)
+
+
 WORK: Mapping[str, Callable[[JobRequest], JobResult]] = {
-    "retrain": retrain, "evaluate": evaluate, "evaluate_ranks": evaluate_ranks
+    "retrain": retrain, "evaluate": evaluate, "evaluate_ranks": evaluate_ranks, "train_strategies": train_strategies,
+    "evaluate_strategies": evaluate_strategies,
 }  # fmt: skip
 
 

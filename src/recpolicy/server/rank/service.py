@@ -5,18 +5,16 @@ database does not answer, the last known ones stay in effect.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Engine, delete, select
 
 from recpolicy.core.config import build
-from recpolicy.core.errors import DataError
-from recpolicy.data.reward_signals import RewardConfig, check_signal
+from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.server.db.engine import transaction, upsert
 from recpolicy.server.db.events import now_ms
-from recpolicy.server.db.rank_signals import RankSignal
 from recpolicy.server.db.schema import rank_settings
 from recpolicy.server.settings import Settings
 
@@ -47,16 +45,6 @@ class RankSettings:
     def __init__(self, settings: Settings):
         self.of_file = RankService(settings.rank.mode, settings.rank.exploration, settings.reward)
         self.current = self.of_file
-
-    def check(self, signals: Sequence[RankSignal]) -> None:
-        """Raise DataError for a signal that no reward can use."""
-        reward = self.current.reward
-        for signal in signals:
-            check_signal(signal.type, signal.value, reward)
-            worth = reward.weights[signal.type] * signal.value
-            low, high = reward.reward_range or (worth, worth)
-            if not min(low, 0.0) <= worth <= max(high, 0.0):
-                raise DataError(f"the signal is worth {worth:g}; expected a reward from {low:g} to {high:g}")
 
     def load(self, engine: Engine) -> None:
         """Read the operator's settings; raises SQLAlchemyError if the database does not answer."""

@@ -31,7 +31,7 @@ from recpolicy.server.schemas.responses import ErrorResponse
 if TYPE_CHECKING:
     from recpolicy.server.db.writer import GroupCommitWriter
 
-STATUS_OF = {"unknown_event": 404, "unknown_slot": 404, "conflict": 409}
+STATUS_OF = {"unknown_event": 404, "unknown_slot": 404, "conflict": 409, "invalid_value": 422}
 _RANK_ERRORS = ERROR_RESPONSES | {
     404: {"model": ErrorResponse, "description": "The server has no database (`not_found`), or no such event"
           " (`unknown_event`)."},
@@ -93,7 +93,7 @@ async def activate_event(event_id: EventIdPath, state: StateDep) -> Response:
 
 async def store_signals(state: AppState, signals: list[RankSignal]) -> list[Outcome]:
     """Store signals and count their outcomes; raises DataError for a type or value that the server does not take."""
-    state.rank.check(signals)
+    state.check_signals(signals)
     outcomes = await _writer(state).feedback(signals, now_ms())
     for signal, outcome in zip(signals, outcomes, strict=True):
         state.metrics.signals.labels(outcome.status).inc()
