@@ -64,8 +64,10 @@ def test_a_text_that_a_database_cannot_hold_is_refused_or_matches_nothing(state,
 def test_jobs_are_listed_with_their_next_times(state):
     console = Console(state)
     listed = JobList.model_validate(console.ask("GET", "jobs").json()).jobs
-    assert [one.name for one in listed] == ["retrain", "evaluate", "drift", "check_rollout", "delete_old_events"]
-    assert [one.cron for one in listed] == ["0 1 * * mon", "0 2 * * *", "*/15 * * * *", "@every 10s", "30 3 * * *"]
+    assert {one.name: one.cron for one in listed} == {
+        "retrain": "0 1 * * mon", "evaluate": "0 2 * * *", "drift": "*/15 * * * *", "check_rollout": "@every 10s",
+        "delete_old_events": "30 3 * * *", "train_strategies": "0 1 * * mon", "evaluate_strategies": "30 2 * * *",
+    }  # fmt: skip
     assert {one.next_at for one in listed} == {None}
     console = Console(state, job(), keys=console.keys)
     clock = Clock()
@@ -123,7 +125,7 @@ def test_what_cannot_be_run_is_refused(state):
 
 def test_readers_look_and_operators_run(state):
     console = Console(state, job())
-    for path in ("jobs", "runs", "runs/1", "drift", "rewards"):
+    for path in ("jobs", "runs", "runs/1", "drift", "rewards", "signals", "checklist"):
         refusal(console.ask("GET", path, role=None), 401, "unauthorized")
         refusal(console.ask("GET", path, role="client"), 403, "forbidden")
     refusal(console.ask("POST", "jobs/count", {}, role=None), 401, "unauthorized")

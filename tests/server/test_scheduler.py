@@ -301,7 +301,10 @@ def test_settings_move_a_job_or_switch_it_off(engine):
 
 def test_old_skipped_runs_make_room_and_others_stay(engine):
     clock, status = Clock(), ["skipped"]
-    one = scheduler(engine, job(lambda *_: JobResult(status=status[0]), cron="*/10 * * * *"), clock=clock)
+    reason = {"reason": "nothing to do"}
+    one = scheduler(
+        engine, job(lambda *_: JobResult(status=status[0], metadata=reason), cron="*/10 * * * *"), clock=clock
+    )
     tick(one)
     for kind in ["done", *["skipped"] * 20]:
         status[0] = kind

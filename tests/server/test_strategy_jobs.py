@@ -77,7 +77,7 @@ def test_a_training_learns_the_final_events_of_active_users_and_is_served(server
     assert {answer["source"] for answer in greedy} == {"cell"}
     assert greedy[0]["policy"]["version"] == 1
     assert 0 < greedy[0]["expected_reward"] <= 1
-    epsilon = 0.3 * 0.995**20
+    epsilon = state.strategies.live.policy.epsilon
     assert greedy[0]["propensity"] == pytest.approx(1 - epsilon + epsilon / 27)
 
 
