@@ -89,7 +89,6 @@ def test_features_that_the_schema_leaves_out_are_noted_and_ignored(capsys, direc
         (("squarecp", *TRAIN), "no agent of feature policies named 'squarecp'. Did you mean 'squarecb'?"),
         (("ppo", *TRAIN), "no agent of feature policies named 'ppo'"),
         (("squarecb", "--log", "log", "--out", "run"), "needs one schema, by --features or as the table [features]"),
-        (("squarecb", "--features", "schema.toml", "--out", "run"), "--features: needs --log, a log with features"),
         (("squarecb", *TRAIN, "--split", "u1"), "--split: does not apply to a log with features"),
         (("squarecb", *TRAIN, "--config", "wrong.toml"), "no table named 'rewards'. Did you mean 'reward'?"),
         (("squarecb", *TRAIN, "--config", "range.toml"), "rewards are 0 to 1, but [reward] says 0 to 0.5"),

@@ -34,6 +34,31 @@ def test_train_then_evaluate_with_nothing_but_the_folder(capsys, directory):
     assert "runs/popular: already exists" in refused(recpolicy(capsys, *words))
 
 
+SCHEMA = '[context.gender]\ntype = "category"\n[action.genres]\ntype = "tags"\n'
+
+
+def test_attributes_come_from_a_schema_file_or_from_the_config(capsys, directory):
+    (directory / "schema.toml").write_text(SCHEMA)
+    (directory / "both.toml").write_text(CONFIG + SCHEMA.replace("[", "[features."))
+    words = ("train", "linucb_shared", "--mode", "offline", "--json")
+    first = json.loads(
+        recpolicy(capsys, *words, "--config", "tiny.toml", "--features", "schema.toml", "--out", "a").out
+    )
+    assert first["config"]["train"]["features"]["context"]["gender"] == {"type": "category"}
+    assert set(first["attributes"]) == {"schema", "context", "action"}
+    assert recpolicy(capsys, "evaluate", "a").code == 0
+    second = json.loads(recpolicy(capsys, *words, "--config", "both.toml", "--out", "b").out)
+    assert second["attributes"] == first["attributes"]
+    for arguments, message in [
+        (("linucb_shared", "--config", "both.toml", "--features", "schema.toml"), "too; give one schema"),
+        (("linucb", "--config", "both.toml"), "linucb does not read attributes of items"),
+        (("ppo", "--features", "schema.toml"), "ppo does not read attributes of items"),
+        (("linucb_shared", "--features", "none.toml"), "none.toml: no such config file"),
+    ]:
+        assert message in refused(recpolicy(capsys, "train", *arguments, "--out", "c"))
+    assert not (directory / "c").exists()
+
+
 def test_own_data_is_read_again_as_the_config_says(capsys, directory):
     ratings = miniature_ratings()
     rows = zip(ratings.user.tolist(), ratings.item.tolist(), ratings.rating.tolist(), strict=True)

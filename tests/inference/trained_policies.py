@@ -29,6 +29,13 @@ NARROW = {"items": 30, "demographics": True, "uniform_mix": 0.2}
 """A catalog of some of the items, contexts longer than the embeddings."""
 
 
+ATTRIBUTES: dict[str, Any] = {
+    "context": {"age": {"type": "number"}, "gender": {"type": "category"}},
+    "action": {"year": {"type": "number"}, "genres": {"type": "tags", "max_values": 6}},
+}
+"""Attributes of users and items, with their products in linear models."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One training: which agent, with which settings."""
@@ -49,6 +56,9 @@ CASES = {
     "neural_linucb": Case("neural_linucb", {"encoder_batches": 20}),
     "squarecb": Case("squarecb"),
     "exp3": Case("exp3"),
+    "linucb_shared attributes": Case("linucb_shared", config={"features": ATTRIBUTES}),
+    "linucb_hybrid attributes": Case("linucb_hybrid", config=NARROW | {"features": ATTRIBUTES}),
+    "eps_greedy attributes": Case("eps_greedy", config={"features": ATTRIBUTES}),
     "random": Case("random"),
     "popular": Case("popular"),
     "highest_mean": Case("highest_mean"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.data.features.attributes import Attributes
 from recpolicy.data.ratings import Ratings, genre_directions
 from recpolicy.models.embeddings import Embeddings
 
@@ -22,6 +23,9 @@ class ItemFeatures:
     mean_rating: NDArray[np.float32]  # [A], shrunk to the global mean
     scale: tuple[float, float]
     genres: NDArray[np.float32] | None = None  # [A, G], rows of length 1, or 0 where no genre is known
+    attributes: NDArray[np.float32] | None = None  # [A, G'], encoded attributes by a schema; None without one
+    interactions: bool = False
+    """Linear agents see products of the attributes of users and items."""
 
     def linear_prior(self, context_width: int, bias: bool) -> NDArray[np.float32]:
         """Return the weights [A, context_width (+ 1)] with which a linear model equals the rating model."""
@@ -33,7 +37,9 @@ class ItemFeatures:
         return weights
 
 
-def compute_item_features(action_items: NDArray[np.int32], embeddings: Embeddings, train: Ratings) -> ItemFeatures:
+def compute_item_features(
+    action_items: NDArray[np.int32], embeddings: Embeddings, train: Ratings, attributes: Attributes | None = None
+) -> ItemFeatures:
     """Return the tables of the catalog's items (rows [A])."""
     items = train.shape[1]
     count = np.bincount(train.item, minlength=items)
@@ -42,4 +48,6 @@ def compute_item_features(action_items: NDArray[np.int32], embeddings: Embedding
     return ItemFeatures(
         embeddings.item[action_items], embeddings.offset[action_items], count[action_items].astype(np.float32),
         mean[action_items].astype(np.float32), train.scale, genre_directions(train.items)[action_items],
+        None if attributes is None or not attributes.item.shape[1] else attributes.item[action_items],
+        attributes is not None and attributes.encoder.schema.interactions,
     )  # fmt: skip

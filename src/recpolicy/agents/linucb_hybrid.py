@@ -52,7 +52,7 @@ class HybridLinUCB(Learner):
         d, k = width + 1, features.width
         start: tuple[NDArray[np.floating], ...] = (
             np.broadcast_to(np.eye(d) / config.arm_precision, (arms, d, d)), np.zeros((arms, d, k)),
-            np.zeros((arms, d)), np.eye(k) / config.shared_precision, prior_weights(features.rank),
+            np.zeros((arms, d)), np.eye(k) / config.shared_precision, prior_weights(features.rank, k),
         )  # fmt: skip
         self._state = tuple(
             tf.Variable(part.astype(np.float32), trainable=False, name=f"linucb_hybrid/{name}")
@@ -90,6 +90,7 @@ class HybridLinUCB(Learner):
         """Return the arrays for the upper-confidence head."""
         arrays = {name: part.numpy() for name, part in zip(_PARTS, self._state, strict=True)}
         arrays["prior_precision"] = np.array([self._config.shared_precision, self._config.arm_precision], np.float32)
+        arrays |= self._pairs.arrays()
         return ExportedPolicy("hybrid", "upper_confidence", {"alpha": self._config.alpha}, arrays)
 
 
@@ -134,6 +135,6 @@ def make_linucb_hybrid(
     spec: Any, action_spec: Any, config: HybridLinUCBConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a hybrid LinUCB agent that starts as the rating model."""
-    pairs = require_pair_features(arms, "linucb_hybrid")
+    pairs = require_pair_features(arms, spec, "linucb_hybrid")
     learner = HybridLinUCB(pairs, int(action_spec.maximum) + 1, context_width(spec), config)
     return BanditAgent(spec, action_spec, learner, seed=seed)

@@ -15,7 +15,7 @@ from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
-from recpolicy.agents.observation import Observation
+from recpolicy.agents.observation import Observation, context_width
 from recpolicy.core.config import NonNegativeNumber, PositiveFraction, Precision, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.models.pair_features import PairFeatures, prior_weights
@@ -41,7 +41,9 @@ class SharedLinUCB(Learner):
     def __init__(self, features: PairFeatures, config: SharedLinUCBConfig):
         super().__init__(name="linucb_shared")
         self._config, self._pairs = config, features
-        self._posterior = linear.Posterior(prior_weights(features.rank)[np.newaxis], config.precision, "shared")
+        self._posterior = linear.Posterior(
+            prior_weights(features.rank, features.width)[np.newaxis], config.precision, "shared"
+        )
 
     def estimate(self, observation: Observation) -> Estimate:
         """Return the posterior means and widths of all arms from their features [B, A, K]."""
@@ -63,7 +65,7 @@ class SharedLinUCB(Learner):
     def export(self) -> ExportedPolicy:
         """Return the arrays for the upper-confidence head."""
         arrays = {"theta": self._posterior.theta[0].numpy(), "covariance": self._posterior.covariance[0].numpy()}
-        arrays["prior_precision"] = np.array(self._config.precision, np.float32)
+        arrays |= {"prior_precision": np.array(self._config.precision, np.float32), **self._pairs.arrays()}
         return ExportedPolicy("shared", "upper_confidence", {"alpha": self._config.alpha}, arrays)
 
 
@@ -78,11 +80,17 @@ def make_linucb_shared(
     spec: Any, action_spec: Any, config: SharedLinUCBConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a shared LinUCB agent that starts as the rating model."""
-    return BanditAgent(spec, action_spec, SharedLinUCB(require_pair_features(arms, "linucb_shared"), config), seed=seed)
+    pairs = require_pair_features(arms, spec, "linucb_shared")
+    return BanditAgent(spec, action_spec, SharedLinUCB(pairs, config), seed=seed)
 
 
-def require_pair_features(arms: ItemFeatures | None, agent: str) -> PairFeatures:
-    """Return the arms' pair features; raises ConfigError without arms."""
+def require_pair_features(arms: ItemFeatures | None, spec: Any, agent: str) -> PairFeatures:
+    """Return the arms' pair features for contexts of a spec; raises ConfigError without arms, or for too many."""
     if arms is None:
         raise ConfigError(f"{agent} needs the arms' embeddings")
-    return PairFeatures(arms.embedding, arms.offset)
+    if arms.attributes is None:
+        return PairFeatures(arms.embedding, arms.offset)
+    return PairFeatures(
+        arms.embedding, arms.offset, arms.attributes, interactions=arms.interactions,
+        user_attributes=context_width(spec) - arms.embedding.shape[1],
+    )  # fmt: skip

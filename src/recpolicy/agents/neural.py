@@ -3,7 +3,8 @@
 B batch, A arms, D context. The network predicts every arm's reward from the context; the loss is the mean squared error
 of the arm that was played, one Adam step a batch. Two heads: `plain` has one output per arm. `dot` corrects the user's
 embedding and scores arms by dot product with theirs: reward = offset_a + embedding_a . (x[:D] + f(x)). f is zero at the
-start, so training begins at the rating model, and 1,682 arms cost one matrix product. Sources: TF-Agents'
+start, so training begins at the rating model, and 1,682 arms cost one matrix product. Where arms have attributes, f has
+an output more for each of them, and attributes_a . f(x)[D:] is added. Sources: TF-Agents'
 NeuralEpsilonGreedyAgent (the plain form); Sutton & Barto 2018, sections 2.2 and 2.8.
 """
 
@@ -18,6 +19,7 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
 from recpolicy.core.config import Fraction, LearningRate, Size, Temperature, config_dataclass
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import integer_seed
 
 Probabilities = Callable[[tf.Tensor, float, tf.Tensor | None], tf.Tensor]
@@ -62,6 +64,7 @@ class NeuralReward(Learner):
         self._network, self._optimizer = network, optimizer
         self._explore, self._head_name, self._setting = explore, head, setting
         self._tables = None if arms is None else (tf.constant(arms.embedding), tf.constant(arms.offset))
+        self._attributes = None if arms is None or arms.attributes is None else tf.constant(arms.attributes)
         optimizer.build(network.trainable_variables)
 
     def rewards(self, context: tf.Tensor) -> tf.Tensor:
@@ -70,7 +73,11 @@ class NeuralReward(Learner):
         if self._tables is None:
             return output
         embedding, offset = self._tables
-        return offset + tf.matmul(context[:, : embedding.shape[1]] + output, embedding, transpose_b=True)
+        rank = embedding.shape[1]
+        reward = offset + tf.matmul(context[:, :rank] + output[:, :rank], embedding, transpose_b=True)
+        if self._attributes is not None:
+            reward += tf.matmul(output[:, rank:], self._attributes, transpose_b=True)
+        return reward
 
     def estimate(self, observation: Observation) -> Estimate:
         """Return the predicted rewards; the network has no uncertainty estimate."""
@@ -95,6 +102,8 @@ class NeuralReward(Learner):
         arrays = layer_arrays(self._network)
         if self._tables is not None:
             arrays |= {"embedding": self._tables[0].numpy(), "offset": self._tables[1].numpy()}
+        if self._attributes is not None:
+            arrays["item_attributes"] = self._attributes.numpy()
         name, value = self._setting
         return ExportedPolicy("mlp", self._head_name, {name: value}, arrays)
 
@@ -117,12 +126,19 @@ def make_network(width: int, layers: tuple[int, ...], outputs: int, seed: int, z
     return network
 
 
+def dot_outputs(arms: ItemFeatures) -> int:
+    """Return the number of outputs of a dot head: a correction of the user's embedding, and a weight per attribute."""
+    return arms.embedding.shape[1] + (0 if arms.attributes is None else arms.attributes.shape[1])
+
+
 def _learner(
     spec: Any, action_spec: Any, config: NetworkConfig, arms: ItemFeatures | None, seed: int, head: str,
     explore: Probabilities, setting: tuple[str, float],
 ) -> NeuralReward:  # fmt: skip
     dot = config.head == "dot" and arms is not None
-    outputs = arms.embedding.shape[1] if dot and arms is not None else int(action_spec.maximum) + 1
+    if arms is not None and arms.attributes is not None and not dot:
+        raise ConfigError("features: the head plain has one output an item and reads no attributes of items; set dot")
+    outputs = dot_outputs(arms) if dot and arms is not None else int(action_spec.maximum) + 1
     network = make_network(context_width(spec), config.layers, outputs, seed, zero=dot)
     optimizer = tf_keras.optimizers.Adam(config.learning_rate)
     return NeuralReward(network, optimizer, arms if dot else None, head, explore, setting, head)

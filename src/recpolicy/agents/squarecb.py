@@ -91,7 +91,7 @@ def make_squarecb(
     """Return a SquareCB agent; the linear model needs `arms`."""
     if config.model == "linear":
         linear = SharedLinUCBConfig(precision=config.precision, forgetting=config.forgetting)
-        model: Learner = SharedLinUCB(require_pair_features(arms, "squarecb with a linear model"), linear)
+        model: Learner = SharedLinUCB(require_pair_features(arms, spec, "squarecb with a linear model"), linear)
     else:
         network = EpsilonGreedyConfig(layers=config.layers, head=config.head, learning_rate=config.learning_rate)
         model = make_epsilon_greedy(spec, action_spec, network, arms, seed).learner

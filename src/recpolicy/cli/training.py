@@ -52,7 +52,11 @@ def train(
     ] = None,
     features: Annotated[
         Path | None,
-        typer.Option("--features", help="TOML file with the schema of a log with features; see `features infer`."),
+        typer.Option(
+            "--features",
+            help="TOML file with a schema: of a log with features (see `features infer`), or of columns of users"
+            " (context) and items (action) that join their embeddings.",
+        ),
     ] = None,
     total_timesteps: Annotated[
         int | None,
@@ -72,7 +76,7 @@ def train(
     from recpolicy.workflows.training_data import training_data
 
     check_absent(out)  # before TensorFlow is imported
-    if features is not None or (log is not None and is_feature_log(log)):
+    if log is not None and is_feature_log(log):
         of_ratings = {
             "--data": data, "--split": split, "--mode": mode, "--total-timesteps": total_timesteps,
             "--checkpoint-every-steps": checkpoint_every_steps,
@@ -83,8 +87,11 @@ def train(
         _train_on_features(agent, out, log, features, config, seed, as_json)
         return
 
-    tables, options = read_config_with_data(config, ("train", "agent", "rating_model"))
+    tables, options = read_config_with_data(config, ("train", "agent", "rating_model", "features"))
     settings: dict[str, Any] = dict(tables.get("train", {}))
+    schema = _attributes(tables, features)
+    if schema is not None:
+        settings["features"] = schema
     overrides = {
         "mode": mode, "total_timesteps": total_timesteps, "checkpoint_every_steps": checkpoint_every_steps,
     }  # fmt: skip
@@ -113,8 +120,18 @@ def train(
     print_text(f"next: recpolicy evaluate {out}")
 
 
+def _attributes(tables: dict[str, Any], features: Path | None) -> dict[str, Any] | None:
+    """Return the schema of attributes of users and items, of --features or of the table [features]."""
+    from recpolicy.core.errors import ConfigError
+    from recpolicy.data.features import read_schema
+
+    if features is not None and "features" in tables:
+        raise ConfigError(f"{features}: the file of --config has the table [features], too; give one schema")
+    return tables.get("features") if features is None else read_schema(features).as_dict()
+
+
 def _train_on_features(
-    agent: str, out: Path, log: Path | None, features: Path | None, config: Path | None, seed: int, as_json: bool
+    agent: str, out: Path, log: Path, features: Path | None, config: Path | None, seed: int, as_json: bool
 ) -> None:
     """Train a feature policy and print where it is."""
     from recpolicy.core.config import read_toml, reject_unknown_tables
@@ -125,8 +142,6 @@ def _train_on_features(
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("train", "agent", "features", "reward"), str(config))
-    if log is None:
-        raise typer.BadParameter("needs --log, a log with features", param_hint="--features")
     if (features is not None) == ("features" in tables):
         raise ConfigError(
             f"{log}: a log with features needs one schema, by --features or as the table [features] of --config;"

@@ -72,7 +72,7 @@ def _posterior(arrays: Arrays, x: Array, widths: bool) -> Estimate:
 
 
 def _shared(arrays: Arrays, situation: PolicyInput) -> Estimate:
-    z = _pair_features(situation)  # [n, A, K]
+    z = _pair_features(arrays, situation)  # [n, A, K]
     mean = z @ arrays["theta"]
     if not situation.widths:
         return Estimate(mean, None, mean)
@@ -83,7 +83,7 @@ def _shared(arrays: Arrays, situation: PolicyInput) -> Estimate:
 
 def _hybrid(arrays: Arrays, situation: PolicyInput) -> Estimate:
     x = _with_bias(situation.context)
-    z = _pair_features(situation)
+    z = _pair_features(arrays, situation)
     rest = z - np.einsum("nd,adk->nak", x, arrays["cross"], optimize=True)
     mean = rest @ arrays["beta"] + x @ arrays["center"].T
     if not situation.widths:
@@ -99,7 +99,10 @@ def _mlp(arrays: Arrays, situation: PolicyInput) -> Estimate:
     mean = _layers(arrays, situation.context)
     if "embedding" in arrays:
         rank = arrays["embedding"].shape[1]
-        mean = arrays["offset"] + (situation.context[:, :rank] + mean) @ arrays["embedding"].T
+        output = mean
+        mean = arrays["offset"] + (situation.context[:, :rank] + output[:, :rank]) @ arrays["embedding"].T
+        if "item_attributes" in arrays:
+            mean = mean + output[:, rank:] @ arrays["item_attributes"].T
     return Estimate(mean, None, mean)
 
 
@@ -171,11 +174,18 @@ def _with_bias(x: Array) -> Array:
     return np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1)
 
 
-def _pair_features(situation: PolicyInput) -> Array:
-    """Return (p * q, o, 1) [n, A, K]; see models/pair_features.py."""
+def _pair_features(arrays: Arrays, situation: PolicyInput) -> Array:
+    """Return (p * q, o, 1) and features of attributes [n, A, K]; see models/pair_features.py."""
     product = situation.context[:, np.newaxis, : situation.embedding.shape[1]] * situation.embedding
     offset = np.broadcast_to(situation.offset[:, np.newaxis], (*product.shape[:2], 1))
-    return np.concatenate([product, offset, np.ones_like(offset)], axis=-1)
+    parts = [product, offset, np.ones_like(offset)]
+    if "item_attributes" in arrays:
+        attributes = np.broadcast_to(arrays["item_attributes"], (len(product), *arrays["item_attributes"].shape))
+        parts.append(attributes)
+        if arrays["attribute_interactions"]:
+            x = situation.context[:, np.newaxis, situation.embedding.shape[1] :, np.newaxis]
+            parts.append((x * attributes[:, :, np.newaxis, :]).reshape(*product.shape[:2], -1))
+    return np.concatenate(parts, axis=-1)
 
 
 def _seen(situation: PolicyInput) -> Array:

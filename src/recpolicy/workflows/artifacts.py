@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 LEARNED_EVENTS = "learned_events"
 """Key in the metadata, and in those of parents: rounds or steps of the log, whose hashes the artifact has. An artifact
 without the key was written before there were hashes: only the digest of its log is known."""
+ATTRIBUTES = "attributes"
+"""Key in the metadata: the encoder of attributes of users and items."""
 LOG_UNTIL = "log_until"
 """Key in the metadata: time of the last learned round of a growing log, in milliseconds since 1970."""
 
@@ -171,7 +173,12 @@ def make_artifact(
     uniform_mix: float = 0.0,
     learned_events: Hashes | None = None,
 ) -> Artifact:
-    """Return the artifact of a trained policy; `uniform_mix` is the fraction of uniform actions."""
+    """Return the artifact of a trained policy; `uniform_mix` is the fraction of uniform actions.
+
+    The metadata gets the encoder of attributes, if there is one.
+    """
+    if features.attributes is not None:
+        metadata = {**metadata, ATTRIBUTES: features.attributes.encoder.as_dict()}
     untrained = Artifact(
         agent=name,
         estimator=exported.estimator,

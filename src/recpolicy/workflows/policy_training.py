@@ -34,7 +34,7 @@ from recpolicy.workflows.artifacts import (
     training_events,
     write_artifact,
 )
-from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, prepare_features
+from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, item_attributes, prepare_features
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import BanditAgent
@@ -218,7 +218,9 @@ def _make_agent(
     from recpolicy.agents import agent_entry
     from recpolicy.agents.item_features import compute_item_features
 
-    arms = compute_item_features(features.action_items, features.embeddings, train_ratings)
+    arms = compute_item_features(
+        features.action_items, features.embeddings, train_ratings, item_attributes(name, features)
+    )
     specs = environment.time_step_spec(), environment.action_spec()
     agent: BanditAgent = agent_entry(name).make(*specs, config, arms, seed)
     return agent

@@ -136,9 +136,11 @@ def _item_features(artifact: Artifact) -> Any:
     """Return the features of the catalog; mean ratings are 0, because no learner reads them again."""
     from recpolicy.agents.item_features import ItemFeatures
 
-    action_items = artifact.action_items
+    action_items, attributes = artifact.action_items, artifact.policy.get("item_attributes")
     count = np.bincount(artifact.rated_item, minlength=len(artifact.items))[action_items]
     return ItemFeatures(
         artifact.item[action_items], artifact.offset[action_items], count.astype(np.float32),
         np.zeros(len(action_items), np.float32), artifact.scale, genre_directions(artifact.items)[action_items],
+        None if attributes is None else attributes.astype(np.float32),
+        bool(artifact.policy.get("attribute_interactions", False)),
     )  # fmt: skip

@@ -32,7 +32,7 @@ from recpolicy.workflows.artifacts import (
     training_events,
     write_artifact,
 )
-from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, prepare_features
+from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, item_attributes, prepare_features
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import ExportedPolicy
@@ -131,7 +131,9 @@ def train_sessions(
     check_absent(out)
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
     metadata = build_metadata(split, settings, agent_settings, features.model, seed, log)
-    arms = compute_item_features(features.action_items, features.embeddings, split.train)
+    arms = compute_item_features(
+        features.action_items, features.embeddings, split.train, item_attributes(agent, features)
+    )
 
     def make(time_step_spec: Any, action_spec: Any) -> Any:
         return entry.make(time_step_spec, action_spec, agent_settings, arms, seed)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from recpolicy.core.config import Size, SizeOrZero, build, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.memory import FEWER_CELLS, check_memory
+from recpolicy.data.features.attributes import Attributes, encode_attributes
+from recpolicy.data.features.schema import schema_from_dict
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.log_ingest import RATINGS, TRAINING
 from recpolicy.data.log_parts import has_events
@@ -28,6 +30,9 @@ from recpolicy.models.rating_models import fit_rating_model
 
 DATA, SPLIT = "ml-100k", "u1"
 """Defaults of data and split."""
+READ_ITEM_ATTRIBUTES = ("linucb_shared", "linucb_hybrid", "squarecb", "eps_greedy", "boltzmann")
+"""Agents of one model for all items, which can read attributes of items; others have a model per item, or read genres.
+"""
 _CELL_BYTES = 60
 """Bytes of a training at its peak for each user and item: rating model, features, world."""
 
@@ -44,6 +49,8 @@ class FeatureConfig:
     """The model that embeddings come from (a name in RATING_MODELS)."""
     demographics: bool = False
     """Append age, gender and occupation to the contexts."""
+    features: Mapping[str, Any] | None = None
+    """Schema of attributes, as in a schema file: columns of users join the contexts, columns of items the items."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Features:
     embeddings: Embeddings
     context: NDArray[np.float32]  # [U, >= D]
     action_items: NDArray[np.int32]  # [A], item rows
+    attributes: Attributes | None = None
 
 
 def prepare_features(
@@ -74,7 +82,9 @@ def prepare_features(
         seed: Seed of the rating model.
 
     Raises:
-        ConfigError: The rating model was fitted on other ratings, or the catalog is larger than the items.
+        ConfigError: The rating model was fitted on other ratings, the catalog is larger than the items, or the schema
+            of attributes is wrong.
+        DataError: A table of users or items lacks a column of the schema, or has a value of another type.
         MemoryLimitError: The users and items are too many for the memory of this machine.
     """
     users, items = train_ratings.shape
@@ -86,13 +96,29 @@ def prepare_features(
         model = fit_rating_model(train_ratings, settings.rating_model, model_config, seed=seed)
     if model.train_digest != train_ratings.digest:
         raise ConfigError(f"the rating model {model.name!r} was fitted on other ratings than {train_ratings.name}")
+    attributes = None
+    if settings.features is not None:
+        attributes = encode_attributes(schema_from_dict(settings.features, "features"), train_ratings)
     rank = min(settings.rank, *train_ratings.shape)
     embeddings = embed(model, rank)
-    return Features(
-        model,
-        embeddings,
-        contexts(embeddings, train_ratings.users, settings.demographics),
-        select_action_items(train_ratings, settings),
+    context = contexts(embeddings, train_ratings.users, settings.demographics)
+    if attributes is not None:
+        context = np.concatenate([context, attributes.user], axis=1)
+    return Features(model, embeddings, context, select_action_items(train_ratings, settings), attributes)
+
+
+def item_attributes(agent: str, features: Features) -> Attributes | None:
+    """Return the attributes for the tables of items, if the agent reads some.
+
+    Raises:
+        ConfigError: The schema has attributes of items, and the agent does not read them.
+    """
+    attributes = features.attributes
+    if attributes is None or not attributes.encoder.schema.action or agent in READ_ITEM_ATTRIBUTES:
+        return attributes
+    raise ConfigError(
+        f"features: {agent} does not read attributes of items, only those of users ([context.NAME]);"
+        f" {', '.join(READ_ITEM_ATTRIBUTES)} read both"
     )
 
 
