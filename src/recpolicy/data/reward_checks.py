@@ -23,7 +23,7 @@ class RewardCheck:
     name: str
     passed: bool
     detail: str
-    """What was expected and found; or the error."""
+    """The value found and the one expected; or the error."""
 
 
 def check_reward(config: RewardConfig) -> list[RewardCheck]:

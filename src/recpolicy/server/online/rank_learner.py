@@ -181,7 +181,7 @@ def _learnable(connection: Connection, rows: Sequence[Any], reward: "RewardConfi
 _TEACHERS: Mapping[str, Callable[[FeaturePolicy, "FeatureLog"], FeaturePolicy]] = {
     ONLINE: FeaturePolicy.updated, APPRENTICE: FeaturePolicy.imitating
 }  # fmt: skip
-"""How a policy learns the events of a mode."""
+"""Functions with which a policy learns the events of a mode."""
 
 
 def _learned(policy: FeaturePolicy, mode: str, log: "FeatureLog") -> tuple[FeaturePolicy, int]:
