@@ -17,6 +17,7 @@ from recpolicy.cli.admin_tables import (
     say_checklist,
     say_drift,
     say_facts,
+    say_rollout_signals,
     say_rollouts,
     say_runs,
     say_signals,
@@ -233,6 +234,13 @@ def rollout_status(url: Url = URL, key_file: KeyFile = None, as_json: Json = Fal
     server = _client(url, key_file)
     now, listed = server.get("/v1/admin/rollouts/current"), server.get("/v1/admin/rollouts")
     show({"current": now, **listed}, as_json, say_rollouts)
+
+
+@rollout_app.command("signals", epilog="Example:  recpolicy admin rollout signals")
+def rollout_signals(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Compare every signal of both variants, such as likes and revenue, by segment of users."""
+    answer = _client(url, key_file).get("/v1/admin/rollouts/current/signals")
+    show(answer, as_json, say_rollout_signals)
 
 
 @app.command(epilog="Example:  recpolicy admin drift")

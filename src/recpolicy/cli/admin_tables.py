@@ -136,6 +136,19 @@ def say_checklist(answer: Mapping[str, Any]) -> None:
     print_text(f"{sum(item['kept'] for item in items)} of {len(items)} are kept")
 
 
+def say_rollout_signals(answer: Mapping[str, Any]) -> None:
+    """Print the differences of the signals of a rollout's variants as a table."""
+    rows = [
+        {
+            "signal": row["type"], "segment": row["segment"], "users": sum(row["users"].values()),
+            "rate": _estimate(row["rate"]["champion"]), "rate difference": _estimate(row["rate"]["difference"]),
+            "value difference": _estimate(row["value"]["difference"]),
+        }
+        for row in answer["rows"]
+    ]  # fmt: skip
+    say_rows(rows, "no signals yet")
+
+
 def say_signals(answer: Mapping[str, Any]) -> None:
     """Print the rates of signals as a table."""
     names = ("day", "version", "task", "type", "events", "users")
@@ -167,6 +180,8 @@ def say_drift(run: Mapping[str, Any] | None) -> None:
 def _estimate(estimate: Mapping[str, float | None]) -> str:
     """An estimate with its interval; without one for a few users."""
     value, low, high = (estimate[name] for name in ("value", "lo", "hi"))
+    if value is None:
+        return ""
     if low is None or high is None:
         return f"{value:.3f}"
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -29,6 +29,7 @@ from recpolicy.server.deps import AppState
 from recpolicy.server.registry_actions import check_comparable
 from recpolicy.server.rollout.reconcile import reconcile, traffic_override
 from recpolicy.server.rollout.rollout_plan import Decision, decide
+from recpolicy.server.rollout.signal_metrics import compare_signals, read_unit_signals, segments
 from recpolicy.server.rollout.stage_metrics import StageMetrics, compute_stage_metrics
 from recpolicy.server.settings import RolloutConfig
 
@@ -137,6 +138,17 @@ def current_metrics(state: AppState, row: Rollout, config: RolloutConfig) -> Sta
     hours = max(now_ms() - row.stage_at, 0) / 3.6e6 if row.reconciled else 0.0
     low, high = (reward.reward_range or (0.0, 0.0)) if ranks else state.reward_rules().scale
     return compute_stage_metrics(stats, health, hours, config.stage_level, config.min_users, high - low)
+
+
+def signals(state: AppState) -> list[dict[str, Any]] | None:
+    """Return the signals of the running rollout's variants in its stage, by segment of users; None without one."""
+    with state.require_store().engine.connect() as connection:
+        row = rollouts.unfinished(connection)
+        if row is None or row.state != "running" or not row.reconciled:
+            return None
+        units = read_unit_signals(connection, row.id, row.stage_at + SETTLE_MS)
+    champion = state.models.live.champion
+    return compare_signals(units, segments(units.key, None if champion.ranks else champion.trained))
 
 
 def next_decision(state: AppState, row: Rollout, config: RolloutConfig, metrics: StageMetrics) -> Decision:

@@ -19,6 +19,7 @@ from recpolicy.server.schemas.admin import (
     RolloutList,
     RolloutRequest,
     RolloutResponse,
+    RolloutSignals,
 )
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
@@ -61,6 +62,15 @@ def show_rollout(_: Reader, state: StateDep) -> Response:
     return json_response(
         {"rollout": _describe(status.rollout), "metrics": metrics, "next": decision.action, "reason": decision.reason}
     )
+
+
+@router.get("/rollouts/current/signals", response_model=RolloutSignals)
+def show_rollout_signals(_: Reader, state: StateDep) -> Response:
+    """Compare every signal of the variants of the running rollout, for all users and by segment."""
+    rows = controller.signals(state)
+    if rows is None:
+        raise HTTPException(404, "no rollout is running")
+    return json_response({"rows": rows})
 
 
 @router.delete("/rollouts/current", response_model=RolloutResponse)

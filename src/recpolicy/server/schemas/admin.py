@@ -242,7 +242,7 @@ class RewardList(BaseModel):
 class Estimate(BaseModel):
     """An estimate with its 95 % interval."""
 
-    value: float = Field(description="The estimate.")
+    value: float | None = Field(description="The estimate; null without users.")
     lo: float | None = Field(description="Lower end; null with fewer than 30 users.")
     hi: float | None = Field(description="Upper end; null with fewer than 30 users.")
 
@@ -337,6 +337,30 @@ class CurrentRollout(BaseModel):
     )
     next: str | None = Field(description="Action that the next check would take: wait, advance, promote or roll_back.")
     reason: str | None = Field(description="Reason for that action.")
+
+
+class ComparedEstimates(BaseModel):
+    """A figure of both variants, and the challenger's minus the champion's, with 95 % confidence sequences."""
+
+    champion: Estimate
+    challenger: Estimate
+    difference: Estimate
+
+
+class SignalComparison(BaseModel):
+    """One type of signal in one segment of the users."""
+
+    type: str = Field(description="Type of the signal.", examples=["like"])
+    segment: str = Field(description="all users, new users, fewer ratings or more ratings.")
+    users: dict[str, int] = Field(description="Users by variant.")
+    rate: ComparedEstimates = Field(description="Share of a user's events with the signal, mean over users.")
+    value: ComparedEstimates = Field(description="Sum of its values per event, such as revenue, mean over users.")
+
+
+class RolloutSignals(BaseModel):
+    """The signals of a rollout's variants."""
+
+    rows: list[SignalComparison] = Field(description="A row for each type and segment.")
 
 
 class RolloutList(BaseModel):
