@@ -8,7 +8,7 @@ The propensity of a place mixes the branches by their odds given the items befor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,11 @@ _FLOOR = 1e-3
 class GuardedSlate(Slate):
     """A slate under guardrails; it may be shorter than requested."""
 
-    allowed: Bools | None = None  # [A] items that could take the first place
-    closed_at: NDArray[np.int32] | None = None  # [A] first place (from 0) where the guardrails close an allowed item
-    reason: str | None = None
+    allowed: Bools = field(kw_only=True)  # [A] items that could take the first place
+    closed_at: NDArray[np.int32] = field(kw_only=True)  # [A] first place (from 0) where an allowed item is closed
+    digest: str = field(kw_only=True)
+    """Digest of the guardrails."""
+    reason: str | None = field(kw_only=True)
     """Why the list is shorter than requested; None if it is not."""
 
 
@@ -74,7 +76,14 @@ def guarded_slates(
         reason = short_reason(guardrails, rating[row], allowed[row], draw, row, length) if length < k else None
         slates.append(
             GuardedSlate(
-                arms[row, :length], propensity, bool(explored[row]), tied, base[row], draw.closed_at[row], reason
+                arms[row, :length],
+                propensity,
+                bool(explored[row]),
+                tied,
+                allowed=base[row],
+                closed_at=draw.closed_at[row],
+                digest=guardrails.digest,
+                reason=reason,
             )
         )
     return slates
@@ -125,7 +134,10 @@ def guarded_sample(
         draw.take(place, np.array([arm]))
     reason = short_reason(guardrails, rating, allowed, draw, 0, len(arms)) if len(arms) < k else None
     chosen = np.array(arms, np.intp)
-    return GuardedSlate(chosen, np.array(propensities), True, False, base, draw.closed_at[0], reason)
+    return GuardedSlate(
+        chosen, np.array(propensities), True, False, allowed=base, closed_at=draw.closed_at[0],
+        digest=guardrails.digest, reason=reason,
+    )  # fmt: skip
 
 
 def short_reason(guardrails: Guardrails, rating: Array, allowed: Bools, draw: "_Draw", row: int, length: int) -> str:

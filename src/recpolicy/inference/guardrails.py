@@ -253,6 +253,20 @@ def tighten(operator: Guardrails | None, request: GuardrailConfig, scorer: "Scor
     )  # fmt: skip
 
 
+def of_request(
+    operator: Guardrails | None, request: GuardrailConfig | None, k: int, scorer: "Scorer"
+) -> Guardrails | None:
+    """Return the guardrails of a request for k items: the operator's, made stricter by the request; None without any.
+
+    Raises:
+        ConfigError: What `tighten` raises, or a quota larger than the list.
+    """
+    if request is None or not request.active:
+        return operator
+    check_places(request, k)
+    return tighten(operator, request, scorer)
+
+
 def unknown_ids_notice(unknown: Collection[Any]) -> str | None:
     """Return one line about ids in the guardrails that the policy does not know; None if it knows all."""
     if not unknown:

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from recpolicy.core.errors import DataError
 from recpolicy.core.types import Bools
 from recpolicy.inference.block_prediction import BatchScores
+from recpolicy.inference.guarded_lists import GuardedSlate, guarded_slates
+from recpolicy.inference.guardrails import Guardrails, of_request
 from recpolicy.inference.scorer import Array, FoldIn, Prediction, Scorer
 from recpolicy.inference.slate_selection import (
     ExplorationConfig,
@@ -23,6 +26,7 @@ from recpolicy.inference.slate_selection import (
     explain,
     untied_slates,
 )
+from recpolicy.server.db.guardrail_record import pack_list
 from recpolicy.server.db.session_history import pack_history
 from recpolicy.server.json_output import encode, finite
 from recpolicy.server.live_models import LoadedVersion
@@ -55,12 +59,17 @@ class ComputedList:
     """The float32 context of a user whom the version does not know; None for a known user."""
     history: bytes | None
     """The packed session that a session policy saw; None for other policies."""
+    guardrails: bytes | None = None
+    """The guardrails (db/guardrail_record.py); None: there were none."""
+    note: bytes = b""
+    """Further fields of the response, JSON after a comma: the guardrails, and why the list is short."""
 
     @property
     def size(self) -> int:
         """Approximate bytes in memory."""
-        texts = len(self.items) + len(self.item_ids) + len(self.propensities) + len(self.ratings)
-        return _LIST_OVERHEAD + texts + len(self.allowed or b"") + len(self.context or b"")
+        texts = len(self.items) + len(self.item_ids) + len(self.propensities) + len(self.ratings) + len(self.note)
+        packed = (self.allowed, self.context, self.guardrails)
+        return _LIST_OVERHEAD + texts + sum(len(part) for part in packed if part is not None)
 
 
 def list_key(request: ListRequest, exploration: ExplorationConfig) -> tuple[Any, ...]:
@@ -107,10 +116,44 @@ def _compute_together(
             if request.exclude_rated:
                 allowed[place, scorer.rated(request.user)] = False
         allowed = allowed[:, scorer.action_items]  # [n, A]
-        slates = untied_slates(scores.score, allowed, block[0].k, exploration)
+        slates = _best_slates(version, scores, allowed, block[0].k, exploration)
         for place, (request, slate) in enumerate(zip(block, slates, strict=True)):
             if slate is not None:
                 yield request, _as_json(version, request.user, slate, allowed[place], scores.of_user(place))
+
+
+def _best_slates(
+    version: LoadedVersion, scores: BatchScores, allowed: Bools, k: int, exploration: ExplorationConfig
+) -> Sequence[Slate | None]:
+    """Return the best slates of n users; None for those with ties, and those that are empty; allowed [n, A]."""
+    rails = version.guardrails
+    if not isinstance(rails, Guardrails):
+        return untied_slates(scores.score, allowed, k, exploration)
+    rating, nobody = scores.rating[:, version.scorer.action_items], np.zeros(len(allowed), bool)
+    slates = guarded_slates(scores.score, rating, allowed, k, rails, exploration, np.random.default_rng(), nobody)
+    return [slate if len(slate.arms) and not slate.tied else None for slate in slates]
+
+
+def request_guardrails(version: LoadedVersion, request: RecommendRequest) -> Guardrails | None:
+    """Return the guardrails of a request; None without any. Raises what `of_request` raises."""
+    operator = version.guardrails if isinstance(version.guardrails, Guardrails) else None
+    own = None if request.guardrails is None else request.guardrails.config()
+    return of_request(operator, own, request.k, version.scorer)
+
+
+def _guarded_slate(
+    answer: Prediction | BatchScores, scorer: Scorer, allowed: Bools, k: int, rails: Guardrails,
+    exploration: ExplorationConfig, explored: bool,
+) -> GuardedSlate:  # fmt: skip
+    """Return a slate under guardrails; raises DataError if they leave no item."""
+    rating, score = answer.rating[scorer.action_items], answer.score
+    slate = guarded_slates(
+        score[np.newaxis], rating[np.newaxis], allowed[np.newaxis], k, rails, exploration, np.random.default_rng(),
+        np.array([explored]),
+    )[0]  # fmt: skip
+    if not len(slate.arms):
+        raise DataError(f"no item is left under the guardrails: {slate.reason}")
+    return slate
 
 
 def compute_list(
@@ -130,7 +173,11 @@ def compute_list(
     excluded = [*request.exclude, *(each.item for each in request.history or ())]
     years = request.first_and_last_year()
     allowed = allowed_rows(scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in)
-    slate = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), explored)
+    rails = request_guardrails(version, request)
+    if rails is None:
+        slate = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), explored)
+    else:
+        slate = _guarded_slate(answer, scorer, allowed, request.k, rails, exploration, explored)
     vector = None if known else _context_bytes(scorer, request, fold_in, context)
     computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector)
     return replace(computed, history=_packed_history(scorer, request)) if request.history else computed
@@ -152,7 +199,7 @@ def _as_json(
         f'"explanations":[{",".join([_item_json(version, near) + "}" for near in near_rows])}]}}'
         for row, rating, std, value, propensity, near_rows in columns
     ]
-    return ComputedList(
+    computed = ComputedList(
         items=f"[{','.join(items)}]".encode(),
         item_ids=encode([version.scorer.item_ids[row] for row in rows.tolist()]),
         propensities=f"[{','.join(propensities)}]",
@@ -160,6 +207,18 @@ def _as_json(
         allowed=None if allowed.all() else np.packbits(allowed).tobytes(),
         context=context,
         history=b"" if version.scorer.sequential else None,
+    )
+    return with_guardrails(computed, slate) if isinstance(slate, GuardedSlate) else computed
+
+
+def with_guardrails(computed: ComputedList, slate: GuardedSlate) -> ComputedList:
+    """Return a list with the record of its guardrails, and what the response says about them."""
+    note = encode({"digest": slate.digest, "reason": slate.reason})
+    return replace(
+        computed,
+        allowed=None if slate.allowed.all() else np.packbits(slate.allowed).tobytes(),
+        guardrails=pack_list(slate.digest, slate.closed_at, len(slate.arms)),
+        note=f',"guardrails":{note}'.encode(),
     )
 
 

@@ -16,7 +16,7 @@ from recpolicy.server.db.rank_events import ONLINE
 from recpolicy.server.db.rank_signals import RankSignal, check_worth
 from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.schema import RANK, STRATEGY
-from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, without_challenger
+from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, with_guardrails, without_challenger
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.rank.ranker import UniformPolicy
 from recpolicy.server.rank.service import RankSettings
@@ -72,7 +72,7 @@ class AppState:
         live, service = self.models.live, self.rank.current
         assert live.champion.ranker is not None  # raises for another kind
         if service.reset_version is not None and service.reset_version == live.champion.number:
-            return LiveState(LoadedVersion(UniformPolicy(), None))
+            return LiveState(with_guardrails(LoadedVersion(UniformPolicy(), None), self.settings.guardrails))
         return live if live.challenger is None or service.mode == ONLINE else without_challenger(live)
 
     def ranking_version(self) -> LoadedVersion:

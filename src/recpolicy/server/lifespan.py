@@ -28,7 +28,15 @@ from recpolicy.server.db.spool import Spool
 from recpolicy.server.db.writer import COMMIT_SECONDS, GroupCommitWriter
 from recpolicy.server.deps import AppState, Store
 from recpolicy.server.jobs.alerts import send_alert
-from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, Policy, ReloadHooks, load_policy
+from recpolicy.server.live_models import (
+    LiveState,
+    LoadedVersion,
+    ModelManager,
+    Policy,
+    ReloadHooks,
+    load_policy,
+    with_guardrails,
+)
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.online.checkpoints import CURRENT, checkpoint_folder
 from recpolicy.server.online.learned_policy import LearnedPolicy
@@ -145,9 +153,10 @@ def stateless_state(source: Path, settings: Settings) -> AppState:
     if not source.is_dir():
         raise ArtifactError(f"{source}: the folder does not exist; expected a run or a registry")
     if not is_run(source):
-        registry, hooks = Registry(source), ReloadHooks(uniform_first=settings.rank.start_uniform)
-        return AppState(ModelManager.from_registry(registry, hooks), None, settings, Metrics())
-    return AppState(ModelManager(LiveState(LoadedVersion(load_policy(source), None))), None, settings, Metrics())
+        hooks = ReloadHooks(uniform_first=settings.rank.start_uniform, guardrails=settings.guardrails)
+        return AppState(ModelManager.from_registry(Registry(source), hooks), None, settings, Metrics())
+    version = with_guardrails(LoadedVersion(load_policy(source), None), settings.guardrails)
+    return AppState(ModelManager(LiveState(version)), None, settings, Metrics())
 
 
 def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHooks:
@@ -158,7 +167,7 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
 
     start_uniform, learned, ranks = settings.rank.start_uniform, LearnedPolicy(folder), LearnedRanks(folder)
     if not settings.online.enabled:
-        return ReloadHooks(rollout, uniform_first=start_uniform)
+        return ReloadHooks(rollout, uniform_first=start_uniform, guardrails=settings.guardrails)
 
     def with_updates(policy: Policy) -> Policy:
         if isinstance(policy, FeaturePolicy):
@@ -172,7 +181,7 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
             return ()
         return (checkpoint_folder(folder, policy.metadata["policy_digest"]) / CURRENT,)
 
-    return ReloadHooks(rollout, with_updates, checkpoints, start_uniform)
+    return ReloadHooks(rollout, with_updates, checkpoints, start_uniform, settings.guardrails)
 
 
 def running_rollout(engine: Engine, challenger: int) -> int | None:

@@ -22,7 +22,9 @@ from typing import Any, cast
 from recpolicy.core.errors import ArtifactError, ConfigError, WrongPolicyKindError
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.feature_artifact import is_feature_policy, read_feature_policy
+from recpolicy.inference.guardrails import GuardrailConfig, Guardrails, bind, unknown_ids_notice
 from recpolicy.inference.load_scorer import load_scorer
+from recpolicy.inference.rank_guardrails import RankGuardrails
 from recpolicy.inference.scorer import Scorer
 from recpolicy.registry.aliases import STATE, Routing
 from recpolicy.registry.model_registry import Registry
@@ -42,6 +44,7 @@ CACHE_BYTES = 4 << 20
 
 
 Policy = Scorer | Ranker
+BoundGuardrails = Guardrails | RankGuardrails | None
 RANKS_FEATURES = "the champion ranks actions with features; send POST /v1/rank in place of this request"
 RANKS_ITEMS = "the champion recommends items of a ratings table; send POST /v1/recommend in place of a rank"
 
@@ -60,6 +63,8 @@ class LoadedVersion:
     """The version as trained, if `policy` has learned since; otherwise None."""
     lists: LRUCache[Any] = field(default_factory=lambda: LRUCache(LIST_BYTES), compare=False, repr=False)
     """Cache of its greedy lists (recommend.ComputedList); a version never changes, so they stay valid."""
+    guardrails: BoundGuardrails = field(default=None, compare=False, repr=False)
+    """The operator's guardrails over its catalog, or of its ranks; None: there are none."""
     item_json: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
     """Begin of the JSON of its items, by row; filled as lists show them."""
 
@@ -125,6 +130,15 @@ def load_policy(folder: Path, cache_bytes: int = CACHE_BYTES) -> Policy:
     return read_feature_policy(folder) if is_feature_policy(folder) else load_scorer(folder, cache_bytes)
 
 
+def with_guardrails(version: LoadedVersion, config: GuardrailConfig) -> LoadedVersion:
+    """Return a version that keeps the operator's guardrails; raises ConfigError if it cannot."""
+    if not config.active:
+        return version
+    if version.ranks:
+        return replace(version, guardrails=RankGuardrails.for_policy(config, version.policy))
+    return replace(version, guardrails=bind(config, version.scorer))
+
+
 @dataclass(frozen=True)
 class LiveState:
     """The live versions and their traffic."""
@@ -173,6 +187,8 @@ class ReloadHooks:
     """Returns the files that change when it has learned more."""
     uniform_first: bool = False
     """A registry without a champion serves UniformPolicy."""
+    guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
+    """The operator's guardrails; a version that cannot keep them is not served."""
 
 
 class ModelManager:
@@ -265,7 +281,8 @@ def _load(registry: Registry, old: LiveState, hooks: ReloadHooks) -> tuple[LiveS
     if routing.champion is None:
         return _without_champion(registry, hooks)
     known = {served.number: served.trained_policy for served in (old.champion, old.challenger) if served is not None}
-    champion, fault = _try_load(registry, routing.champion, known, f"version {old.champion.number} still serves")
+    instead = f"version {old.champion.number} still serves"
+    champion, fault = _try_load(registry, routing.champion, known, instead, hooks.guardrails)
     number = old.champion.number if champion is None else routing.champion
     return _combine(registry, routing, champion or old.champion.trained_policy, number, fault, hooks, known)
 
@@ -275,11 +292,11 @@ def _load_first(registry: Registry, hooks: ReloadHooks) -> tuple[LiveState, str 
     routing = registry.routing()
     if routing.champion is None:
         return _without_champion(registry, hooks)
-    champion, fault = _try_load(registry, routing.champion, {}, "")
+    champion, fault = _try_load(registry, routing.champion, {}, "", hooks.guardrails)
     if champion is not None:
         return _combine(registry, routing, champion, routing.champion, None, hooks, {})
     for number in _former_champions(registry):
-        champion, _ = _try_load(registry, number, {}, "")
+        champion, _ = _try_load(registry, number, {}, "", hooks.guardrails)
         if champion is not None:
             fault = f"{fault}; version {number}, a former champion, serves instead"
             return _combine(registry, routing, champion, number, fault, hooks, {})
@@ -293,14 +310,14 @@ def _combine(
     """Return the live state of a loaded champion, with the challenger if it loads."""
     challenger, rival = routing.challenger, None
     if challenger is not None and challenger != number:
-        rival, why = _try_load(registry, challenger, known, "the champion serves its users")
+        rival, why = _try_load(registry, challenger, known, "the champion serves its users", hooks.guardrails)
         fault = fault or why
     learned = hooks.learned(champion)
     if learned is not champion and not isinstance(champion, Ranker):
         champion.forget_predictions()
     live = LiveState(
-        LoadedVersion(learned, number, None if learned is champion else champion),
-        None if rival is None else LoadedVersion(rival, challenger),
+        with_guardrails(LoadedVersion(learned, number, None if learned is champion else champion), hooks.guardrails),
+        None if rival is None else with_guardrails(LoadedVersion(rival, challenger), hooks.guardrails),
         0.0 if rival is None else routing.traffic_fraction,
         rival is not None and routing.shadow,
         routing.exploration,
@@ -310,13 +327,17 @@ def _combine(
 
 
 def _try_load(
-    registry: Registry, number: int, known: Mapping[int | None, Policy], instead: str
+    registry: Registry, number: int, known: Mapping[int | None, Policy], instead: str, guardrails: GuardrailConfig
 ) -> tuple[Policy | None, str | None]:
     """Return a version, or None with the fault, whatever is wrong with it."""
     if number in known:
         return known[number], None
     try:
-        return load_policy(registry.resolve(number)), None
+        policy = load_policy(registry.resolve(number))
+        bound = with_guardrails(LoadedVersion(policy, number), guardrails).guardrails  # raises what it cannot keep
+        if isinstance(bound, Guardrails) and (notice := unknown_ids_notice(bound.unknown)) is not None:
+            logger.warning("version %s: %s", number, notice)
+        return policy, None
     except Exception as error:  # also of the disk or for lack of memory
         reason = str(error).replace(f"{registry.folder}/", "") or type(error).__name__
         return None, f"version {number} of the registry does not load{instead and f', {instead}'}: {reason}"
@@ -336,7 +357,7 @@ def _former_champions(registry: Registry) -> list[int]:
 def _without_champion(registry: Registry, hooks: ReloadHooks) -> tuple[LiveState, str | None]:
     """Return the live state of a registry without a champion; raises ConfigError unless the settings allow for it."""
     if hooks.uniform_first:
-        return LiveState(LoadedVersion(UniformPolicy(), None)), None
+        return LiveState(with_guardrails(LoadedVersion(UniformPolicy(), None), hooks.guardrails)), None
     raise ConfigError(
         f"{registry.folder}: the registry has no champion; promote a version: recpolicy registry promote. Or set"
         " start_uniform = true in the table [rank] of the settings: ranks are then drawn at random until a version is"

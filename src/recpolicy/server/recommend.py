@@ -51,6 +51,8 @@ class ServedList:
     """The serving version, JSON."""
     items: bytes
     """The items of the response, JSON."""
+    note: bytes = b""
+    """Further fields of the response, JSON after a comma."""
 
     @property
     def explored(self) -> bool:
@@ -74,7 +76,7 @@ class ServedList:
         event_id = f'"{self.event.id}"' if stored else "null"
         explored = "true" if self.event.explored else "false"
         head = f'{{"event_id":{event_id},"user":{self.event.user_key},"policy":{self.policy},"explored":{explored}'
-        return b'%b,"items":%b}' % (head.encode(), self.items)
+        return b'%b,"items":%b%b}' % (head.encode(), self.items, self.note)
 
 
 @router.post("/recommend", response_model=Recommendation)
@@ -221,8 +223,9 @@ def choose(live: LiveState, request: ListRequest, exploration: ExplorationConfig
         allowed=computed.allowed,
         context=computed.context,
         history=computed.history,
+        guardrails=computed.guardrails,
     )
-    return ServedList(event, version.policy_json[variant], computed.items)
+    return ServedList(event, version.policy_json[variant], computed.items, computed.note)
 
 
 async def persist(state: AppState, served: list[ServedList]) -> bool:

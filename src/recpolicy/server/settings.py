@@ -30,6 +30,7 @@ from recpolicy.core.config import (
 )
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.reward_signals import RewardConfig
+from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.server.db.feedback import REWARD_TYPES
 
@@ -346,6 +347,7 @@ class Settings:
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)

@@ -21,9 +21,11 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import rename_keys
 from recpolicy.core.ids import convert_id
 from recpolicy.core.lru import LRUCache
+from recpolicy.inference.guarded_lists import guarded_slates
+from recpolicy.inference.guardrails import GuardrailConfig, bind, of_request
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.scorer import Prediction, Scorer
-from recpolicy.inference.slate_selection import allowed_rows
+from recpolicy.inference.slate_selection import ExplorationConfig, allowed_rows
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.json_output import finite
 from recpolicy.server.live_models import LiveState
@@ -34,6 +36,7 @@ CACHE_BYTES = 1 << 20
 PREVIEW_BYTES = 96 << 20
 """Size of the versions that are kept for previews; one of MovieLens 100K has 15 MiB."""
 _REFUSED_VERSIONS, _REFUSED_SECONDS, _WAIT_SECONDS = 100, 60.0, 1.0
+NO_GUARDRAILS = GuardrailConfig()
 CARD = Path("simulator", "card.json")
 MAX_CARD_BYTES = 4 << 20
 CARD_FIELDS = ("world", "split", "seed", "passed", "gates", "counts", "figures")
@@ -72,8 +75,11 @@ class RankedPreview:
         ]
 
 
-def rank_items(scorer: Scorer, request: RecommendRequest) -> RankedPreview:
-    """Return a version's ranking for a request; raises what the policy raises for unknown ids or filters."""
+def rank_items(scorer: Scorer, request: RecommendRequest, config: GuardrailConfig = NO_GUARDRAILS) -> RankedPreview:
+    """Return a version's ranking for a request; raises what the policy raises for unknown ids or filters.
+
+    Under guardrails, the list that they allow comes first, then the other items that they do not exclude as such.
+    """
     fold_in = request.fold_in()
     context = None if request.context is None else np.array(request.context, np.float32)
     if fold_in is None and context is None and not scorer.knows(request.user):
@@ -82,8 +88,18 @@ def rank_items(scorer: Scorer, request: RecommendRequest) -> RankedPreview:
     excluded = [*request.exclude, *(each.item for each in request.history or ())]
     years = request.first_and_last_year()
     allowed = allowed_rows(scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in)
-    arms = np.flatnonzero(allowed)
-    best = arms[np.argsort(-answer.score[arms], kind="stable")]
+    listed = np.empty(0, np.intp)
+    own = None if request.guardrails is None else request.guardrails.config()
+    rails = of_request(bind(config, scorer) if config.active else None, own, request.k, scorer)
+    if rails is not None:
+        rating, nobody = answer.rating[scorer.action_items], np.array([False])
+        slate = guarded_slates(
+            answer.score[np.newaxis], rating[np.newaxis], allowed[np.newaxis], request.k, rails,
+            ExplorationConfig(share=0.0), np.random.default_rng(0), nobody,
+        )[0]  # fmt: skip
+        listed, allowed = slate.arms, slate.allowed
+    arms = np.setdiff1d(np.flatnonzero(allowed), listed)
+    best = np.concatenate([listed, arms[np.argsort(-answer.score[arms], kind="stable")]])
     return RankedPreview(scorer, answer, scorer.action_items[best].astype(np.intp))
 
 

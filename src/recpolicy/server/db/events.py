@@ -48,6 +48,8 @@ class Event(NamedTuple):
     """The float32 context of a user whom the version does not know."""
     history: bytes | None = None
     """The session that a session policy saw (session_history.py); None for other policies."""
+    guardrails: bytes | None = None
+    """The guardrails (guardrail_record.py); None: there were none."""
 
 
 _random: deque[str] = deque()

@@ -21,12 +21,13 @@ from recpolicy.data.log_columns import TIME
 from recpolicy.data.log_metadata import encode_metadata
 from recpolicy.data.log_parts import EVENTS, REWARDS
 from recpolicy.server.db.export_policy import LogPolicy
+from recpolicy.server.db.guardrail_record import unpack_list
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.db.session_history import unpack_history
 
 _EVENT_COLUMNS = (
     "seq", "id", "time", "user_key", "version", "policy_digest", "agent", "item_ids", "propensities", "allowed",
-    "context", "history",
+    "context", "history", "guardrails",
 )  # fmt: skip
 HISTORY_ITEM, HISTORY_LIKED = "history_item", "history_liked"
 """The session that a session policy saw, oldest item first; null for other policies and for events of before."""
@@ -97,7 +98,7 @@ class EventRows:
             "policy": pa.array([row.agent for row in rows], pa.string()).dictionary_encode().take(of_event),
             "policy_version": pa.array([row.policy_digest for row in rows], pa.string())
             .dictionary_encode().take(of_event),
-            CANDIDATES: pa.array([row.allowed for row in rows], pa.binary()).dictionary_encode().take(of_event),
+            CANDIDATES: _candidates(rows, start, count, len(self.policy.artifact.action_items)),
             EXCLUDED: _earlier_items(item, np.repeat(start, count), position),
             "reward": pa.nulls(len(event), pa.float64()),
             "context": _vectors([row.context for row in rows]).take(of_event),
@@ -183,6 +184,28 @@ def _round_ids(event_id: list[str], event: Any, position: Any) -> Any:
     return pc.binary_join_element_wise(
         pa.array(event_id, pa.string()).take(event), pa.array(position).cast(pa.string()), ":"
     )
+
+
+def _candidates(rows: Sequence[Any], start: Any, count: Any, actions: int) -> Any:
+    """Return the candidates of each round [N] as packed bits, without those that guardrails close at its position.
+
+    Args:
+        rows: [n] events.
+        start: [n] first round of each event.
+        count: [n] rounds of each event.
+        actions: A, the items of the catalog.
+    """
+    sets, index = [row.allowed for row in rows], np.repeat(np.arange(len(rows)), count)
+    for event, row in enumerate(rows):
+        if row.guardrails is None:
+            continue
+        everything = np.packbits(np.ones(actions, bool))
+        current = everything if row.allowed is None else np.frombuffer(row.allowed, np.uint8)
+        for place, closed in unpack_list(row.guardrails, actions)[1]:
+            current = current & ~closed
+            index[start[event] + place : start[event] + count[event]] = len(sets)
+            sets.append(current.tobytes())
+    return pa.array(sets, pa.binary()).dictionary_encode().take(pa.array(index))
 
 
 def _earlier_items(item: Any, start: Any, position: Any) -> Any:

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.auth.roles import OptionalCaller, Reader
 from recpolicy.server.console import pages, queries
@@ -93,7 +94,7 @@ def find_items(request: console.SearchRequest, state: StateDep) -> Response:
 def estimate_items(request: console.EstimatesRequest, state: StateDep) -> Response:
     """Estimate items for a user by the version that serves the user now. The server stores no event."""
     served, variant = state.models.live.variant_for(id_key(request.user))
-    estimates = rank_items(served.scorer, request).describe(request.items)
+    estimates = rank_items(served.scorer, request, state.settings.guardrails).describe(request.items)
     return json_response({"user": request.user, "policy": served.describe(variant), "items": estimates})
 
 
@@ -109,7 +110,7 @@ def compare_versions(
         scorers = [_version(state, scorer_cache, number, request.user) for number in request.versions]
     except BusyError as error:
         return error_response(429, "overloaded", str(error), {"retry-after": "1"})
-    seen = [_seen(scorer, request) for scorer in scorers]
+    seen = [_seen(scorer, request, state.settings.guardrails) for scorer in scorers]
     union = list(
         dict.fromkeys(
             item for preview in seen if isinstance(preview, RankedPreview) for item in preview.best(request.k)
@@ -171,9 +172,11 @@ def _version(state: AppState, scorer_cache: ScorerCache, number: int | None, use
         raise HTTPException(409, str(error)) from None
 
 
-def _seen(scorer: Scorer, request: console.CompareRequest) -> RankedPreview | dict[str, str]:
+def _seen(
+    scorer: Scorer, request: console.CompareRequest, guardrails: GuardrailConfig
+) -> RankedPreview | dict[str, str]:
     """Return the version's ranking, or the reason for its absence."""
     try:
-        return rank_items(scorer, request)
+        return rank_items(scorer, request, guardrails)
     except (DataError, ConfigError) as error:
         return {"code": status_and_code(error)[1], "message": str(error)}

@@ -20,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from recpolicy.inference.guardrails import GuardrailConfig
+
 MAX_USERS = 100
 MAX_ITEMS = 2_000
 MAX_K = 100
@@ -104,6 +106,40 @@ class PredictRequest(BaseModel):
     items: Items | None = Field(default=None, description="Item ids; if omitted, all items.")
 
 
+Weight = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class RequestGuardrails(BaseModel):
+    """Guardrails of one request. They make the operator's stricter, and never looser."""
+
+    model_config = example_config(max_per_category=3, diversity=0.1)
+
+    max_per_category: Annotated[int, Field(ge=1, le=MAX_K)] | None = Field(
+        default=None, description="Most items of each genre in the list."
+    )
+    category_caps: Annotated[dict[Text, Annotated[int, Field(ge=0, le=MAX_K)]], Field(max_length=50)] | None = Field(
+        default=None, description="Most items of the named genres, in place of max_per_category."
+    )
+    blocked_categories: Annotated[list[Text], Field(max_length=50)] = Field(
+        default=(),  # type: ignore[arg-type]
+        description="No item of these genres.",
+    )
+    max_marked: Annotated[int, Field(ge=0, le=MAX_K)] | None = Field(
+        default=None, description="Most items of those that the operator has marked, such as paid ones."
+    )
+    min_marked: int = Field(0, ge=0, le=MAX_K, description="Places that only marked items may take.")
+    min_rating: Number | None = Field(default=None, description="Lowest predicted rating of an item.")
+    diversity: Weight = Field(0.0, description="Weight of the dissimilarity to earlier items of the list.")
+    novelty: Weight = Field(0.0, description="Weight of the penalty on popular items.")
+    category_tilt: (
+        Annotated[dict[Text, Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]], Field(max_length=50)] | None
+    ) = Field(default=None, description="Added to the relevance of items of these genres, by their share of genres.")
+
+    def config(self) -> GuardrailConfig:
+        """Return the settings that the request has; raises ConfigError for those that contradict each other."""
+        return GuardrailConfig(**self.model_dump(exclude_unset=True, exclude_none=True))
+
+
 class RecommendRequest(BaseModel):
     """A user, the number of items, and filters on the items."""
 
@@ -131,6 +167,9 @@ class RecommendRequest(BaseModel):
     years: Annotated[list[Year], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="First and last year of release, both included."
     )
+    guardrails: RequestGuardrails | None = Field(
+        default=None, description="Bounds and weights of the list, besides those of the operator."
+    )
 
     @model_validator(mode="after")
     def _check_consistency(self) -> "RecommendRequest":
@@ -146,7 +185,13 @@ class RecommendRequest(BaseModel):
     def plain(self) -> bool:
         """True for a request without filters, history or description of the user; its list can be cached."""
         return not (
-            self.ratings or self.context or self.history or self.exclude or self.genres or self.years is not None
+            self.ratings
+            or self.context
+            or self.history
+            or self.exclude
+            or self.genres
+            or self.years is not None
+            or self.guardrails is not None
         )
 
     def full(self) -> "RecommendRequest":

@@ -86,6 +86,13 @@ class ServedPolicy(BaseModel):
     variant: Literal["champion", "challenger"] = Field(description="Role of the version for this user.")
 
 
+class GuardrailNote(BaseModel):
+    """The guardrails under which a list was drawn."""
+
+    digest: str = Field(description="Digest of the operator's and the request's settings; the event has it, too.")
+    reason: str | None = Field(description="The reason for a list that is shorter than requested; null if it is not.")
+
+
 class Recommendation(BaseModel):
     """A list of items for one user."""
 
@@ -96,6 +103,9 @@ class Recommendation(BaseModel):
     policy: ServedPolicy = Field(description="The version that chose the items.")
     explored: bool = Field(description="True if the list was drawn at random to explore, false if it is the best list.")
     items: list[RecommendedItem] = Field(description="The items, best first.")
+    guardrails: GuardrailNote | None = Field(
+        None, description="The guardrails of the list; the field is missing if there are none."
+    )
 
 
 class ErrorDetail(BaseModel):
