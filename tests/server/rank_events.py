@@ -19,6 +19,7 @@ def rank_event(user=None, actions=("a", "b"), **fields):
         "offers": b"".join(map(row_digest, rows)), "probabilities": np.full(count, 1 / count).tobytes(),
         "ranking": np.arange(count).astype("<u2").tobytes(), "imitated": None, "request_digest": "d" * 32,
         "online": True,
-        "activated_at": 1_000_000, "variant": "champion", "rollout": None, "task": None, "rows": rows,
+        "activated_at": 1_000_000, "variant": "champion", "rollout": None, "task": None,
+        "guardrails": None, "rows": rows,
     }  # fmt: skip
     return RankEvent(**defaults | fields)

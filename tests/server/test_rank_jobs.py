@@ -63,7 +63,8 @@ def store(state, log):
                 policy_digest="d" * 64, agent="squarecb", mode="online", context=json.dumps(context),
                 offers=b"".join(map(row_digest, rows)), probabilities=probability.astype("<f8").tobytes(),
                 ranking=order.astype("<u2").tobytes(), imitated=None, request_digest="r" * 32, online=True,
-                activated_at=int(log.time[row]), variant="champion", rollout=None, task=None, rows=rows,
+                activated_at=int(log.time[row]), variant="champion", rollout=None, task=None, guardrails=None,
+                rows=rows,
             )
         )  # fmt: skip
         signals.append(

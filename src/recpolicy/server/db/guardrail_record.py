@@ -48,3 +48,8 @@ def unpack_rank(packed: bytes, offers: int) -> tuple[str, Bools]:
     """Return the digest, and the offers [A] that are closed."""
     bits = np.frombuffer(packed[_DIGEST_BYTES:], np.uint8)
     return packed[:_DIGEST_BYTES].hex(), np.unpackbits(bits, count=offers).astype(bool)
+
+
+def closed_offers(packed: bytes | None, offers: int) -> Bools:
+    """Return the offers [A] that the guardrails of a rank closed; none without a record."""
+    return np.zeros(offers, bool) if packed is None else unpack_rank(packed, offers)[1]

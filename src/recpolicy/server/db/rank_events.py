@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
+from recpolicy.core.types import Bools
 from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.feedback import Outcome
+from recpolicy.server.db.guardrail_record import closed_offers
 from recpolicy.server.db.schema import action_rows, rank_events
 from recpolicy.server.db.spooled_fields import typed_field
 
@@ -72,6 +74,8 @@ class RankEvent(NamedTuple):
     """The rollout in whose comparison the event counts."""
     task: str | None
     """STRATEGY; None: a rank of the caller's actions."""
+    guardrails: bytes | None
+    """The guardrails (guardrail_record.py); None: there were none."""
     rows: tuple[str, ...]
     """The actions [A], JSON, in the order of `offers`; another table has them."""
 
@@ -82,10 +86,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "version": (int,), "policy_digest": (str,), "agent": (str,), "mode": (str,), "context": (str,),
     "offers": (bytes,), "probabilities": (bytes,), "ranking": (bytes,), "imitated": (bool, NoneType),
     "request_digest": (str,), "online": (bool,), "activated_at": (int, NoneType), "variant": (str,),
-    "rollout": (int, NoneType), "task": (str, NoneType), "rows": (list,),
+    "rollout": (int, NoneType), "task": (str, NoneType),
+    "guardrails": (bytes, NoneType), "rows": (list,),
 }  # fmt: skip
-_ADDED = {"variant": "champion", "rollout": None, "task": None}
-"""Fields that lines of older versions lack: their events were ranks and had no challengers."""
+_ADDED = {"variant": "champion", "rollout": None, "task": None, "guardrails": None}
+"""Fields that lines of older versions lack: their events were ranks and had neither challengers nor guardrails."""
 
 
 def row_digest(row: str) -> bytes:
@@ -167,6 +172,7 @@ class StoredRank:
     slot_ids: list[str | None]
     rankings: list[NDArray[np.uint16]]  # per slot [A], positions among its offers
     probabilities: list[NDArray[np.float64]]  # per slot [A], in the order of the request
+    closed: list[Bools]  # per slot [A], offers that guardrails closed
     policy: Mapping[str, Any]
     """The `policy` of the response: version, agent, policy_digest and variant."""
     mode: str
@@ -186,6 +192,7 @@ def find_rank(connection: Connection, event_id: str) -> StoredRank | None:
         [row.slot_id for row in rows],
         [np.frombuffer(row.ranking, "<u2") for row in rows],
         [np.frombuffer(row.probabilities, "<f8") for row in rows],
+        [closed_offers(row.guardrails, len(row.ranking) // 2) for row in rows],
         policy | {"variant": first.variant},
         first.mode,
     )

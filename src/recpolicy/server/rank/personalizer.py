@@ -70,7 +70,8 @@ def merge_features(parts: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
 
 def rank_body(ranked: Ranked, request: PersonalizerRank) -> dict[str, Any]:
     """Return the response to a rank: excluded actions keep their places, the others are ordered."""
-    ordered = iter(ranked.slots[0].ranking)
+    slot = ranked.slots[0]
+    ordered = iter([*slot.ranking, *((identity, 0.0) for identity in slot.closed)])
     excluded = set(request.excluded_actions or ())
     places = [(action.id, 0.0) if action.id in excluded else next(ordered) for action in request.actions]
     return {

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 
 from recpolicy.core.errors import StoreError
+from recpolicy.core.types import Bools
 from recpolicy.inference.rank_request import ActionId
 from recpolicy.server.db.events import new_event_id, now_ms
+from recpolicy.server.db.guardrail_record import pack_rank
 from recpolicy.server.db.rank_events import APPRENTICE, KNOWN, RankEvent, StoredRank, find_rank
 from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState
-from recpolicy.server.live_models import LiveState
+from recpolicy.server.live_models import LiveState, LoadedVersion
+from recpolicy.server.rank.decision import Decision
 from recpolicy.server.rank.slot_decisions import (
     DecidedRank,
     PreparedRank,
@@ -38,6 +41,8 @@ class RankedSlot:
     ranking: Sequence[tuple[ActionId, float]]
     """Actions that were not excluded with their probabilities to be first; the chosen one first, the others by
     score."""
+    closed: Sequence[ActionId] = ()
+    """Actions that guardrails leave out of the ranking."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
             request_digest=prepared.digest,
             online=request.has_key, activated_at=None if request.deferred else time,
             variant=decided.variant, rollout=decided.rollout, task=None,
+            guardrails=_record(version, slot.decision),
             rows=tuple([prepared.rows[at] for at in slot.offers]),
         )
         for place, slot in enumerate(decided.slots)
@@ -86,8 +92,13 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
     if known:
         return await _answer_again(state, prepared)
     slots = [
-        RankedSlot(
-            request.slots[place].id, _named(request, slot.offers, slot.decision.order, slot.decision.probability)
+        _ranked_slot(
+            request,
+            request.slots[place].id,
+            slot.offers,
+            slot.decision.order,
+            slot.decision.probability,
+            slot.decision.closed,
         )
         for place, slot in enumerate(decided.slots)
     ]
@@ -104,10 +115,22 @@ def _decide(state: AppState, live: LiveState, prepared: PreparedRank) -> Decided
     return with_mixture(live, prepared, decided)
 
 
-def _named(request: RankInput, offers: Sequence[int], order: Any, probability: Any) -> list[tuple[ActionId, float]]:
+def _ranked_slot(
+    request: RankInput, slot_id: str | None, offers: Sequence[int], order: Any, probability: Any, closed: Bools
+) -> RankedSlot:
+    """Return the answer for a slot; order, probability and closed [A], of the actions at the positions `offers`."""
     ids = [request.actions[at][0] for at in offers]
-    chances = probability.tolist()
-    return [(ids[place], chances[place]) for place in order.tolist()]
+    chances, hidden = probability.tolist(), closed.tolist()
+    ranking = [(ids[place], chances[place]) for place in order.tolist() if not hidden[place]]
+    return RankedSlot(slot_id, ranking, [ids[place] for place in order.tolist() if hidden[place]])
+
+
+def _record(version: LoadedVersion, decision: Decision) -> bytes | None:
+    """Return the record of a slot's guardrails; None without any."""
+    rails = version.guardrails
+    if rails is None:
+        return None
+    return pack_rank(rails.digest, decision.closed & (decision.probability == 0))
 
 
 async def _persist(state: AppState, events: Sequence[RankEvent]) -> tuple[bool, bool]:
@@ -142,8 +165,9 @@ async def _answer_again(state: AppState, prepared: PreparedRank) -> Ranked:
         )
     taken: set[int] = set()
     slots = []
-    for slot, order, probability in zip(request.slots, known.rankings, known.probabilities, strict=True):
+    stored = zip(request.slots, known.rankings, known.probabilities, known.closed, strict=True)
+    for slot, order, probability, closed in stored:
         offers = offers_of(request, slot, taken)
         taken.add(offers[int(order[0])])
-        slots.append(RankedSlot(slot.id, _named(request, offers, order, np.asarray(probability))))
+        slots.append(_ranked_slot(request, slot.id, offers, order, np.asarray(probability), closed))
     return Ranked(event_id, slots, known.policy, known.mode)

@@ -17,6 +17,7 @@ from pydantic_core import to_json
 from recpolicy.core.errors import DataError
 from recpolicy.core.types import Array
 from recpolicy.data.feature_columns import MAX_DEPTH
+from recpolicy.inference.rank_guardrails import RankGuardrails
 from recpolicy.inference.rank_request import Action, ActionId
 from recpolicy.server.db.rank_events import row_digest
 from recpolicy.server.json_output import encode
@@ -76,13 +77,25 @@ class PreparedRank:
         """The key that decides the variant: the user, or the event of a request without a user."""
         return self.event_id if self.request.user_key is None else self.request.user_key
 
-    def decide(self, version: LoadedVersion, place: int, offers: Sequence[int]) -> Decision:
-        """Return a version's decision for the slot at a place, between the actions at these positions."""
+    def decide(self, version: LoadedVersion, place: int, offers: Sequence[int], earlier: Sequence[int]) -> Decision:
+        """Return a version's decision for the slot at a place, between the actions at these positions.
+
+        Args:
+            version: The version.
+            place: Place of the slot.
+            offers: Positions of the actions [A].
+            earlier: Positions of the actions of the slots before.
+
+        Raises:
+            DataError: What the policy raises, or the guardrails leave no action.
+        """
         request, slot = self.request, self.request.slots[place]
+        rails = version.guardrails if isinstance(version.guardrails, RankGuardrails) else None
         return decide(
             version.ranker, {**request.context, "slot": slot.features} if slot.features else request.context,
             [request.actions[at] for at in offers], self.event_id if place == 0 else f"{self.event_id}/{place}",
             self.mode, self.exploration, strict=request.strict, keys=[self.digests[at] for at in offers],
+            guardrails=rails, earlier=[request.actions[at] for at in earlier], slots=len(request.slots),
         )  # fmt: skip
 
 
@@ -120,7 +133,8 @@ def decide_rank(live: LiveState, prepared: PreparedRank) -> DecidedRank:
     taken: set[int] = set()
     for place, slot in enumerate(prepared.request.slots):
         offers = offers_of(prepared.request, slot, taken)
-        decided.append(DecidedSlot(offers, prepared.decide(version, place, offers)))
+        earlier = [slot.chosen for slot in decided]
+        decided.append(DecidedSlot(offers, prepared.decide(version, place, offers, earlier)))
         taken.add(decided[-1].chosen)
     return DecidedRank(version, variant, live.rollout, decided)
 
@@ -144,7 +158,8 @@ def with_mixture(live: LiveState, prepared: PreparedRank, decided: DecidedRank) 
     slots = []
     try:
         for place, slot in enumerate(decided.slots):
-            own, others = slot.decision.probability, prepared.decide(other, place, slot.offers).probability
+            earlier = [before.chosen for before in decided.slots[:place]]
+            own, others = slot.decision.probability, prepared.decide(other, place, slot.offers, earlier).probability
             first, second = (others, own) if of_challenger else (own, others)
             mixture: Array = (1 - weight) * first + weight * second
             at = int(slot.decision.order[0])
