@@ -124,7 +124,7 @@ def _event(
         policy_digest=live.policy.policy_digest, agent=AGENT, mode=answer.source, context=encode(context),
         offers=live.offers, probabilities=probability.astype("<f8").tobytes(), ranking=order.astype("<u2").tobytes(),
         imitated=None, request_digest=hashlib.blake2b(asked, digest_size=16).hexdigest(), online=request.has_key,
-        activated_at=time, variant=CHAMPION, rollout=None, task=STRATEGY, rows=live.rows,
+        activated_at=time, variant=CHAMPION, rollout=None, task=STRATEGY, guardrails=None, rows=live.rows,
     )  # fmt: skip
 
 
