@@ -67,7 +67,7 @@ GRIDS: dict[str, Grid] = {
     "boltzmann": Grid("boltzmann", NETWORK, {"temperature": (0.001, 0.005, 0.02, 0.1)}),
     "neural_linucb": Grid("neural_linucb", NETWORK, {"alpha": (0.0, 0.01, 0.1, 1.0)}),
 }
-WIDE = ("linucb_hybrid", "neural_linucb")
+WIDE = ("linucb_hybrid", "lints", "neural_linucb")
 """Agents that are left out of the world with 1,600 columns a pair."""
 
 

@@ -19,6 +19,7 @@ from recpolicy.agents.observation import Observation
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import content_digest, write_json
 from recpolicy.inference.load_scorer import load_scorer
+from recpolicy.inference.predictor import load_policy
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.server.db.admin import latest_audit
 from recpolicy.server.db.keyless_feedback import KeylessBound
@@ -41,6 +42,8 @@ from recpolicy.server.online.posterior import (
     unpack_symmetric,
 )
 from recpolicy.server.settings import OnlineConfig, Settings
+from recpolicy.training.checkpoints import read_learner
+from recpolicy.workflows.retraining import untrained_agent
 
 CLOSED_FORM = OnlineConfig(grace_seconds=0.0)
 
@@ -117,6 +120,38 @@ def test_a_policy_that_has_learnt_nothing_answers_as_it_was_trained(base):
     np.testing.assert_allclose(same.predict_one(3).score, base.predict_one(3).score, rtol=1e-5)
     assert same.metadata["policy_digest"] != base.metadata["policy_digest"]
     assert same.metadata["learned_from"] == base.metadata["policy_digest"]
+
+
+def test_neural_linucb_learns_over_its_frozen_network_as_in_training():
+    """The learner of the checkpoint and the posterior of the server take the same rewards at the same contexts."""
+    folder = trained("neural_linucb")
+    artifact = load_policy(folder).artifact
+    agent = untrained_agent(artifact)
+    read_learner(agent, folder)
+    rng = np.random.default_rng(6)
+    user, arm = rng.integers(0, len(artifact.context), 40), rng.integers(0, 5, 40)
+    reward = rng.integers(1, 6, 40).astype(float)
+    contexts = artifact.context[user]
+    observation = Observation(tf.constant(contexts), None, None)
+    agent.learner.update(observation, tf.constant(arm), tf.constant(reward, tf.float32))
+    features = np.array([believing.make_regressors(artifact, context) for context in contexts])
+    after = learn(initial_posterior(artifact), arm, features, reward, 1.0, 1.0)
+    for a in range(5):
+        np.testing.assert_allclose(after.arm(a).theta, agent.learner._posterior.theta[a], rtol=2e-3, atol=2e-3)
+    scorer = load_scorer(folder)
+    served = with_posterior(scorer, after).predict_one(artifact.users["user_id"][0]).score
+    context = believing.make_regressors(artifact, artifact.context[0])
+    np.testing.assert_allclose(served[:5], [context @ after.arm(a).theta for a in range(5)], rtol=1e-4)
+    assert not np.allclose(served[:5], scorer.predict_one(artifact.users["user_id"][0]).score[:5])
+
+
+def test_neural_linucb_does_not_learn_while_its_network_does():
+    artifact = load_scorer(trained("neural_linucb")).artifact
+    with pytest.raises(
+        ConfigError,
+        match="neural_linucb cannot learn online; linucb, lints and",
+    ):
+        initial_posterior(replace(artifact, head="epsilon_greedy"))
 
 
 def test_only_policies_that_are_linear_per_arm_learn():

@@ -70,7 +70,7 @@ def test_the_champion_learns_from_final_events(state):
     assert RankLearner(state).step() == 0
 
 
-@pytest.mark.parametrize("agent", ["squarecb", "squarecb hashed", "lints"])
+@pytest.mark.parametrize("agent", ["squarecb", "squarecb hashed", "lints", "neural_linucb"])
 def test_batches_make_no_difference_and_a_restart_keeps_what_was_learned(tmp_path, monkeypatch, agent):
     log, digests, scores = tiny_log(60, seed=9, name="new"), [], []
     for name, at_once in (("one", 1_000), ("many", 7)):

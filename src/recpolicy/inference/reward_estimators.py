@@ -57,7 +57,12 @@ def _linear(arrays: Arrays, situation: PolicyInput) -> Estimate:
 
 
 def _encoded_linear(arrays: Arrays, situation: PolicyInput) -> Estimate:
-    return _posterior(arrays, _with_bias(_layers(arrays, situation.context)), situation.widths)
+    return _posterior(arrays, encoded_context(arrays, situation.context), situation.widths)
+
+
+def encoded_context(arrays: Arrays, context: Array) -> Array:
+    """Return the features [n, E + 1] that a network learned, with a constant."""
+    return _with_bias(_layers(arrays, context))
 
 
 def _posterior(arrays: Arrays, x: Array, widths: bool) -> Estimate:

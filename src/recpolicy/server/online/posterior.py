@@ -6,6 +6,9 @@ agents/linear_posterior.py: P <- f P + (1 - f) I / precision, if f < 1; then g =
 theta += g (r - x.theta); P <- P - g (Px)'. Rewards are learned one at a time, in their order, so batches do not change
 a bit of the result.
 
+The features of neural_linucb are outputs of its network, which stays as it was trained; it learns once the network is
+frozen.
+
 A reward changes its own arm only. So a posterior holds the arms that have learned, and the trained policy holds the
 others: memory and files grow with the arms that get rewards, not with the catalog.
 """
@@ -23,7 +26,7 @@ from recpolicy.core.arrays import find_implausible
 from recpolicy.core.errors import ConfigError, DivergedError
 from recpolicy.core.types import Array
 from recpolicy.inference.artifact import PolicyParts
-from recpolicy.inference.reward_estimators import pack_symmetric
+from recpolicy.inference.reward_estimators import encoded_context, pack_symmetric
 
 _MAX_NORM_RATIO = 2.0
 """Longest accepted context, as a multiple of the longest one of the policy's training."""
@@ -63,14 +66,17 @@ class Posterior:
 
 
 def can_learn(artifact: PolicyParts) -> bool:
-    """Return True if the policy is one linear model per arm."""
-    return artifact.estimator == "linear"
+    """Return True if the policy is one linear model per arm, over contexts or over features of a frozen network."""
+    frozen = artifact.estimator == "encoded_linear" and artifact.head == "upper_confidence"
+    return artifact.estimator == "linear" or frozen
 
 
 def initial_posterior(artifact: PolicyParts) -> Posterior:
     """Return the posterior of a policy after training; raises ConfigError for a policy that is not linear per arm."""
     if not can_learn(artifact):
-        raise ConfigError(f"{artifact.agent} cannot learn online; linucb and lints can")
+        raise ConfigError(
+            f"{artifact.agent} cannot learn online; linucb, lints and neural_linucb with a frozen network can"
+        )
     return Posterior(artifact)
 
 
@@ -90,6 +96,8 @@ def get_forgetting(metadata: Mapping[str, Any]) -> tuple[float, float]:
 
 def make_regressors(artifact: PolicyParts, context: NDArray[np.floating]) -> Array:
     """Return the regressors [D] of a context [C]."""
+    if artifact.estimator == "encoded_linear":
+        return np.asarray(encoded_context(artifact.policy, np.asarray(context, np.float32)[np.newaxis])[0], np.float64)
     x = np.asarray(context, np.float64)
     return np.append(x, 1.0) if bool(artifact.policy["bias"]) else x
 
