@@ -96,6 +96,29 @@ def train(
     )
 
 
+@app.command(epilog="Example: recpolicy strategy dqn --log runs/strategy_log --out runs/strategy_dqn")
+def dqn(
+    log: Log,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the feature policy.")],
+    config: Config = None,
+    passes: Annotated[
+        int, typer.Option("--passes", min=1, help="Regressions of a log with sessions; each uses the values before.")
+    ] = 5,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes of the network over the log.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of weights and of the order of rounds.")] = 0,
+) -> None:
+    """Train deep Q-learning on continuous traits from all rounds of a log; `recpolicy rank` asks it."""
+    from recpolicy.workflows.strategy_dqn import train_strategy_dqn
+
+    trained = train_strategy_dqn(
+        log, out, config, settings={"passes": passes}, train={"epochs": epochs}, seed=seed
+    )  # fmt: skip
+    print_text(
+        f"{out}: learned {trained.rounds:,} rounds, {trained.with_next:,} with a next round in their session, in"
+        f" {trained.passes} passes"
+    )
+
+
 @app.command(
     epilog="Example: recpolicy strategy recommend runs/strategy --trait openness=80 --trait conscientiousness=40"
     " --trait extraversion=70 --trait agreeableness=55 --trait neuroticism=30 --content-type music --mood calm"
