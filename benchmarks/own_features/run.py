@@ -46,19 +46,6 @@ GAMMAS = (10.0, 100.0, 1000.0)
 BOUNDS = (20.0, 100.0)
 """Bounds on importance weights; VW has none."""
 PEER, PEER_LEARNS = "--cb_explore_adf --squarecb", "--cb_adf --cb_type mtr"
-OTHERS: dict[str, dict[str, Any]] = {
-    "squarecb, linear model": {"agent": "squarecb", "precision": 1.0},
-    "squarecb, network": {"agent": "squarecb", "model": "neural"},
-    "linucb_shared": {"agent": "linucb_shared", "precision": 1.0, "alpha": 0.1},
-    "linucb_hybrid": {"agent": "linucb_hybrid", "alpha": 0.1},
-    "lints": {"agent": "lints", "precision": 1.0},
-    "eps_greedy": {"agent": "eps_greedy"},
-    "boltzmann": {"agent": "boltzmann", "temperature": 0.02},
-    "neural_linucb": {"agent": "neural_linucb", "alpha": 0.1},
-}
-"""Settings of the other agents, chosen once by their scale, not tuned. They learn the rounds of a tuning run."""
-WIDE = ("linucb_shared", "linucb_hybrid", "lints", "neural_linucb")
-"""Agents with widths: not in the open_bandit world, where a pair has 1,600 columns."""
 
 
 def schema_of(world: World) -> FeatureSchema:
@@ -213,15 +200,6 @@ def measure(
             found["ratio"] = found["ours"]["value"] / found["vw"][0]["value"]
         print(name, found, flush=True)
         told["seeds"].append(found)
-        if chooses:
-            told["others"] = {"squarecb, hashed model": values(learn(log_of(part), schema, ours), new)}
-            for label, settings in OTHERS.items():
-                if name == "open_bandit" and settings["agent"] in WIDE:
-                    continue
-                start = time.perf_counter()
-                told["others"][label] = values(learn(log_of(part), schema, settings), new)
-                told["others"][label]["s"] = time.perf_counter() - start
-                print(name, label, told["others"][label], flush=True)
 
 
 def figures_of(told: dict[str, Any]) -> dict[str, float]:
