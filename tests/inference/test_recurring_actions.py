@@ -32,16 +32,18 @@ def test_actions_of_earlier_requests_are_not_encoded_again():
         encoded.append([names[place] for place in places])
         return np.array([[len(names[place])] for place in places], np.float32)
 
-    for names in (["a", "bb"], ["ccc", "bb"], ["bb", "a", "ccc"]):
-        assert cache.rows(names, encode).ravel().tolist() == [len(name) for name in names]
+    for names in (["a", "bb"], ["ccc", "bb"], ["bb", "a", "ccc"], ["a", "bb"]):
+        keys = [name.encode() for name in names]
+        assert cache.rows(keys, encode).ravel().tolist() == [len(name) for name in names]
     assert encoded == [["a", "bb"], ["ccc"]]
 
 
 def test_the_cache_is_bounded():
     cache = RecurringActions(max_bytes=1_000)
     for number in range(100):
-        cache.rows([number], lambda places: np.zeros((1, 10), np.float32))
-    assert cache._cache.size <= 1_000
+        cache.rows([bytes([number])], lambda places: np.zeros((1, 10), np.float32))
+    assert 0 < cache._cache.size <= 1_000
+    assert 0 < cache._lists.size <= 1_000
 
 
 def test_a_feature_that_was_ignored_before_is_still_refused():

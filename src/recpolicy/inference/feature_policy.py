@@ -20,8 +20,9 @@ from recpolicy.core.errors import DataError, unknown_name_error
 from recpolicy.core.files import content_digest
 from recpolicy.core.hashes import Hashes
 from recpolicy.core.types import Array
-from recpolicy.data.feature_columns import columns_from_records, object_array
+from recpolicy.data.feature_columns import object_array
 from recpolicy.data.features.encoder import FeatureEncoder
+from recpolicy.data.features.records import encode_records
 from recpolicy.data.features.schema import ACTION_ID, PARTS
 from recpolicy.inference.action_distributions import HEADS, squarecb_gamma, with_uniform_mix
 from recpolicy.inference.rank_request import Action, ActionId, check_request, draw
@@ -162,7 +163,6 @@ class FeaturePolicy:
         keys: Sequence[bytes] | None = None,
     ) -> Pairs:  # fmt: skip
         """Return the encoded pairs [A] of a request; raise DataError for a value of the wrong type."""
-        columns = columns_from_records([context], self.encoder.names("context"))
 
         def encode(places: Sequence[int]) -> Any:
             return self._encoded_actions([actions[place] for place in places], strict)
@@ -170,25 +170,23 @@ class FeaturePolicy:
         if keys is None:
             rows = self._encoded_actions(actions, strict)
         else:
-            rows = self._recurring_actions.rows([(strict, key) for key in keys], encode)
+            rows = self._recurring_actions[strict].rows(keys, encode)
         ids = object_array([identifier for identifier, _ in actions])
-        return Pairs(
-            _context_rows(self.encoder, self.model.sparse, 1, columns), rows, ids,
-            np.zeros(len(actions), np.int64), np.arange(len(actions)),
-        )  # fmt: skip
+        contexts = encode_records(self.encoder, "context", [context], sparse=self.model.sparse)
+        return Pairs(contexts, rows, ids, np.zeros(len(actions), np.int64), np.arange(len(actions)))
 
     def _encoded_actions(self, actions: Sequence[Action], strict: bool) -> Any:
         """Return the encoded actions; raise DataError for a feature that is unknown or has the wrong type."""
         records = [features for _, features in actions]
         if strict:
             self._check_names("action", records)
-        columns = columns_from_records(records, self.encoder.names("action"))
         ids = object_array([identifier for identifier, _ in actions])
-        return _action_rows(self.encoder, self.model.sparse, columns, ids)
+        return encode_records(self.encoder, "action", records, sparse=self.model.sparse, ids=ids)
 
     @cached_property
-    def _recurring_actions(self) -> RecurringActions:
-        return RecurringActions()
+    def _recurring_actions(self) -> Mapping[bool, RecurringActions]:
+        """Encoded actions, those apart whose features were checked strictly."""
+        return {True: RecurringActions(), False: RecurringActions()}
 
     def answer(self, pairs: Pairs, allowed: NDArray[np.bool_]) -> tuple[Array, Array]:
         """Return the probability [A] and the expected reward [A] of A encoded pairs of one context.
@@ -343,20 +341,8 @@ def _log_pairs(
     of_actions = {name: log.actions[name][actions] for name in encoder.names("action") if name in log.actions}
     count = rounds.stop - rounds.start
     ids = log.action_id[actions]
-    contexts = _context_rows(encoder, sparse, count, context)
-    return Pairs(contexts, _action_rows(encoder, sparse, of_actions, ids), ids, row, offer)
-
-
-def _context_rows(encoder: FeatureEncoder, sparse: bool, count: int, columns: Mapping[str, Any]) -> Any:
-    """Return `count` encoded contexts, dense or hashed."""
-    columns = {**columns, _COUNT: np.zeros(count)}
-    return encoder.sparse_context(columns) if sparse else encoder.dense_context(columns)
-
-
-def _action_rows(encoder: FeatureEncoder, sparse: bool, columns: Mapping[str, Any], ids: NDArray[np.object_]) -> Any:
-    """Return the encoded actions with these ids [m], dense or hashed."""
-    columns = {**columns, ACTION_ID: ids}
-    return encoder.sparse_action(columns) if sparse else encoder.dense_action(columns)
+    contexts = encoder.encode("context", {**context, _COUNT: np.zeros(count)}, sparse=sparse)
+    return Pairs(contexts, encoder.encode("action", {**of_actions, ACTION_ID: ids}, sparse=sparse), ids, row, offer)
 
 
 def squarecb_settings(rounds: float, scale: float, exponent: float, span: float) -> dict[str, float]:

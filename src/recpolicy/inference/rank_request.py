@@ -27,16 +27,16 @@ def check_request(
         raise DataError(f"context: found {type(context).__name__}; expected an object of features")
     if not 1 <= len(actions) <= MAX_ACTIONS:
         raise DataError(f"actions: found {len(actions):,}; expected 1 to {MAX_ACTIONS:,}")
-    ids: set[ActionId] = set()
-    for identifier, features in actions:
-        check_action_id(identifier)
-        if identifier in ids:
-            raise DataError(f"actions: the id {identifier!r} occurs twice; expected each id once")
-        if not isinstance(features, Mapping):
-            raise DataError(
-                f"actions: the features of {identifier!r} are {type(features).__name__}; expected an object"
-            )
-        ids.add(identifier)
+    ids = [check_action_id(identifier) for identifier, _ in actions]
+    if len(set(ids)) < len(ids):
+        twice = next(identifier for place, identifier in enumerate(ids) if identifier in ids[:place])
+        raise DataError(f"actions: the id {twice!r} occurs twice; expected each id once")
+    if {type(features) for _, features in actions} != {dict}:
+        for identifier, features in actions:
+            if not isinstance(features, Mapping):
+                raise DataError(
+                    f"actions: the features of {identifier!r} are {type(features).__name__}; expected an object"
+                )
     if not excluded:
         return np.ones(len(actions), bool)
     allowed = np.array([identifier not in excluded for identifier, _ in actions])

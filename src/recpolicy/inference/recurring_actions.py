@@ -1,10 +1,10 @@
 """Encoded rows of the actions that come again in request after request, by a key that the caller has for each.
 
 A actions of a request, D dense columns. Encoding 50 actions takes most of the time of a ranking, and most applications
-offer the same actions again and again.
+offer the same actions again and again. Many offer the same list of them, whose rows are kept together, too.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,28 +16,39 @@ from recpolicy.data.features.encoder import SparseRows
 
 Rows = NDArray[np.float32] | SparseRows
 """Dense [A, D], or the hashed features of A rows."""
-CACHE_BYTES = 8 << 20
-"""Some 60,000 actions of 30 numbers."""
+CACHE_BYTES = 4 << 20
+"""For rows, and as much for lists: some 10,000 actions of 30 numbers, and 500 lists of 50 of them."""
 _ENTRY_BYTES = 300
 """Of a cached row, apart from its numbers."""
+_KEY_BYTES = 60
 
 
 class RecurringActions:
-    """A bounded cache of encoded actions; several threads may share it."""
+    """A bounded cache of encoded actions and of lists of them; several threads may share it."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES):
         self._cache: LRUCache[tuple[NDArray[Any], ...]] = LRUCache(max_bytes)
+        self._lists: LRUCache[Rows] = LRUCache(max_bytes)
 
-    def rows(self, keys: Sequence[Hashable], encode: Callable[[list[int]], Rows]) -> Rows:
+    def rows(self, keys: Sequence[bytes], encode: Callable[[list[int]], Rows]) -> Rows:
         """Return the encoded actions [A].
 
         Args:
-            keys: A key for each action; actions with the same key have the same id and features.
+            keys: A digest of each action; actions with the same digest have the same id and features.
             encode: Returns the encoded actions at some positions, in this order.
 
         Raises:
             DataError: What `encode` raises; nothing is cached then.
         """
+        together = tuple(keys)
+        rows = self._lists.get(together)
+        if rows is None:
+            rows = self._join(keys, encode)
+            self._lists.put(together, rows, _ENTRY_BYTES + _KEY_BYTES * len(together) + _size(rows))
+        return rows
+
+    def _join(self, keys: Sequence[bytes], encode: Callable[[list[int]], Rows]) -> Rows:
+        """Return the encoded actions [A], those that the cache has from there."""
         found = [self._cache.get(key) for key in keys]
         missing = [place for place, row in enumerate(found) if row is None]
         if missing:
@@ -49,11 +60,17 @@ class RecurringActions:
                 found[place] = row
         return _joined([row for row in found if row is not None])
 
-    def _put(self, keys: Sequence[Hashable], encoded: Rows) -> list[tuple[NDArray[Any], ...]]:
+    def _put(self, keys: Sequence[bytes], encoded: Rows) -> list[tuple[NDArray[Any], ...]]:
         rows = _divided(encoded)
         for key, row in zip(keys, rows, strict=True):
             self._cache.put(key, row, _ENTRY_BYTES + sum(part.nbytes for part in row))
         return rows
+
+
+def _size(rows: Rows) -> int:
+    """Return the bytes of encoded actions."""
+    parts = (rows.start, rows.index, rows.value) if isinstance(rows, SparseRows) else (rows,)
+    return sum(part.nbytes for part in parts)
 
 
 def _divided(encoded: Rows) -> list[tuple[NDArray[Any], ...]]:

@@ -33,8 +33,6 @@ WEIGHT, GRADIENT, SCALE = 0, 1, 2
 _COMPILED_FROM = 64
 """Rounds from which compiled code is worth loading."""
 _FEATURES_AT_ONCE = 1 << 22
-_OF_A_REQUEST, _FEATURES_OF_BLOCK = 1 << 17, 1 << 13
-"""A request with fewer features takes them in blocks, whose memory the allocator reuses: 64 KiB an array."""
 
 
 @config_dataclass
@@ -86,18 +84,31 @@ class HashedLinear:
 
             pairs = context, action, context_row, action_row
             return hashed_linear_numba.predict(self.table, self.bits, self.interactions, *pairs)
-        weight = self.table[:, WEIGHT]
+        if len(context) == 1:
+            return self._predict_in_context(context, action)[action_row]
+        weight = np.ascontiguousarray(self.table[:, WEIGHT])
         prediction = np.empty(len(context_row))
-        longest = (1 + _longest(context)) * (1 + _longest(action))
-        total = len(context_row) * longest
-        step = max(1, (_FEATURES_OF_BLOCK if total <= _OF_A_REQUEST else _FEATURES_AT_ONCE) // longest)
-        if total > len(weight):
-            weight = np.ascontiguousarray(weight)
+        step = max(1, _FEATURES_AT_ONCE // ((1 + _longest(context)) * (1 + _longest(action))))
         for first in range(0, len(context_row), step):
             rows = slice(first, first + step)
             row, index, value = self._features(context, action, context_row[rows], action_row[rows])
             prediction[rows] = np.bincount(row, weight[index] * value, len(context_row[rows]))
         return prediction
+
+    def _predict_in_context(self, context: SparseRows, action: SparseRows) -> Array:
+        """Return the predicted rewards [m] of m actions in one context: a request.
+
+        Actions share most features, such as the names of their numbers, so each pair of indices is hashed once.
+        """
+        weight, mask, x = self.table[:, WEIGHT], np.uint32((1 << self.bits) - 1), context.value.astype(float)
+        distinct, place = np.unique(action.index, return_inverse=True)
+        slope = weight[distinct & mask]  # [U] what one unit of each action feature adds
+        if self.interactions:
+            pairs = pair_indices(context.index[:, np.newaxis], distinct) & mask  # [C, U]
+            slope = slope + x @ weight[pairs.astype(np.int64)]
+        constant = weight[CONSTANT & int(mask)] + weight[context.index & mask] @ x
+        row = np.repeat(np.arange(len(action)), np.diff(action.start))
+        return np.asarray(constant + np.bincount(row, slope[place] * action.value, len(action)), np.float64)
 
     def learn(
         self, context: SparseRows, action: SparseRows, context_row: Ints, action_row: Ints, reward: Floats,

@@ -18,6 +18,7 @@ from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.schema import RANK, STRATEGY
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, with_guardrails, without_challenger
 from recpolicy.server.metrics import Metrics
+from recpolicy.server.rank.action_rows import ActionRows
 from recpolicy.server.rank.ranker import UniformPolicy
 from recpolicy.server.rank.service import RankSettings
 from recpolicy.server.rollout.counters import RolloutCounters
@@ -57,6 +58,8 @@ class AppState:
     """The background tasks of the process."""
     strategies: "StrategyService | None" = None
     """The strategy engine; None: the server serves no strategies."""
+    action_rows: ActionRows = field(default_factory=ActionRows)
+    """The rows of the actions of earlier ranks."""
     rank: RankSettings = field(init=False, compare=False)
     """The settings of ranks and rewards in effect."""
 

@@ -18,7 +18,8 @@ from recpolicy.data.feature_columns import Columns, column_from_values
 
 Column: TypeAlias = NDArray[Any]
 _NUMBERS = (int, float, bool, np.integer, np.floating, np.bool_)
-_LARGEST = 1e15
+LARGEST = 1e15
+"""Largest number of a feature."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -60,12 +61,12 @@ def as_numbers(column: Column, where: str) -> Array:
         try:
             numbers = np.asarray(column, np.float64)
         except OverflowError:  # a whole number beyond 1e308
-            raise DataError(f"{where}: a number is too large; expected at most {_LARGEST:g}") from None
+            raise DataError(f"{where}: a number is too large; expected at most {LARGEST:g}") from None
     elif column.dtype.kind in "biuf":
         numbers = np.asarray(column, np.float64)
     else:
         raise DataError(f"{where}: the column holds {column.dtype}; expected numbers")
-    beyond = np.abs(numbers) > _LARGEST
+    beyond = np.abs(numbers) > LARGEST
     if beyond.any():
         row = int(np.argmax(beyond))
         raise DataError(f"{where}: row {row} is {numbers[row]:g}; expected a number from -1e15 to 1e15, or null")
@@ -185,7 +186,7 @@ def flattened(value: Any, name: str, where: str) -> list[tuple[str, float]]:
         elif isinstance(part, _NUMBERS):
             number = float(part)
             if number == number:
-                if abs(number) > _LARGEST:
+                if abs(number) > LARGEST:
                     raise DataError(f"{where}: {path} is {number:g}; expected a number from -1e15 to 1e15")
                 leaves.append((path, number))
         else:

@@ -21,6 +21,7 @@ from recpolicy.data.features.columns import Column, column_of
 from recpolicy.data.features.fitted import Dense, Entries, FittedFeature
 from recpolicy.data.features.fitting import fit_feature, fitted_type, restore_feature
 from recpolicy.data.features.hashing import Indices, Values
+from recpolicy.data.features.number_block import NumberBlock
 from recpolicy.data.features.schema import PARTS, FeatureSchema, raw_names, schema_from_dict
 
 
@@ -98,9 +99,20 @@ class FeatureEncoder:
         """Return the hashed features of actions."""
         return self._sparse("action", columns)
 
+    def encode(self, part: str, columns: Columns, *, sparse: bool) -> Dense | SparseRows:
+        """Return the dense columns or the hashed features of "context" or "action"."""
+        return self._sparse(part, columns) if sparse else self._dense(part, columns)
+
     def check(self, columns: Columns, part: str = "context") -> None:
         """Raise DataError if a column is missing, or a value has a type that the schema does not allow."""
         self._sparse(part, columns)
+
+    @cached_property
+    def number_blocks(self) -> Mapping[str, NumberBlock]:
+        """The numbers of "context" and "action" that encode_records encodes at once."""
+        return {
+            part: NumberBlock.of(dict(zip(self.schema.part(part), self.fitted[part], strict=True))) for part in PARTS
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return the encoder as plain JSON-able values."""

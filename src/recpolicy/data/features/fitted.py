@@ -114,12 +114,13 @@ class FittedFeature(abc.ABC, Generic[FeatureT]):
         return self.dense_names()
 
     @cached_property
-    def _hashes(self) -> tuple[Indices, Values]:
+    def hashes(self) -> tuple[Indices, Values]:
+        """Index and sign of each hashed feature that comes from a fixed table."""
         return hashed_names(self._sparse_names())
 
     def _entries(self, rows: NDArray[np.int64], code: NDArray[np.int64], value: Any) -> Entries:
         """Return entries whose names are at the places `code` of the fixed table."""
-        index, sign = self._hashes
+        index, sign = self.hashes
         return Entries(rows, index[code], (sign[code] * value).astype(np.float32))
 
 
@@ -156,7 +157,7 @@ class FittedNumber(FittedFeature[NumberFeature]):
         numbers = self._clipped(column)
         missing = np.isnan(numbers)
         if self.feature.scale != "bins" and not missing.any():  # most columns; requests take this path often
-            index, sign = self._hashes
+            index, sign = self.hashes
             value = (sign[0] * self._scaled(numbers)).astype(np.float32)
             return Entries(np.arange(len(numbers)), np.full(len(numbers), index[0]), value)
         if self.feature.scale == "bins":

@@ -264,7 +264,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def raw_names(features: Mapping[str, Feature]) -> tuple[str, ...]:
+def raw_names(features: Iterable[str]) -> tuple[str, ...]:
     """Return the keys of JSON objects that the features read: their names, and the first parts of names with points."""
     return tuple(dict.fromkeys(key for name in features for key in (name, name.partition(".")[0])))
 

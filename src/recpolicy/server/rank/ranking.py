@@ -67,7 +67,8 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
         QueueFullError: Too many writes wait.
     """
     service, time, live = state.rank.current, now_ms(), state.ranking_state()
-    prepared = PreparedRank(request, request.event_id or new_event_id(time), service.mode, service.exploration)
+    rows, event_id = state.action_rows.of(request.actions), request.event_id or new_event_id(time)
+    prepared = PreparedRank(request, rows, event_id, service.mode, service.exploration)
     decided = _decide(state, live, prepared)
     version = decided.version
     events = [
