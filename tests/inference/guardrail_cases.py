@@ -5,7 +5,8 @@ from itertools import pairwise, permutations
 
 import numpy as np
 
-from recpolicy.inference.guardrails import NO_CAP, CatalogFeatures, Guardrails
+from recpolicy.inference.catalog_features import CatalogFeatures
+from recpolicy.inference.guardrails import NO_CAP, Guardrails
 
 NAMES = ["Action", "Comedy", "Drama"]
 

@@ -22,6 +22,7 @@ from pydantic import Field, Strict
 from recpolicy.core.config import Fraction, Number, as_dict, build, config_dataclass, read_toml
 from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.types import Array, Bools
+from recpolicy.inference.catalog_features import CatalogFeatures
 
 if TYPE_CHECKING:
     from recpolicy.inference.scorer import Scorer
@@ -35,7 +36,7 @@ _DIGEST_BYTES = 16
 Quota = Annotated[int, Field(ge=0, le=MAX_PLACES)]
 PositiveQuota = Annotated[int, Field(ge=1, le=MAX_PLACES)]
 Tilt = Annotated[float, Field(ge=-1, le=1)]
-Ids = tuple[Annotated[int, Strict()] | Annotated[str, Field(min_length=1)], ...]
+Ids = tuple[Annotated[int, Strict(), Field(ge=-(2**63), lt=2**63)] | Annotated[str, Field(min_length=1)], ...]
 Names = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
@@ -126,28 +127,6 @@ def check_places(config: GuardrailConfig, k: int) -> None:
     for name, value in config.quotas().items():
         if value > k:
             raise ConfigError(f"guardrails: {name} is {value}, but the list has {k} places; expected at most {k}")
-
-
-@dataclass(frozen=True)
-class CatalogFeatures:
-    """The attributes of a catalog that guardrails look at."""
-
-    names: Sequence[str]  # [G] categories
-    category: Bools  # [G, A]
-    share: Array  # [G, A] 1 / number of the item's categories, 0 where it has not this one
-    popularity: Array  # [A] log(1 + ratings) / log(1 + ratings of the most rated item), 0..1
-    direction: Array  # [A, D] embeddings of length 1, so that products are cosines
-
-    @classmethod
-    def from_scorer(cls, scorer: "Scorer") -> "CatalogFeatures":
-        """Return the attributes of the items that a policy can show."""
-        arms = scorer.action_items
-        category = np.ascontiguousarray(np.asarray(scorer.genres, bool)[arms].T)
-        count = category.sum(axis=0)
-        share = np.where(category, 1.0 / np.maximum(count, 1), 0.0)
-        rated = np.bincount(scorer.artifact.rated_item, minlength=len(scorer.item_ids))
-        popularity = np.log1p(rated[arms]) / max(float(np.log1p(rated.max(initial=0))), 1e-12)
-        return cls(list(scorer.genre_names), category, share, popularity, scorer.directions[arms].astype(np.float64))
 
 
 @dataclass(frozen=True)

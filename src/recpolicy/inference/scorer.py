@@ -29,7 +29,7 @@ from recpolicy.inference.block_prediction import (
     predict_block,
     score_block,
 )
-from recpolicy.inference.guardrails import CatalogFeatures
+from recpolicy.inference.catalog_features import CatalogFeatures
 from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.predictions import as_list
 from recpolicy.models.embeddings import Embeddings, item_std, mean_std
@@ -129,7 +129,15 @@ class Scorer:
     @cached_property
     def catalog_features(self) -> CatalogFeatures:
         """Attributes of the items that guardrails look at; the same for all policies over these tables."""
-        return CatalogFeatures.from_scorer(self)
+        arms = self.action_items
+        rated = np.bincount(self.artifact.rated_item, minlength=len(self.item_ids))
+        return CatalogFeatures.of(
+            self.genre_names,
+            np.asarray(self.genres)[arms],
+            rated[arms],
+            int(rated.max(initial=0)),
+            self.directions[arms],
+        )
 
     def rated(self, user: Hashable, fold_in: FoldIn | None = None) -> NDArray[np.int32]:
         """Return rows of the items that the user rated in the train part, or in `fold_in`; none of a user it does

@@ -342,9 +342,9 @@ class CurrentRollout(BaseModel):
 class ComparedEstimates(BaseModel):
     """A figure of both variants, and the challenger's minus the champion's, with 95 % confidence sequences."""
 
-    champion: Estimate
-    challenger: Estimate
-    difference: Estimate
+    champion: Estimate = Field(description="Figure of the champion.")
+    challenger: Estimate = Field(description="Figure of the challenger.")
+    difference: Estimate = Field(description="The challenger's figure minus the champion's.")
 
 
 class SignalComparison(BaseModel):

@@ -50,16 +50,16 @@ class StrategyRecommendRequest(BaseModel):
 class Strategy(BaseModel):
     """The levels of the three dimensions."""
 
-    energy: Name
-    diversity: Name
-    novelty: Name
+    energy: Name = Field(description="Level of energy, as the config names it.")
+    diversity: Name = Field(description="Level of diversity, as the config names it.")
+    novelty: Name = Field(description="Level of novelty, as the config names it.")
 
 
 class StrategyPolicyResponse(BaseModel):
     """The version of the strategy policy."""
 
     version: int | None = Field(examples=[3], description="Number in the registry of strategies; null: untrained.")
-    agent: str
+    agent: str = Field(description="Agent of the policy.")
     policy_digest: PolicyDigest
 
 
