@@ -63,6 +63,10 @@ class ComputedList:
     """The guardrails (db/guardrail_record.py); None: there were none."""
     note: bytes = b""
     """Further fields of the response, JSON after a comma: the guardrails, and why the list is short."""
+    mean_std: float = float("nan")
+    """Mean standard deviation of the predicted ratings of its items."""
+    greedy: bool = True
+    """False: it was drawn to explore, and its scores are not those of the best list."""
 
     @property
     def size(self) -> int:
@@ -180,6 +184,13 @@ def compute_list(
         slate = _guarded_slate(answer, scorer, allowed, request.k, rails, exploration, explored)
     vector = None if known else _context_bytes(scorer, request, fold_in, context)
     computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector)
+    if explored:
+        if rails is None:
+            best = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), False)
+        else:
+            best = _guarded_slate(answer, scorer, allowed, request.k, rails, exploration, False)
+        greedy = np.array_equal(answer.score[slate.arms], answer.score[best.arms])
+        computed = replace(computed, greedy=greedy)
     return replace(computed, history=_packed_history(scorer, request)) if request.history else computed
 
 
@@ -207,6 +218,7 @@ def _as_json(
         allowed=None if allowed.all() else np.packbits(allowed).tobytes(),
         context=context,
         history=b"" if version.scorer.sequential else None,
+        mean_std=float(answer.std[rows].mean()) if len(rows) else float("nan"),
     )
     return with_guardrails(computed, slate) if isinstance(slate, GuardedSlate) else computed
 

@@ -8,6 +8,8 @@ from functools import lru_cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from recpolicy.server.db.schema import LIST, STRATEGY
+
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -38,6 +40,13 @@ class Metrics:
             ("agrees",),
         )
         self.signals = counter("rank_signals", "Signals on ranked events by outcome.", ("status",))
+        self.not_greedy = counter(
+            "choices_not_greedy", "Lists, ranks and strategies that differ from the best estimate.", ("version", "task")
+        )
+        self.chosen_std = Summary(
+            "recpolicy_chosen_std", "Mean standard deviation of the predicted ratings of a list.", ("version",),
+            registry=registry,
+        )  # fmt: skip
         self.strategies = counter("strategies", "Strategies recommended.", ("version", "source", "explored"))
         self.typed_signals = counter("signals", "Accepted feedback and signals.", ("version", "task", "type"))
         self.signal_rate = gauge(
@@ -74,6 +83,7 @@ class Metrics:
         self._seconds = lru_cache(1_000)(self.seconds.labels)
         self._events = lru_cache(1_000)(self.events.labels)
         self._ranks = lru_cache(1_000)(self.ranks.labels)
+        self._chosen_std = lru_cache(1_000)(self.chosen_std.labels)
         self._strategies = lru_cache(1_000)(self.strategies.labels)
         self._signals = lru_cache(1_000)(self.typed_signals.labels)
 
@@ -95,9 +105,22 @@ class Metrics:
         for agrees in agreements:
             self.imitations.labels(str(agrees).lower()).inc()
 
+    def observe_choice_of_list(self, version: int, greedy: bool, mean_std: float) -> None:
+        """Count a list that is not the best one, and observe the mean standard deviation of its predictions."""
+        if not greedy:
+            self.not_greedy.labels(version, LIST).inc()
+        if math.isfinite(mean_std):
+            self._chosen_std(version).observe(mean_std)
+
+    def count_not_greedy(self, version: int, task: str, count: int) -> None:
+        """Count ranks or strategies whose action is not the best estimate."""
+        if count:
+            self.not_greedy.labels(version, task).inc(count)
+
     def count_strategy(self, version: int, source: str, explored: bool) -> None:
         """Count a strategy that was recommended."""
         self._strategies(version, source, explored).inc()
+        self.count_not_greedy(version, STRATEGY, int(explored))
 
     def count_signal(self, version: int, task: str, signal_type: str) -> None:
         """Count feedback or a signal that was accepted."""

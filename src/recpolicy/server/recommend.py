@@ -53,6 +53,10 @@ class ServedList:
     """The items of the response, JSON."""
     note: bytes = b""
     """Further fields of the response, JSON after a comma."""
+    mean_std: float = float("nan")
+    """Mean standard deviation of the predicted ratings of the items."""
+    greedy: bool = True
+    """False: the scores of the items are not those of the best list."""
 
     @property
     def explored(self) -> bool:
@@ -225,7 +229,8 @@ def choose(live: LiveState, request: ListRequest, exploration: ExplorationConfig
         history=computed.history,
         guardrails=computed.guardrails,
     )
-    return ServedList(event, version.policy_json[variant], computed.items, computed.note)
+    note, std, greedy = computed.note, computed.mean_std, computed.greedy
+    return ServedList(event, version.policy_json[variant], computed.items, note, std, greedy)
 
 
 async def persist(state: AppState, served: list[ServedList]) -> bool:
@@ -247,6 +252,7 @@ async def persist(state: AppState, served: list[ServedList]) -> bool:
     for each in served:
         labels = each.event.version, each.event.variant, each.event.explored
         counts[labels] = counts.get(labels, 0) + 1
+        state.metrics.observe_choice_of_list(each.event.version, each.greedy, each.mean_std)
     for labels, count in counts.items():
         state.metrics.count_lists(*labels, count)
     return stored

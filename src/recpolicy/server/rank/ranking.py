@@ -16,8 +16,9 @@ from recpolicy.core.types import Bools
 from recpolicy.inference.rank_request import ActionId
 from recpolicy.server.db.events import new_event_id, now_ms
 from recpolicy.server.db.guardrail_record import pack_rank
-from recpolicy.server.db.rank_events import APPRENTICE, KNOWN, RankEvent, StoredRank, find_rank
+from recpolicy.server.db.rank_events import APPRENTICE, KNOWN, ONLINE, RankEvent, StoredRank, find_rank
 from recpolicy.server.db.rollouts import ConflictError
+from recpolicy.server.db.schema import RANK
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState
 from recpolicy.server.live_models import LiveState, LoadedVersion
@@ -88,6 +89,10 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
     ]  # fmt: skip
     known, stored = await _persist(state, events)
     state.metrics.count_ranks(version.number or 0, decided.variant, service.mode, len(events))
+    if service.mode == ONLINE:
+        scores = [(slot.decision.score, int(slot.decision.order[0])) for slot in decided.slots]
+        not_greedy = sum(bool(score[chosen] < score.max()) for score, chosen in scores)
+        state.metrics.count_not_greedy(version.number or 0, RANK, not_greedy)
     if service.mode == APPRENTICE:
         state.metrics.count_imitations([bool(event.imitated) for event in events])
     if known:

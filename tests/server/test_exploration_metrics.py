@@ -1,0 +1,48 @@
+"""Counts of choices that are not the best estimate, and the standard deviation of what was shown, in /metrics."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from client_helpers import ask
+from ranking import REQUEST, ValuePolicy, ranking
+from strategy_fixtures import REQUEST as STRATEGY_REQUEST
+from strategy_fixtures import strategist
+
+from recpolicy.inference.slate_selection import ExplorationConfig
+
+
+def value(state, name):
+    found = re.findall(rf"^recpolicy_{re.escape(name)} (\S+)$", state.metrics.text().decode(), re.MULTILINE)
+    return float(found[0]) if found else 0.0
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_lists_that_are_drawn_count_and_greedy_ones_do_not(tmp_path, share):
+    """Of 11 items, three in any order are the best list in 1 of 990 draws."""
+    with strategist(tmp_path) as (state, app, _):
+        object.__setattr__(state, "settings", replace(state.settings, exploration=ExplorationConfig(share=share)))
+        stds = []
+        for _ in range(20):
+            body = ask(app, "POST", "/v1/recommend", {"user": 2, "k": 3}).json()
+            stds.append(sum(item["std"] for item in body["items"]) / 3)
+        count = value(state, 'choices_not_greedy_total{task="list",version="1"}')
+        assert count == 0 if share == 0 else count >= 19
+        assert value(state, 'chosen_std_count{version="1"}') == 20
+        assert value(state, 'chosen_std_sum{version="1"}') == pytest.approx(sum(stds), rel=1e-5)
+
+
+def test_ranks_count_whose_action_is_not_the_best(tmp_path):
+    """The policy prefers b with 0.7; every other action counts."""
+    with ranking(tmp_path / "ranks", ValuePolicy()) as app:
+        chosen = [ask(app, "POST", "/v1/rank", REQUEST).json()["action"] for _ in range(40)]
+        others = sum(action != "b" for action in chosen)
+        assert 0 < others < 40
+        assert value(app.state.server, 'choices_not_greedy_total{task="rank",version="1"}') == others
+
+
+def test_strategies_count_that_are_drawn(tmp_path):
+    with strategist(tmp_path) as (state, app, _):
+        answers = [ask(app, "POST", "/v1/strategies/recommend", STRATEGY_REQUEST).json() for _ in range(30)]
+        explored = sum(answer["explored"] for answer in answers)
+        assert value(state, 'choices_not_greedy_total{task="strategy",version="0"}') == explored > 0
