@@ -309,6 +309,16 @@ def value_limits_from_inputs(inputs: EstimatorInputs, estimator: str) -> dict[st
     """Return the limits of a policy's value from prepared inputs, by kind of interval.
 
     They contain whatever the actions that the log never shows may earn.
+
+    Args:
+        inputs: The inputs of the estimators.
+        estimator: Name of the estimator.
+
+    Returns:
+        The limits, in the unit of the reward.
+
+    Raises:
+        ConfigError: The estimator is unknown, or needs what the inputs lack.
     """
     (specs,) = _select([estimator], inputs)
     estimate = point_estimates(specs, inputs)[estimator]
