@@ -59,7 +59,26 @@ def write_own_files(folder: Path) -> None:
         for number, (when, u, i, c) in enumerate(rounds)
     ]  # fmt: skip
     (folder / "choices.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _write_pages(folder / "pages.json", liking)
     _write_ratings(folder / "ratings.csv", liking, rng)
+
+
+def _write_pages(path: Path, liking: np.ndarray) -> None:
+    """Write lines of two slots that are filled evenly, from some of the items."""
+    rng = np.random.default_rng(8)
+    lines = []
+    for number in range(ROUNDS // 3):
+        user, offered = int(rng.integers(USERS)), rng.permutation(ITEMS)[: rng.integers(4, 8)].tolist()
+        order, outcomes = rng.permutation(len(offered)).tolist(), []
+        for slot in range(2):
+            click = rng.random() < 1 / (1 + np.exp(-liking[user, offered[order[slot]]]))
+            chances = [1 / (len(order) - slot)] * (len(order) - slot)
+            outcomes.append({"_label_cost": -float(click), "_a": order[slot:], "_p": chances})
+        actions = [{"_tag": f"i{item}", "Item": {"id": f"i{item}"}} for item in offered]
+        context = {"User": {"id": f"u{user}"}, "_multi": actions, "_slots": [{"size": "large"}, {"size": "small"}]}
+        when = np.datetime64(START + 60 * number, "s")
+        lines.append({"EventId": f"p{number}", "Timestamp": f"{when}Z", "c": context, "_outcomes": outcomes})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _write_ratings(path: Path, liking: np.ndarray, rng: np.random.Generator) -> None:

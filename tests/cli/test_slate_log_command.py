@@ -111,7 +111,7 @@ def test_a_damaged_log_is_one_line_and_nothing_is_written(capsys, directory, fau
 
 
 def test_pages_that_do_not_say_what_their_slots_earned_make_no_rounds(capsys, directory):
-    write_hand(directory / "whole", slot_reward=None)
+    write_hand(directory / "whole", shelved=False, slot_reward=None)
     write_known(directory / "known.csv")
     line = refused(recpolicy(capsys, "log", "ingest", "whole", "--data", "known.csv", "--out", "never"))
     assert "whole/slates.parquet: no slot_reward; rounds need the reward of each slot" in line

@@ -207,7 +207,7 @@ def test_lines_of_different_pdrop_have_weights(tmp_path):
     [
         (line(2, probability=0.0), "propensity 0.0: expected a probability"),
         (line(2, cost=-3), "reward 3 is not in 0..1; give --scale"),
-        (line(2, _outcomes=[]), "a log of slots"),
+        (line(2, _outcomes=[]), "a line of slots .CCB. in a log of one choice a line"),
         ("{", "not JSON"),
         ("[]\n", "not a JSON object"),
         ('{"c": ' * 2000 + "\n", "not JSON|recursion"),

@@ -42,11 +42,17 @@ def test_without_shelves_the_candidates_are_what_does_not_stand_above():
 
 def test_pages_that_do_not_say_what_their_slots_earned_are_refused():
     with pytest.raises(DataError, match=r"hand: no slot_reward"):
-        rounds_from_slates(hand_slates(slot_reward=None), (1.0, 5.0))
+        rounds_from_slates(hand_slates(shelved=False, slot_reward=None), (1.0, 5.0))
     earned = np.zeros((8, 2))
     earned[3] = [2.0, -1.0]
     with pytest.raises(DataError, match=r"slate 3 \('e3'\): its slots earned \[2\.0, -1\.0\]; expected 0\.\.1 each"):
         rounds_from_slates(hand_slates(slot_reward=earned, reward=earned.sum(axis=1)), (1.0, 5.0))
+
+
+def test_slots_of_shelves_have_the_reward_of_their_page_where_only_that_is_known():
+    log = hand_slates(slot_reward=None)
+    rounds = rounds_from_slates(log, (1.0, 5.0))
+    np.testing.assert_array_equal(rounds.reward.reshape(8, 2), np.repeat(1 + 2 * log.reward[:, np.newaxis], 2, axis=1))
 
 
 def test_the_latest_pages_are_for_evaluation_in_whatever_order_they_stand(tmp_path):

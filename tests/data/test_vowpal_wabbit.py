@@ -142,7 +142,6 @@ FAULTS = {
     "actions from 0": (line(1, a=[0, 1, 2]), "a counts the actions from 0; expected from 1"),
     "pdrop 1": (line(1, pdrop=1), "pdrop is 1; expected a probability below 1"),
     "pdrop differs": (line(1, pdrop=0.9), r"pdrop is 0\.9, but 0 in earlier lines: .* rounds have no weights"),
-    "slots": ({"c": {"_multi": [], "_slots": []}, "_outcomes": []}, r"a log of slots \(CCB or slates\)"),
     "continuous": ({"_label_ca": {"cost": 1}, "c": {}}, "a log of continuous actions"),
     "label text": (line(1, _label="1:x:0.5", _labelIndex=None), "_label is '1:x:0.5'; expected action:cost:prob"),
     "action a number": (line(1, c={"_multi": [1, 2]}, p=None), "an action is 1; expected an object"),

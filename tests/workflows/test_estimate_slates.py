@@ -8,6 +8,7 @@ import pytest
 from tiny_policies import tiny_artifact
 
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.data.candidates import CandidateSets
 from recpolicy.data.slate_log import SlateLog, open_to
 from recpolicy.inference.predictor import Policy
 from recpolicy.ope.engine import estimate_slates
@@ -75,6 +76,34 @@ def test_the_policy_fills_each_slot_with_its_best_item_of_those_left(shelves):
             assert wanted[row, slot] == pytest.approx(rating[log.user[row], best])
             assert shown[row, slot] == pytest.approx(rating[log.user[row], log.arm[row, slot]])
             above.append(log.arm[row, slot])
+
+
+@pytest.mark.parametrize("shelves", [SHELVES, None])
+def test_the_policy_fills_slots_from_the_candidates_of_the_slate(shelves):
+    log, policy = tiny_slates(shelves), tiny()
+    rng = np.random.default_rng(4)
+    eligible = rng.random((len(log), ITEMS)) < 0.5
+    np.put_along_axis(eligible, log.arm, True, axis=1)
+    sets, index = np.unique(np.packbits(eligible, axis=1), axis=0, return_inverse=True)
+    candidates = CandidateSets.without_exclusions(sets, index.ravel(), ITEMS)
+    slates, shown, wanted = slate_feedback(policy, replace(log, candidates=candidates))
+    score, rating = policy.scores()
+    for row in range(50):
+        for slot in range(SLOTS):
+            of_slot = range(ITEMS) if shelves is None else np.flatnonzero(shelves == slot)
+            above = [] if shelves is not None else log.arm[row, :slot].tolist()
+            left = [arm for arm in of_slot if eligible[row, arm] and arm not in above]
+            best = max(left, key=lambda arm: score[log.user[row], arm])
+            assert slates.target_prob[row, slot] == (log.arm[row, slot] == best)
+            assert wanted[row, slot] == pytest.approx(rating[log.user[row], best])
+            assert shown[row, slot] == pytest.approx(rating[log.user[row], log.arm[row, slot]])
+    assert slates.pseudo_weight is None
+
+
+def test_slates_are_the_independent_parts_where_the_log_names_nobody():
+    log = tiny_slates()
+    assert len(set(slate_feedback(tiny(), log)[0].user.tolist())) == USERS
+    assert slate_feedback(tiny(), replace(log, unit="slate"))[0].user.tolist() == list(range(len(log)))
 
 
 def test_items_of_equal_score_share_a_slot():

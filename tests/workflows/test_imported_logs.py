@@ -15,8 +15,8 @@ from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
 def test_an_imported_log_can_be_read_and_ingested_with_the_tables_beside_it(tmp_path):
     report = import_log(write(tmp_path / "log.csv"), tmp_path / "log", "obd")
     assert report.as_dict() == {
-        "rounds": 4, "users": 3, "items": 3, "skipped": 0, "dangling": 0, "damaged": 0, "derived": True,
-        "unit": "round",
+        "rounds": 4, "users": 3, "items": 3, "skipped": 0, "dangling": 0, "damaged": 0, "slates": 0,
+        "slots": 1, "derived": True, "unit": "round",
         "lost": ["position", "user-item_affinity_0"],
     }  # fmt: skip
     found, original = read_import_tables(tmp_path / "log"), read_open_bandit(tmp_path / "log.csv")

@@ -21,8 +21,8 @@ def import_(
         str,
         typer.Option(
             "--format",
-            help="obd: CSV as of the Open Bandit Dataset; vw: JSON lines of Vowpal Wabbit or Personalizer; table: own"
-            " CSV, Parquet or JSON lines (needs --keep-features).",
+            help="obd: CSV as of the Open Bandit Dataset; vw: JSON lines or text of Vowpal Wabbit, or Personalizer's"
+            " log; table: own CSV, Parquet or JSON lines (needs --keep-features).",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for events.parquet, rewards included.")],
@@ -33,7 +33,10 @@ def import_(
         str | None, typer.Option("--data", help="Ratings that define users and items; by default, the ids of the log.")
     ] = None,
     scale: Annotated[
-        tuple[float, float], typer.Option("--scale", help="Lowest and highest reward (click, or -cost) of the file.")
+        tuple[float, float],
+        typer.Option(
+            "--scale", help="Lowest and highest reward (click, or -cost) of the file; of a slot, if slots have costs."
+        ),
     ] = (0.0, 1.0),
     user: Annotated[
         str | None,
@@ -118,10 +121,14 @@ def import_(
     if as_json:
         print_json(report.as_dict())
         return
-    print_text(f"imported {report.rounds:,} rounds of {report.users:,} users and {report.items:,} items: {out}")
+    amount = f"{report.slates:,} slates of {report.slots} slots" if report.slates else f"{report.rounds:,} rounds"
+    print_text(f"imported {amount} of {report.users:,} users and {report.items:,} items: {out}")
+    if report.slots > 1 and not report.slates:
+        print_text(f"each slot is a round: the slots of the lines differ (at most {report.slots} a line)")
     _print_skipped(report)
-    if report.unit == "round":
-        print_text("each round counts as another person: the file names no users (--unit user, or --user NAME)")
+    if report.unit != "user":
+        alone = f"each {report.unit} counts as another person"
+        print_text(f"{alone}: the file names no users (--unit user, or --user NAME)")
     print_text(f"dropped: {', '.join(report.lost) or 'nothing'}")
     if report.derived:
         print_text("users and items are those of the log")
@@ -141,8 +148,11 @@ def _import_features(
     print_text(f"context: {', '.join(report.context) or 'no features'}")
     print_text(f"actions: {', '.join(report.features) or 'no features'} ({report.contents:,} distinct ones)")
     _print_skipped(report)
+    if report.slots > 1:
+        print_text(f"each slot is a round: the lines have up to {report.slots} slots")
     if not report.users:
-        print_text("each round counts as another person: the file names no users (--user NAME)")
+        part = "line" if report.slots > 1 else "round"
+        print_text(f"each {part} counts as another person: the file names no users (--user NAME)")
     if report.weighted:
         print_text("rounds have weights: the lines have different pdrop")
     print_rewards(report.rewards)
@@ -154,6 +164,6 @@ def _print_skipped(report: "ImportReport | FeatureImportReport") -> None:
     if report.skipped:
         print_text(f"skipped {report.skipped:,} lines that are marked as excluded from learning")
     if report.dangling:
-        print_text(f"skipped {report.dangling:,} lines without label and actions, such as rewards without their event")
+        print_text(f"skipped {report.dangling:,} lines without a label, such as rewards without their event")
     if report.damaged:
         print_text(f"skipped {report.damaged:,} lines that are no JSON")

@@ -9,7 +9,6 @@ The context of a round is the user's row of the context table [U, D], or a vecto
 who is not in the user table, or for a user whose features were different at that time.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,8 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.files import ArrayBlocks, content_digest
-from recpolicy.data.candidates import CandidateSets
+from recpolicy.core.files import content_digest
+from recpolicy.data.candidates import CandidateSets, digest_parts
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ class BanditLog:
     simulator: str | None = None
     """Name of the simulated world that paid the rewards; None: people gave them."""
     unit: str | None = None
-    """round: every round is of another person, and users are contexts; None: the rounds of a user belong together."""
+    """round: every round is of another person, and users are contexts; slate: every slate is, and its rounds (events
+    SLATE:SLOT) belong together; None: the rounds of a user do."""
 
     def __post_init__(self) -> None:
         columns = (self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward)
@@ -81,7 +81,9 @@ class BanditLog:
 
     @property
     def units(self) -> NDArray[np.integer]:
-        """Numbers [N] of the independent parts that the rounds belong to: users, or the rounds themselves."""
+        """Numbers [N] of the independent parts that the rounds belong to: users, slates, or the rounds themselves."""
+        if self.unit == "slate":
+            return pd.factorize(np.array([event.rpartition(":")[0] for event in self.event_id], object))[0]
         return np.arange(len(self)) if self.unit == "round" else self.user
 
     def _check_candidates(self) -> None:
@@ -136,21 +138,9 @@ class BanditLog:
             vectors += [self.cold_start_users.known, self.cold_start_users.ids]
         return content_digest(
             self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward, self.action_items,
-            list(self.scale), self.policy, self.version, *self._candidate_lists(), *vectors,
+            list(self.scale), self.policy, self.version,
+            *((None, None) if self.candidates is None else digest_parts(self.candidates, self.action_items)), *vectors,
         )  # fmt: skip
-
-    def _candidate_lists(self) -> tuple[Any, Any]:
-        """Return the start [N + 1] and the item rows [C] of the candidates, block by block, for the digest."""
-        sets = self.candidates
-        if sets is None:
-            return None, None
-        count = [sets.mask(rows).sum(axis=1) for rows in sets.blocks()]
-        start = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *count]))]).astype(np.int64)
-
-        def item_rows() -> Iterator[NDArray[np.int32]]:
-            return (self.action_items[sets.lists(rows)[1]] for rows in sets.blocks())
-
-        return start, ArrayBlocks(np.dtype(np.int32), (int(start[-1]),), item_rows)
 
     @property
     def with_context(self) -> NDArray[np.bool_]:

@@ -35,7 +35,7 @@ ORIGIN_FIELDS = {
     "features": "the digest of a table of contexts",
     "exporter": "the name of what goes on adding to the log",
     "simulator": "the name of the simulated world that paid the rewards",
-    "unit": "round, if every round is of another person",
+    "unit": "round or slate, if every round or slate is of another person",
 }
 """Fields of BanditLog that an events file may name in its metadata."""
 _ROWS_AT_ONCE = 1 << 16

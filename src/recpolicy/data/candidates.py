@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.core.files import ArrayBlocks
 from recpolicy.core.types import Bools
 
 ALL_ITEMS = -1
@@ -151,6 +152,20 @@ def concatenate(parts: Sequence[CandidateSets]) -> CandidateSets:
         parts[0].actions, np.concatenate([part.sets for part in parts]), np.concatenate(index),
         np.append(np.concatenate(start), excluded_before[-1]), np.concatenate([part.excluded for part in parts]),
     )  # fmt: skip
+
+
+def digest_parts(candidates: CandidateSets, action_items: NDArray[np.int32]) -> tuple[NDArray[np.int64], ArrayBlocks]:
+    """Return the start [N + 1] and the item rows [C] of the candidates, block by block, for a digest.
+
+    action_items: [A], item rows of the actions.
+    """
+    count = [candidates.mask(rows).sum(axis=1) for rows in candidates.blocks()]
+    start = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *count]))]).astype(np.int64)
+
+    def item_rows() -> Iterator[NDArray[np.int32]]:
+        return (action_items[candidates.lists(rows)[1]] for rows in candidates.blocks())
+
+    return start, ArrayBlocks(np.dtype(np.int32), (int(start[-1]),), item_rows)
 
 
 def packed_width(actions: int) -> int:

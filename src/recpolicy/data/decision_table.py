@@ -21,9 +21,9 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.hashes import mix, text_hashes
 from recpolicy.data.csv_reader import Source
 from recpolicy.data.feature_columns import as_column, canonical_texts, column_from_values, object_array
-from recpolicy.data.feature_import import numbered_id
 from recpolicy.data.feature_log_arrow import column_from_arrow
 from recpolicy.data.feature_log_json import JSON_LINES
+from recpolicy.data.log_import import numbered_id
 from recpolicy.data.open_bandit import csv_options, first_line, milliseconds, numbers
 
 NAMELESS = "Unnamed: "

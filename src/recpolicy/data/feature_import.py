@@ -2,10 +2,12 @@
 
 Vowpal Wabbit's JSON lines and those of Personalizer are read here, tables of decisions by feature_tables.py. Shared
 features become the context, namespaces are nested objects of features, and the actions keep the order of the line.
+
+Each slot of a line of CCB or slates is a round `EVENT:SLOT`. Its context has the features of the slot, too, and it
+offers the actions that the slot could show. The lines are the independent parts then, unless the file names users.
 Every fault is a DataError that names file and line.
 """
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
-from recpolicy.data.feature_columns import canonical_json, plain_value
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.feature_log_builder import FeatureLogBuilder, log_of_propensity
 from recpolicy.data.log_import import UNIT, UNITS, LeftOut
-from recpolicy.data.vowpal_wabbit import Decision, DecisionReader, milliseconds
+from recpolicy.data.vw_reader import Decision, DecisionReader, SlateDecision, event_id, milliseconds
 
+SLOT = "slot"
+"""Name of the features of a slot within the context, its position included."""
 _LINES = 1 << 12
 _ROUNDING = 1e-6
-_ID_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class ImportedFeatureLog:
     lost: tuple[str, ...] = ()
     """Fields of the file that the log does not have."""
     left_out: LeftOut = field(default_factory=LeftOut)
+    slots: int = 1
+    """Largest number of slots of a line."""
+    named: bool = True
+    """False if the users of the log are the lines of the file, because it names nobody."""
 
 
 def read_vowpal_wabbit_features(
@@ -67,13 +73,14 @@ def read_vowpal_wabbit_features(
     unit = unit or ("user" if user else "round")
     reader = DecisionReader(path, user, item, skip_damaged)
     builder, occurrences = FeatureLogBuilder(str(path), scale), Counter[str]()
-    decisions = reader.decisions()
+    decisions, slots = reader.decisions(), 1
     while part := list(islice(decisions, _LINES)):
         lines = np.array([decision.line for decision in part])
         times = 1000 * lines
         if reader.timed:
             times = milliseconds(path, lines, [str(decision.timestamp) for decision in part])
         for decision, time in zip(part, times.tolist(), strict=True):
+            slots = max(slots, len(decision.slots) if isinstance(decision, SlateDecision) else 1)
             try:
                 _add(builder, decision, time, policy, unit, occurrences)
             except (ValueError, RecursionError) as error:
@@ -81,54 +88,59 @@ def read_vowpal_wabbit_features(
     if not len(builder):
         raise DataError(f"{path}: no rounds")
     return ImportedFeatureLog(
-        in_order_of_time(builder.build()), ("probabilities of actions not shown",), reader.left_out
-    )
+        in_order_of_time(builder.build()), ("probabilities of actions not shown",), reader.left_out, slots,
+        named=unit == "user",
+    )  # fmt: skip
 
 
 def _add(
-    builder: FeatureLogBuilder, decision: Decision, time: int, policy: str, unit: str, occurrences: Counter[str]
-) -> None:
-    """Add a decision to the log; raises DataError that says what is wrong with it."""
+    builder: FeatureLogBuilder, decision: Decision | SlateDecision, time: int, policy: str, unit: str,
+    occurrences: Counter[str],
+) -> None:  # fmt: skip
+    """Add a decision to the log, or a round for each of its slots; raises DataError that says what is wrong with it."""
+    event = event_id(decision, occurrences)
+    common: dict[str, Any] = {
+        "time": time, "policy": policy, "version": "imported", "weight": 1 / (1 - decision.dropped_share),
+        "user": decision.user if unit == "user" else None,
+    }  # fmt: skip
+    if isinstance(decision, SlateDecision):
+        if unit != "user":
+            common["user"] = event
+        if SLOT in decision.shared:
+            raise DataError(f"the shared features have {SLOT!r}, which is the name of the features of a slot")
+        for number, slot in enumerate(decision.slots):
+            cost = decision.cost if slot.cost is None else slot.cost
+            assert cost is not None
+            _add_round(builder, decision, slot.offered, slot.shown, slot.probability, cost,
+                       context={**decision.shared, SLOT: {**slot.features, "position": number}},
+                       event_id=f"{event}:{number}", **common)  # fmt: skip
+        return
+    _add_round(builder, decision, tuple(decision.actions), decision.shown, decision.probability, decision.cost,
+               context=decision.shared, event_id=event, **common)  # fmt: skip
+
+
+def _add_round(
+    builder: FeatureLogBuilder, decision: Decision | SlateDecision, offered: tuple[str, ...], shown: str,
+    probability: float, cost: float, **columns: Any,
+) -> None:  # fmt: skip
+    """Add a round that offered these actions."""
     assert builder.reward_range is not None
     low, high = builder.reward_range
-    reward = -decision.cost or 0.0
+    reward = -cost or 0.0
     if not low <= reward <= high:
         raise DataError(
             f"reward {reward:g} is not in {low:g}..{high:g}; give --scale with the lowest and highest reward of the log"
         )
-    names = list(decision.actions)
     actions = [
-        (name, {key: value for key, value in features.items() if key != "_tag"})
-        for name, features in decision.actions.items()
+        (name, {key: value for key, value in decision.actions[name].items() if not key.startswith("_")})
+        for name in offered
     ]
-    propensity = decision.probability
-    if 1 < propensity <= 1 + _ROUNDING:
-        propensity = 1.0
+    if 1 < probability <= 1 + _ROUNDING:
+        probability = 1.0
     builder.add(
-        event_id=decision.event_id or _content_id(decision, occurrences), time=time, context=decision.shared,
-        actions=actions, chosen=names.index(decision.shown), log_propensity=log_of_propensity(propensity),
-        reward=reward, user=decision.user if unit == "user" else None, policy=policy, version="imported",
-        weight=1 / (1 - decision.dropped_share),
+        actions=actions, chosen=offered.index(shown), log_propensity=log_of_propensity(probability), reward=reward,
+        **columns,
     )  # fmt: skip
-
-
-def _content_id(decision: Decision, occurrences: Counter[str]) -> str:
-    """Return an id of the content of a line, with a number if the content occurs several times.
-
-    So a line has the same id in every part of the file that is imported alone.
-    """
-    content: list[Any] = [plain_value(decision.shared), plain_value(decision.actions), decision.shown]
-    content += [decision.probability, decision.cost, decision.timestamp]
-    return numbered_id(
-        hashlib.sha256(canonical_json(content).encode("utf-8", "surrogatepass")).hexdigest(), occurrences
-    )
-
-
-def numbered_id(content: str, occurrences: Counter[str]) -> str:
-    """Return the id of the next event of this content hash."""
-    key = content[:_ID_DIGITS]
-    occurrences[key] += 1
-    return f"{key}-{occurrences[key] - 1}"
 
 
 def check_import_options(scale: tuple[float, float], unit: str) -> None:

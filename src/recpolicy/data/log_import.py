@@ -4,6 +4,7 @@ N rounds, n of them in a batch, C candidates of all of them. A reader yields bat
 this module maps them to rows of tables and checks everything. Every fault is a DataError that names file and line.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,14 @@ from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.candidates import CandidateSets
 from recpolicy.data.read_options import plain_number
+from recpolicy.data.slate_log import SlateLog
 
 Texts = NDArray[np.object_]
 
 UNIT = (0.0, 1.0)
 UNITS = ("user", "round")
 """The independent parts of a log: its users, or its rounds if it does not name users."""
+_ID_DIGITS = 16
 _ROUNDING = 1e-6
 """A sum of float32 probabilities may exceed 1 by this much."""
 
@@ -56,6 +59,10 @@ class Imported:
     lost: tuple[str, ...]
     """Fields of the file that a log cannot hold."""
     left_out: "LeftOut" = field(default_factory=lambda: LeftOut())
+    slates: SlateLog | None = None
+    """The rounds as slates, if the lines have slots, and as many in every line."""
+    slots: int = 1
+    """Largest number of slots of a line."""
 
 
 @dataclass
@@ -65,7 +72,7 @@ class LeftOut:
     skipped: int = 0
     """Lines that the log marks as excluded from learning."""
     dangling: int = 0
-    """Lines without label and actions, such as rewards without their event."""
+    """Lines without a label, such as rewards without their event."""
     damaged: int = 0
     """Lines that are not JSON."""
 
@@ -106,6 +113,13 @@ def refuse(path: Path, line: NDArray[np.int64], wrong: NDArray[np.bool_], say: C
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(f"{path}:{line[row]}: {say(row)}")
+
+
+def numbered_id(content: str, occurrences: Counter[str]) -> str:
+    """Return the id of the next event of this content hash."""
+    key = content[:_ID_DIGITS]
+    occurrences[key] += 1
+    return f"{key}-{occurrences[key] - 1}"
 
 
 class _Ids:

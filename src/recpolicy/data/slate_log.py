@@ -2,7 +2,8 @@
 
 N slates. Users and items are row numbers, as in BanditLog; ids appear only in files (slate_log_files.py). Either
 each slot has a separate shelf, items that no other slot can show, and is filled without regard to the others; or all
-slots are filled from the catalog, one after the other from the first, and no item comes twice in a slate.
+slots are filled from the catalog, one after the other from the first, and no item comes twice in a slate. Each slate
+may have had its own part of the catalog to choose from.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import content_digest
+from recpolicy.data.candidates import CandidateSets, digest_parts
 
 COLUMNS = ("event_id", "time", "user", "slate", "log_propensity", "reward", "policy", "version")
 _TOLERANCE = 1e-6  # of slot rewards that should add up, times their size
@@ -37,6 +39,12 @@ class SlateLog:
     scale: tuple[float, float]
     """Lowest and highest reward of a slate."""
     name: str
+    candidates: CandidateSets | None = None
+    """Of N slates: the items that their slots could show; None: the whole catalog in every slate."""
+    slot_scale: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest reward of a slot."""
+    unit: str | None = None
+    """slate: every slate is of another person, and users are contexts; None: the slates of a user belong together."""
 
     def __post_init__(self) -> None:
         lengths = {len(getattr(self, column)) for column in COLUMNS}
@@ -48,6 +56,9 @@ class SlateLog:
             raise DataError(f"{self.name}: the catalog must list item rows in ascending order, each once")
         if self.shelves is not None and self.shelves.shape != self.action_items.shape:
             raise DataError(f"{self.name}: shelves {self.shelves.shape}; expected one per item of the catalog")
+        sets = self.candidates
+        if sets is not None and (len(sets), sets.actions) != (len(self), len(self.action_items)):
+            raise DataError(f"{self.name}: candidates of {len(sets)} slates and {sets.actions} items")
         for wrong, what in self._faults():
             if wrong.any():
                 row = int(wrong.argmax())
@@ -58,7 +69,7 @@ class SlateLog:
         yield ~np.all(possible, axis=1), "a log-propensity that is not the logarithm of a probability in (0, 1]"
         low, high = self.scale
         yield ~((self.reward >= low) & (self.reward <= high)), f"its reward is not within {low:g}..{high:g}"
-        yield from slate_faults(self.slate, self.action_items, self.shelves)
+        yield from slate_faults(self.slate, self.action_items, self.shelves, self.candidates)
         if self.slot_reward is not None:
             yield sum_fault(self.slot_reward, self.reward), "its reward is not the sum of its slots' rewards"
 
@@ -76,24 +87,38 @@ class SlateLog:
         """The items shown as places in the catalog [N, K]."""
         return np.searchsorted(self.action_items, self.slate)
 
+    @property
+    def units(self) -> NDArray[np.integer]:
+        """Numbers [N] of the independent parts that the slates belong to: users, or the slates themselves."""
+        return np.arange(len(self)) if self.unit == "slate" else self.user
+
     def taken(self, rows: NDArray[np.integer]) -> "SlateLog":
         """Return the slates of these rows, in this order."""
         columns = {column: getattr(self, column)[rows] for column in COLUMNS}
-        return replace(self, slot_reward=None if self.slot_reward is None else self.slot_reward[rows], **columns)
+        return replace(
+            self, slot_reward=None if self.slot_reward is None else self.slot_reward[rows],
+            candidates=None if self.candidates is None else self.candidates.take(rows), **columns,
+        )  # fmt: skip
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that was logged, in order; the name plays no part."""
         columns = [getattr(self, column) for column in COLUMNS]
-        return content_digest(*columns, self.slot_reward, self.action_items, self.shelves, list(self.scale))
+        sets = () if self.candidates is None else digest_parts(self.candidates, self.action_items)
+        return content_digest(*columns, self.slot_reward, self.action_items, self.shelves, list(self.scale), *sets)
 
 
 def slate_faults(
-    slate: NDArray[np.int32], action_items: NDArray[np.int32], shelves: NDArray[np.int16] | None
-) -> Iterator[tuple[NDArray[np.bool_], str]]:
+    slate: NDArray[np.int32], action_items: NDArray[np.int32], shelves: NDArray[np.int16] | None,
+    candidates: CandidateSets | None = None,
+) -> Iterator[tuple[NDArray[np.bool_], str]]:  # fmt: skip
     """Yield the possible faults of the items of slates [N, K]: a mask [N] and a message."""
     unknown = ~np.isin(slate, action_items)
     yield np.any(unknown, axis=1), "an item that is not in the catalog of this log"
+    if candidates is not None and not unknown.any():
+        arm = np.searchsorted(action_items, slate)
+        eligible = [candidates.contain(column) for column in arm.T]
+        yield ~np.all(eligible, axis=0), "an item that is not among the candidates of the slate"
     if shelves is None:
         ordered = np.sort(slate, axis=1)
         yield np.any(np.diff(ordered, axis=1) == 0, axis=1), "an item that occurs twice in the slate"
@@ -110,14 +135,16 @@ def sum_fault(slot_reward: NDArray[np.float64], reward: NDArray[np.float64]) -> 
 
 
 def open_to(
-    slot: int, above: NDArray[np.integer], shelves: NDArray[np.int16] | None, actions: int
-) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:
+    slot: int, above: NDArray[np.integer], shelves: NDArray[np.int16] | None, actions: int,
+    candidates: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:  # fmt: skip
     """Return the arms [M] of a slot, and a mask [n, M] of those that each slate can still show; None: all.
 
-    above [n, >= slot]: the arms in the slots before it.
+    above [n, >= slot]: the arms in the slots before it. candidates [n, A]: the arms of each slate; None: all.
     """
     if shelves is not None:
-        return np.flatnonzero(shelves == slot), None
-    fresh = np.ones((len(above), actions), bool)
+        arms = np.flatnonzero(shelves == slot)
+        return arms, None if candidates is None else candidates[:, arms]
+    fresh = np.ones((len(above), actions), bool) if candidates is None else candidates.copy()
     np.put_along_axis(fresh, above[:, :slot], False, axis=1)
     return np.arange(actions), fresh

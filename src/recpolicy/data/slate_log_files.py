@@ -1,11 +1,13 @@
 """Slate logs on disk: a folder with `slates.parquet`, one row per slate.
 
     event_id, time, user_id, slate (list of item ids, first slot first), log_propensity (list of float64, a slot each),
-    reward, slot_reward (list of numbers; all rows or none; may be left out), policy, policy_version
+    reward, slot_reward (list of numbers; all rows or none; may be left out), policy, policy_version,
+    candidates (candidate_columns.py; the items that the slots could show; may be left out: the whole catalog)
 
 The metadata hold the scale of the rewards, the catalog, and `shelves`: for every item of the catalog the slot,
 from 0, that it may stand in, or null where any item may stand in any slot, but once in a slate. Without them, the
-catalog is all items, there are no shelves, and rewards are in 0..K. Files are read in batches, and errors name the
+catalog is all items, there are no shelves, and rewards are in 0..K. `slot_scale` is the lowest and highest reward of
+a slot (0..1), and `unit` is slate if each slate is of another person. Files are read in batches, and errors name the
 file and the row, counted from 1.
 """
 
@@ -23,6 +25,14 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.candidate_columns import (
+    CANDIDATES,
+    EXCLUDED,
+    CandidateReader,
+    Catalog,
+    candidate_arrays,
+    join_candidates,
+)
 from recpolicy.data.log_metadata import (
     VERSION,
     action_item_rows,
@@ -59,8 +69,13 @@ def write_slates(path: Path, log: SlateLog, tables: IdVocabulary) -> None:
     metadata = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
         "action_items": item_id[log.action_items].tolist(),
-        "shelves": None if log.shelves is None else log.shelves.tolist(),
+        "shelves": None if log.shelves is None else log.shelves.tolist(), "slot_scale": list(log.slot_scale),
+        **({} if log.unit is None else {"unit": log.unit}),
     }  # fmt: skip
+    if log.candidates is not None:
+        catalog = item_id[log.action_items]
+        kind = pa.int64() if catalog.dtype.kind in "iu" else pa.string()
+        columns[CANDIDATES] = candidate_arrays(log.candidates, catalog, kind)[CANDIDATES]
     table = pa.table(columns).replace_schema_metadata(encode_metadata(metadata))
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -82,7 +97,10 @@ def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
     items, users = pd.Index(tables.items["item_id"]), pd.Index(tables.users["user_id"])
     parts: list[dict[str, NDArray[Any]]] = []
     slots, scale = 0, (0.0, 0.0)
+    reader, sets = CandidateReader(_catalog(metadata, tables, action_items)), []
     for piece in read.pieces(path, _COLUMNS, old_columns(path)):
+        if piece.has(EXCLUDED):
+            raise DataError(f"{path}: column {EXCLUDED}: slates have candidates only; leave it out")
         slate = _slate_rows(piece, items, slots)
         if not parts:
             slots = slate.shape[1]
@@ -98,15 +116,32 @@ def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
             "policy": read.texts(piece, "policy"),
             "version": read.texts(piece, "policy_version"),
         }
-        for wrong, what in slate_faults(slate, action_items, shelves):
+        candidates = reader.read_piece(piece)
+        for wrong, what in slate_faults(slate, action_items, shelves, candidates):
             piece.refuse(wrong, lambda _, what=what: what)  # type: ignore[misc]
         parts.append(columns)
+        sets.append((len(piece), candidates))
     if not parts:
         raise DataError(f"{path}: no slates")
     together: dict[str, Any] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     _refuse_twins(together["event_id"], path)
     together["slot_reward"] = _all_or_none(together["slot_reward"], together["reward"], path)
-    return SlateLog(action_items=action_items, shelves=shelves, scale=scale, name=str(path), **together)
+    slot_scale = get_scale({"scale": metadata.get("slot_scale", (0.0, 1.0))}, (0.0, 1.0), path)
+    unit = metadata.get("unit")
+    if unit not in (None, "slate"):
+        raise DataError(f"{path}: its unit is {unit!r}; expected slate, or none if users are the independent parts")
+    return SlateLog(
+        action_items=action_items, shelves=shelves, scale=scale, name=str(path), slot_scale=slot_scale, unit=unit,
+        candidates=join_candidates(sets, len(action_items)), **together,
+    )  # fmt: skip
+
+
+def _catalog(metadata: dict[str, Any], tables: IdVocabulary, action_items: NDArray[np.int32]) -> Catalog:
+    """Return the catalog whose items the bits of packed candidates stand for."""
+    named = metadata.get("action_items")
+    items = pd.Index(tables.items["item_id"])
+    order = None if named is None else items.get_indexer(pd.Index(named)).astype(np.int32)
+    return Catalog(items, action_items, None if order is None or np.array_equal(order, action_items) else order)
 
 
 def _read_shelves(

@@ -1,4 +1,4 @@
-"""Read logs in Vowpal Wabbit's JSON for contextual bandits (cb json, dsjson): one choice a line.
+"""Read logs of Vowpal Wabbit for contextual bandits (cb json, dsjson, text): one choice a line, or several slots.
 
     {"_label_cost": -1, "_label_probability": 0.8, "_label_Action": 2, "Timestamp": "...", "EventId": "...",
      "a": [2, 1], "p": [0.8, 0.2], "c": {"User": {"id": "u7"}, "_multi": [{"_tag": "m11"}, {"_tag": "m12"}]}}
@@ -9,43 +9,27 @@ times is one item with the sum of its probabilities. `user` and `item` are dotte
 features and within an action ("User.id"). By default, an item is its `_tag` or else all its features. Without `user`
 the log names nobody: rounds with the same shared features have one user, and the round is the unit of intervals.
 
-Blank lines are read over. Lines without label and actions (rewards that came without their event) are left out and
-counted, and so are lines with a true `_skipLearn`. Lost: all other features, and the probabilities of actions that were
-not shown.
+In lines of slots (vw_slots.py), each slot is a round `EVENT:SLOT`. Its candidates are the actions that the slot could
+show, and its propensity is the one given the slots before it. The line is then the unit of intervals, because rewards
+of its slots depend on each other. If all lines have the same number of slots, the log is a slate log, too
+(vw_slates.py). Lost: all other features, and the probabilities of actions that were not shown.
 """
 
-import io
-import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
-from recpolicy.data.csv_reader import Source
-from recpolicy.data.log_import import UNIT, Batch, Imported, LeftOut, assemble
-from recpolicy.data.vw_records import (
-    action_features,
-    has_label,
-    is_integer,
-    probability_of_places,
-    read_label,
-    shared_features,
-    value_at,
-)
+from recpolicy.data.log_import import UNIT, Batch, Imported, assemble
+from recpolicy.data.vw_reader import Decision, DecisionReader, SlateDecision, event_id, milliseconds
+from recpolicy.data.vw_slates import SlotCounts, check_regular, slates_from_rounds, with_slate_unit
 
 _LINES = 1 << 14
 _LOST = ("features of users and actions beyond their ids", "probabilities of actions not shown")
-_OTHER_LOGS = {
-    "_outcomes": "a log of slots (CCB or slates): each line holds several choices; expected one choice a line",
-    "_label_ca": "a log of continuous actions; expected one of several actions a line",
-}
-"""Keys of lines of other kinds of logs."""
 
 
 def read_vowpal_wabbit(
@@ -76,124 +60,18 @@ def read_vowpal_wabbit(
     """
     reader = DecisionReader(path, user, item, skip_damaged)
     dropped = _DroppedShare()
-    batches = _batches(reader, dropped)
+    counts = SlotCounts()
+    batches = _batches(reader, dropped, counts)
     rounds, ids = assemble(path, policy, batches, scale, tables, unit or ("user" if user else "round"))
     lost = (*_LOST, f"pdrop {dropped.share:g}: the log is a sample of its events") if dropped.share else _LOST
-    return Imported(rounds, ids, lost, reader.left_out)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One line: a choice among actions."""
-
-    line: int
-    """Its number, from 1."""
-    shared: Mapping[str, Any]
-    """Features of the context."""
-    actions: Mapping[str, Mapping[str, Any]]
-    """Features of the actions by their name, in the order of the line; none where the line only numbers them."""
-    shown: str
-    """Name of the shown action."""
-    probability: float
-    cost: float
-    user: str
-    """Id of the user, or all shared features as one text."""
-    event_id: str | None
-    timestamp: str | None
-    dropped_share: float
-    """Share of the events like this one that the system dropped before logging."""
-
-
-@dataclass
-class DecisionReader:
-    """A reader that counts the lines that it leaves out."""
-
-    path: Path
-    user: str
-    item: str
-    skip_damaged: bool
-    left_out: LeftOut = field(default_factory=LeftOut)
-    timed: bool | None = None
-    """True if lines have a time; all or none must."""
-
-    def decisions(self) -> Iterator[Decision]:
-        """Yield the decisions of the file; raises DataError that names the line."""
-        try:
-            with Source(self.path).open() as raw, io.TextIOWrapper(raw, "utf-8-sig") as stream:
-                for line, text in enumerate(stream, 1):
-                    if text.strip():
-                        try:
-                            decision = self._decision(line, text)
-                        except (ValueError, RecursionError) as error:
-                            raise DataError(f"{self.path}:{line}: {error}") from None
-                        if decision is not None:
-                            yield decision
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.path}: not UTF-8 text: {error}") from None
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error}") from None
-
-    def _decision(self, line: int, text: str) -> Decision | None:
-        """Return the content of a line, None for one to leave out; raises ValueError that says what is wrong."""
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            if not self.skip_damaged:
-                raise ValueError(f"not JSON: {error}") from None
-            self.left_out.damaged += 1
-            return None
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
-        for key, meaning in _OTHER_LOGS.items():
-            if key in record:
-                raise ValueError(meaning)
-        if record.get("_skipLearn") is True:
-            self.left_out.skipped += 1
-            return None
-        context = record.get("c", record)
-        if not isinstance(context, dict):
-            raise ValueError(f"c is {context!r}; expected an object")
-        actions = _actions(record, context)
-        if not actions:
-            if has_label(record):
-                raise ValueError("neither c._multi nor a lists the actions")
-            self.left_out.dangling += 1
-            return None
-        share = _dropped_share(record)
-        label = read_label(record, actions)
-        names = {number: self._name(number, features) for number, features in actions.items()}
-        shown = names[label.action]
-        places = [number for number, name in names.items() if name == shown]
-        probability = probability_of_places(record, label, places)
-        if self.timed is not None and self.timed != ("Timestamp" in record):
-            raise ValueError("some lines have a Timestamp, and some have none")
-        self.timed = "Timestamp" in record
-        shared = shared_features(record, context)
-        features = {names[number]: action_features(features or {}) for number, features in reversed(actions.items())}
-        return Decision(
-            line=line, shared=shared, actions={name: features[name] for name in dict.fromkeys(names.values())},
-            shown=shown, probability=probability, cost=label.cost,
-            user=value_at(shared, self.user) if self.user else _text(shared),
-            event_id=None if record.get("EventId") is None else str(record["EventId"]),
-            timestamp=str(record.get("Timestamp")) if self.timed else None, dropped_share=share,
-        )  # fmt: skip
-
-    def _name(self, number: int, action: Any) -> str:
-        if action is None:
-            return str(number)
-        if not isinstance(action, dict):
-            raise ValueError(f"an action is {action!r}; expected an object of features")
-        features = action_features(action)
-        if self.item:
-            return value_at(features, self.item)
-        return value_at(features, "_tag") if "_tag" in features else _text(features)
-
-
-def _dropped_share(record: Mapping[str, Any]) -> float:
-    share = record.get("pdrop", 0.0)
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-        raise ValueError(f"pdrop is {share!r}; expected a probability below 1")
-    return float(share)
+    if reader.kind == "choice":
+        return Imported(rounds, ids, lost, reader.left_out)
+    rounds = with_slate_unit(rounds)
+    shelf = reader.shelf if reader.kind == "slates" else None
+    if shelf is not None:
+        check_regular(counts, str(path))
+    slates = slates_from_rounds(rounds, counts.most, ids, shelf) if counts.regular else None
+    return Imported(rounds, ids, (*lost, "features of slots"), reader.left_out, slates, counts.most)
 
 
 @dataclass
@@ -202,7 +80,7 @@ class _DroppedShare:
 
     share: float | None = None
 
-    def check(self, path: Path, decision: Decision) -> None:
+    def check(self, path: Path, decision: Decision | SlateDecision) -> None:
         """Raise DataError for a line with another share than the lines before it."""
         if self.share is not None and decision.dropped_share != self.share:
             raise DataError(
@@ -213,35 +91,22 @@ class _DroppedShare:
         self.share = decision.dropped_share
 
 
-def _batches(reader: DecisionReader, dropped: _DroppedShare) -> Iterator[Batch]:
-    """Yield the rounds, some thousands at a time."""
-    rows = _Rows()
-    for decision in reader.decisions():
+def _batches(reader: DecisionReader, dropped: _DroppedShare, counts: SlotCounts) -> Iterator[Batch]:
+    """Yield the rounds, those of some thousand lines at a time."""
+    rows, occurrences = _Rows(), Counter[str]()
+    for number, decision in enumerate(reader.decisions(), 1):
         dropped.check(reader.path, decision)
-        rows.line.append(decision.line)
-        rows.reward.append(-decision.cost)
-        rows.propensity.append(decision.probability)
-        rows.user.append(decision.user)
-        rows.item.append(decision.shown)
-        rows.count.append(len(decision.actions))
-        rows.candidate.extend(decision.actions)
-        rows.event_id.append(decision.event_id)
-        rows.time.append(str(decision.timestamp))
-        if len(rows.line) == _LINES:
+        if isinstance(decision, SlateDecision):
+            counts.add(decision)
+            rows.add_slots(decision, event_id(decision, occurrences))
+        else:
+            rows.add(decision, decision.shown, decision.probability, decision.cost, tuple(decision.actions))
+            rows.event_id.append(decision.event_id)
+        if number % _LINES == 0:
             yield rows.batch(reader.timed, reader.path)
             rows = _Rows()
     if rows.line:
         yield rows.batch(reader.timed, reader.path)
-
-
-def _actions(record: dict[str, Any], context: dict[str, Any]) -> dict[int, Any]:
-    """Return the features of the actions by their number, from 1; None as features where the line has none."""
-    multi, ranked = context.get("_multi"), record.get("a", record.get("_a"))
-    if isinstance(multi, list):
-        return dict(enumerate(multi, 1))
-    if isinstance(ranked, list):
-        return {number: None for number in ranked if is_integer(number)}
-    return {}
 
 
 @dataclass
@@ -258,6 +123,27 @@ class _Rows:
     event_id: list[str | None] = field(default_factory=list)
     time: list[str] = field(default_factory=list)
 
+    def add(
+        self, decision: Decision | SlateDecision, shown: str, probability: float, cost: float, offered: tuple[str, ...]
+    ) -> None:
+        """Add a round; its event id is added apart."""
+        self.line.append(decision.line)
+        self.reward.append(-cost)
+        self.propensity.append(probability)
+        self.user.append(decision.user)
+        self.item.append(shown)
+        self.count.append(len(offered))
+        self.candidate.extend(offered)
+        self.time.append(str(decision.timestamp))
+
+    def add_slots(self, decision: SlateDecision, event: str) -> None:
+        """Add a round for each slot; a line with one cost gives it to all its slots."""
+        for number, slot in enumerate(decision.slots):
+            cost = decision.cost if slot.cost is None else slot.cost
+            assert cost is not None
+            self.add(decision, slot.shown, slot.probability, cost, slot.offered)
+            self.event_id.append(f"{event}:{number}")
+
     def batch(self, timed: bool | None, path: Path) -> Batch:
         """Return the columns as arrays; lines without a time are a second apart from 1970 on."""
         line = np.array(self.line)
@@ -269,16 +155,3 @@ class _Rows:
             np.array(self.reward), np.array(self.event_id, object), np.array(self.count),
             np.array(self.candidate, object), bool(timed),
         )  # fmt: skip
-
-
-def milliseconds(path: Path, line: NDArray[np.int64], timestamps: list[str]) -> NDArray[np.int64]:
-    """Return milliseconds since 1970 [n] of the timestamps of lines; raises DataError that names the line."""
-    read = pd.to_datetime(pd.Series(timestamps), utc=True, format="ISO8601", errors="coerce")
-    if read.isna().any():
-        row = int(read.isna().to_numpy().argmax())
-        raise DataError(f"{path}:{line[row]}: Timestamp {timestamps[row]!r}: expected such as 2026-01-05T12:00:00Z")
-    return np.asarray(read.dt.as_unit("ms").to_numpy("datetime64[ms]").astype(np.int64))
-
-
-def _text(features: Any) -> str:
-    return json.dumps(features, sort_keys=True, separators=(",", ":"))

@@ -47,7 +47,7 @@ def read_label(record: Mapping[str, Any], actions: Mapping[int, Any]) -> Label:
         if not is_integer(action) or action not in actions:
             raise ValueError(f"_label_Action is {action!r}; expected one of the {len(actions)} actions, from 1")
         place = action
-    cost, probability = (_number(named[name], f"_label_{name}") for name in ("cost", "probability"))
+    cost, probability = (as_number(named[name], f"_label_{name}") for name in ("cost", "probability"))
     return Label(cost, probability, place)
 
 
@@ -88,7 +88,7 @@ def probability_of_places(record: Mapping[str, Any], label: Label, places: list[
     if len(places) == 1 and len(of_label) == 1:
         return label.probability
     shown = [chance for action, chance in zip(ranked, chances, strict=True) if action in places]
-    return math.fsum(_number(chance, "a value of p") for chance in shown)
+    return math.fsum(as_number(chance, "a value of p") for chance in shown)
 
 
 def shared_features(record: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +167,8 @@ def _first(record: Mapping[str, Any], *names: str) -> Any:
     return next((record[name] for name in names if record.get(name) is not None), None)
 
 
-def _number(value: Any, name: str) -> float:
+def as_number(value: Any, name: str) -> float:
+    """Return a finite number; raises ValueError for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name} is {value!r}; expected a number")
     return float(value)

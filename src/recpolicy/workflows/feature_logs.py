@@ -34,6 +34,8 @@ class FeatureImportReport:
     rounds: int
     users: int
     """Users that occur; 0 if the file names none."""
+    slots: int
+    """Largest number of slots of a line; 1 if a line is one choice."""
     actions: int
     """Ids of actions that were offered."""
     contents: int
@@ -45,7 +47,7 @@ class FeatureImportReport:
     skipped: int
     """Lines that are marked as excluded from learning."""
     dangling: int
-    """Lines without label and actions."""
+    """Lines without a label."""
     damaged: int
     """Lines that are no JSON."""
     weighted: bool
@@ -117,7 +119,8 @@ def import_feature_log(
     imported = FEATURE_FORMATS[format](Path(file), scale, unit=unit, **options)
     log = imported.log
     report = FeatureImportReport(
-        rounds=len(log), users=0 if log.user is None else len(set(log.units.tolist())),
+        rounds=len(log), users=0 if log.user is None or not imported.named else len(set(log.units.tolist())),
+        slots=imported.slots,
         actions=len({(type(identifier), identifier) for identifier in log.action_id.tolist()}),
         contents=len(log.action_id), context=tuple(sorted(log.context)), features=tuple(sorted(log.actions)),
         **asdict(imported.left_out), weighted=log.weight is not None, lost=imported.lost,

@@ -15,6 +15,7 @@ from recpolicy.data.log_import import UNIT, Imported
 from recpolicy.data.log_parts import EVENTS
 from recpolicy.data.log_vocabulary import own_vocabulary
 from recpolicy.data.open_bandit import read_open_bandit
+from recpolicy.data.slate_log_files import SLATES, write_slates
 from recpolicy.data.vowpal_wabbit import read_vowpal_wabbit
 from recpolicy.workflows.artifacts import check_absent
 
@@ -40,6 +41,11 @@ class ImportReport:
     """Counts of an import."""
 
     rounds: int
+    """Rounds; of lines with slots, one for each slot."""
+    slates: int
+    """Slates, if the log was written as a slate log; else 0."""
+    slots: int
+    """Largest number of slots of a line; 1 if a line is one choice."""
     users: int
     """Users that occur."""
     items: int
@@ -47,11 +53,11 @@ class ImportReport:
     skipped: int
     """Lines that are marked as excluded from learning."""
     dangling: int
-    """Lines without label and actions, such as rewards that came without their event."""
+    """Lines without a label, such as rewards that came without their event."""
     damaged: int
     """Lines that are no JSON, left out because `skip_damaged` was set."""
     unit: str
-    """user, or round if every round counts as another person."""
+    """user, or round or slate if every round or slate counts as another person."""
     lost: tuple[str, ...]
     """Fields of the file that a log cannot hold."""
     derived: bool
@@ -75,6 +81,9 @@ def import_log(
     skip_damaged: bool = False,
 ) -> ImportReport:
     """Read a log of another system and write it as a log of recpolicy, rewards included.
+
+    Lines of Vowpal Wabbit with several slots (CCB, slates) become a slate log. Lines of CCB with different numbers of
+    slots, or with lists of actions for single slots, become rounds, one for each slot.
 
     Args:
         file: The log.
@@ -105,6 +114,8 @@ def import_log(
     rounds = imported.rounds
     report = ImportReport(
         len(rounds),
+        0 if imported.slates is None else len(imported.slates),
+        imported.slots,
         len(pd.unique(rounds.user)),
         len(rounds.action_items),
         **asdict(imported.left_out),
@@ -114,7 +125,10 @@ def import_log(
     )
     metadata = {"format": _KIND, "version": _VERSION, "scale": list(rounds.scale), "digest": file_digest(Path(file))}
     with atomic_directory(Path(out)) as folder:
-        write_events(folder / EVENTS, rounds, imported.tables, with_rewards=True)
+        if imported.slates is None:
+            write_events(folder / EVENTS, rounds, imported.tables, with_rewards=True)
+        else:
+            write_slates(folder / SLATES, imported.slates, imported.tables)
         if tables is None:
             imported.tables.users.to_parquet(folder / USERS, index=False)
             imported.tables.items.to_parquet(folder / ITEMS, index=False)

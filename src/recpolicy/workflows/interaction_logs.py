@@ -187,7 +187,9 @@ def ingest_log(
     train_rounds, test_rounds, report = read(Path(folder), vocabulary, settings)
     origin: dict[str, Any] = {"simulator": _simulator(Path(folder))}
     if settings.unit is not None:
-        origin["unit"] = "round" if settings.unit == "round" else None
+        of_slots = train_rounds.slate_digest is not None or train_rounds.unit == "slate"
+        alone = "slate" if of_slots else "round"
+        origin["unit"] = alone if settings.unit == "round" else None
     train_rounds, test_rounds = (replace(part, **origin) for part in (train_rounds, test_rounds))
     with atomic_directory(Path(out)) as tmp:
         write_events(tmp / TRAINING, train_rounds, vocabulary, with_rewards=True)

@@ -46,17 +46,17 @@ def slate_feedback(policy: Policy, log: SlateLog) -> tuple[SlateFeedback, Array,
     action = log.arm
     for first in range(0, len(log), _SLATES_AT_ONCE):
         part = slice(first, first + _SLATES_AT_ONCE)
-        user = log.user[part]
+        user, eligible = log.user[part], None if log.candidates is None else log.candidates.mask(part)
         for slot in range(log.slots):
-            candidates, available = open_to(slot, action[part], log.shelves, len(log.action_items))
-            choice = greedy(score[np.ix_(user, candidates)], available)  # [n, M]
-            ratings = rating[np.ix_(user, candidates)]  # [n, M]
-            logged = np.searchsorted(candidates, action[part, slot])[:, np.newaxis]
+            arms, available = open_to(slot, action[part], log.shelves, len(log.action_items), eligible)
+            choice = greedy(score[np.ix_(user, arms)], available)  # [n, M]
+            ratings = rating[np.ix_(user, arms)]  # [n, M]
+            logged = np.searchsorted(arms, action[part, slot])[:, np.newaxis]
             prob[part, slot] = np.take_along_axis(choice, logged, axis=1)[:, 0]
             logged_rating[part, slot] = np.take_along_axis(ratings, logged, axis=1)[:, 0]
             expected_rating[part, slot] = np.einsum("nm,nm->n", choice, ratings)
     feedback = SlateFeedback(
-        np.exp(log.log_propensity), prob, log.reward, log.user, slot_reward=log.slot_reward,
+        np.exp(log.log_propensity), prob, log.reward, log.units, slot_reward=log.slot_reward,
         independent=log.shelves is not None, pseudo_weight=_pseudo_weights(score, log),
     )  # fmt: skip
     return feedback, logged_rating, expected_rating
@@ -73,9 +73,12 @@ def slate_model(policy: Policy, log: SlateLog, config: MultiStepConfig) -> tuple
 
 
 def _pseudo_weights(score: Floats, log: SlateLog) -> Array | None:
-    """Return the weights [N] of slates without shelves; None unless they were drawn uniformly, from few items."""
+    """Return the weights [N] of slates without shelves; None unless they were drawn uniformly, from few items.
+
+    All slates must have had the same items to choose from.
+    """
     actions = len(log.action_items)
-    if log.shelves is not None or log.slots * actions > _MAX_CELLS:
+    if log.shelves is not None or log.candidates is not None or log.slots * actions > _MAX_CELLS:
         return None
     uniform = -np.log(actions - np.arange(log.slots))
     if np.abs(log.log_propensity - uniform).max() > _UNIFORM:
