@@ -9,6 +9,7 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two logs at a time are quicker than one with two threads
 
+import math
 import sys
 import tempfile
 import time
@@ -240,12 +241,14 @@ def _pooled(name: str, shares: list[dict[str, float]]) -> dict[str, float]:
 
 
 def rounded(told: Any) -> Any:
-    """Plain values with numbers of five significant digits; a share with its interval as one text."""
+    """Plain values with numbers of five significant digits, None if infinite; a share with its interval as one text."""
     if isinstance(told, Mapping):
         if told.keys() == {"share", "lo", "hi", "logs"}:
             return "{share:.3f} [{lo:.3f}, {hi:.3f}] of {logs}".format(**told)
         return {name: rounded(one) for name, one in told.items()}
-    return float(f"{told:.5g}") if isinstance(told, float) else told
+    if isinstance(told, float):
+        return float(f"{told:.5g}") if math.isfinite(told) else None
+    return told
 
 
 def show(case: Case) -> None:
