@@ -431,7 +431,7 @@ def counts(state):
         }
 
 
-NEW_TABLES = {"rank_events", "action_rows", "rank_signals", "rank_settings", "rank_evaluations"}
+NEW_TABLES = {"strategy_profiles", "rank_events", "action_rows", "rank_signals", "rank_settings", "rank_evaluations"}
 """Tables of ranks with features, which the old server did not have."""
 
 
@@ -497,7 +497,7 @@ def test_admin_pages_show_the_old_rows(registry_folder):
         assert versions[0]["metrics"]
         ask(app, "GET", "/v1/admin/versions/1", None, "reader")
         ask(app, "GET", "/v1/admin/rewards?days=365", None, "reader")
-        assert len(ask(app, "GET", "/v1/admin/jobs", None, "reader")["jobs"]) == 5
+        assert len(ask(app, "GET", "/v1/admin/jobs", None, "reader")["jobs"]) == 7
 
 
 def test_rollout_of_the_old_server_goes_on(registry_folder):
@@ -515,7 +515,9 @@ def test_scheduler_takes_over_the_old_schedules(registry_folder):
     with serving(registry_folder) as (app, state):
         scheduler = app.state.scheduler
         scheduler.tick()
-        assert counts(state)["schedules"] == EXPECTED["tables"]["schedules"] + 1  # delete_old_events is new
+        assert (
+            counts(state)["schedules"] == EXPECTED["tables"]["schedules"] + 3
+        )  # delete_old_events and two of strategies
 
 
 def test_spooled_event_goes_to_the_database(registry_folder):
