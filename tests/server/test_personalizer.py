@@ -1,6 +1,7 @@
 """The Personalizer routes, by the real clients of the retired service against a real server on loopback."""
 
 import json
+import tarfile
 from dataclasses import replace
 from datetime import datetime
 
@@ -9,6 +10,7 @@ from api_keys import key_for, listening
 from client_helpers import ask, refusal
 from ranking import ValuePolicy, ranking
 from sqlalchemy import select
+from tiny_policies import write_tiny
 
 from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.server.app import make_app
@@ -257,6 +259,19 @@ def test_one_import_at_a_time(app):
     with admin_versions._importing:
         refusal(ask(app, "PUT", "/personalizer/model", content=b"x", headers=headers), 429, "overloaded")
     assert ask(app, "PUT", "/personalizer/model", content=b"x", headers=headers).status_code != 429
+
+
+def test_a_model_of_ratings_is_refused_before_it_is_registered(app, tmp_path):
+    policy, archive = write_tiny(tmp_path / "ratings", 0), tmp_path / "ratings.tar"
+    with tarfile.open(archive, "w") as opened:
+        opened.add(policy, "policy")
+    registry = app.state.server.require_registry()
+    before = [version.number for version in registry.versions()]
+    answer = ask(
+        app, "PUT", "/personalizer/model", content=archive.read_bytes(), headers={KEY: key_for(app, "operator")}
+    )
+    assert (answer.status_code, "not a policy of features" in answer.text) == (422, True)
+    assert [version.number for version in registry.versions()] == before
 
 
 def test_logs_have_a_span_and_are_deleted(app, operator, new):

@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -46,11 +46,22 @@ _Entry = tuple[str, bool, int, Any]
 
 
 def import_version(
-    registry: Registry, archive: Path | str, *, note: Note = None, limits: ImportLimits = ImportLimits()
+    registry: Registry,
+    archive: Path | str,
+    *,
+    note: Note = None,
+    limits: ImportLimits = ImportLimits(),
+    check: Callable[[Path], None] | None = None,
 ) -> Version:
-    """Register the artifact in an archive; raises what `unpack_version` and `Registry.register` raise."""
+    """Register the artifact in an archive; raises what `unpack_version`, `check` and `Registry.register` raise.
+
+    `check` gets the folder of the unpacked artifact before anything is registered.
+    """
     with tempfile.TemporaryDirectory(prefix="recpolicy-import-") as scratch:
-        return registry.register(unpack_version(archive, Path(scratch) / "policy", limits=limits), note=note)
+        folder = unpack_version(archive, Path(scratch) / "policy", limits=limits)
+        if check is not None:
+            check(folder)
+        return registry.register(folder, note=note)
 
 
 def unpack_version(archive: Path | str, into: Path | str, *, limits: ImportLimits = ImportLimits()) -> Path:

@@ -112,16 +112,19 @@ async def import_model(request: Request, caller: Operator, state: StateDep) -> R
 def _import(state: AppState, caller: Caller, archive: FilePath) -> None:
     registry = state.require_registry()
     try:
-        version = import_version(registry, archive, note={"by": caller.name})
+        version = import_version(registry, archive, note={"by": caller.name}, check=_check_kind)
     except ArtifactError as error:
         raise DataError(str(error).replace(str(archive), "the archive")) from None
     registry_actions.write_audit(state, caller, "import", {"number": version.number, "digest": version.digest})
-    if not is_feature_policy(registry.resolve(version.number)):
-        raise DataError(f"the archive is a policy of ratings, now version {version.number}; expected one of features")
     registry_actions.apply(state, caller, "promote", registry_actions.promote(version.number, ungated=True))
     registry_actions.sync_versions(state)
     if state.rank.current.reset_version is not None:
         state.rank.store(state.require_store().engine, RESET, None)
+
+
+def _check_kind(folder: FilePath) -> None:
+    if not is_feature_policy(folder):
+        raise DataError("the archive is not a policy of features; nothing was registered")
 
 
 @router.delete("/model", status_code=204)
