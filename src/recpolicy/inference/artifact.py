@@ -37,6 +37,7 @@ from recpolicy.inference.artifact_files import (
     ArtifactFormat,
     artifact_errors,
     check_digests,
+    check_policy_digest,
     read_manifest_file,
     write_manifest_file,
 )
@@ -331,9 +332,7 @@ def _read_parts(folder: Path, manifest: dict[str, Any], names: tuple[str, ...]) 
         arrays = {name: stored[name] for name in _ARRAYS} | {_RATING_MEAN: stored.get(_RATING_MEAN)}
         policy = {name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)}
         checks.check_arrays(arrays, policy)
-        digest = words["metadata"].get("policy_digest")
-        if digest != checks.policy_digest(words, policy, arrays):
-            raise ArtifactError(f"the policy's digest in {MANIFEST} is not that of the arrays: copy or train it again")
+        check_policy_digest(words["metadata"], checks.policy_digest(words, policy, arrays))
     return {"policy": policy, **arrays, **words}
 
 

@@ -117,3 +117,9 @@ def check_digests(folder: Path, manifest: Mapping[str, Any], names: Iterable[str
             raise ArtifactError(f"{path}: missing; the artifact is incomplete: copy all of it or train it again")
         if file_digest(path) != manifest["files"].get(name):
             raise ArtifactError(f"{path}: changed since it was written (its digest differs): copy or train it again")
+
+
+def check_policy_digest(metadata: Mapping[str, Any], digest: str) -> None:
+    """Raise ArtifactError unless the metadata names the digest of the policy that was read."""
+    if metadata.get("policy_digest") != digest:
+        raise ArtifactError(f"the policy's digest in {MANIFEST} is not that of the arrays: copy or train it again")

@@ -26,10 +26,10 @@ from recpolicy.inference import artifact_checks as checks
 from recpolicy.inference.action_distributions import HEADS
 from recpolicy.inference.artifact_files import (
     FEATURE_POLICY,
-    MANIFEST,
     ArtifactFormat,
     artifact_errors,
     check_digests,
+    check_policy_digest,
     format_name,
     read_manifest_file,
     write_manifest_file,
@@ -110,8 +110,7 @@ def read_feature_policy(folder: str | Path) -> FeaturePolicy:
         with artifact_errors(folder / ARRAYS):
             arrays = read_arrays(folder / ARRAYS)
         policy = _policy(manifest, encoder, arrays, read_hashes(folder / LEARNED))
-        if manifest["metadata"].get("policy_digest") != policy.policy_digest:
-            raise ArtifactError(f"the policy's digest in {MANIFEST} is not that of the arrays: copy or train it again")
+        check_policy_digest(manifest["metadata"], policy.policy_digest)
         self_test(policy)
         return policy
 

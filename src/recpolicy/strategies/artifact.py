@@ -20,11 +20,11 @@ from recpolicy.core.files import atomic_directory
 from recpolicy.core.hashes import Hashes, read_hashes, write_hashes
 from recpolicy.inference import artifact_checks as checks
 from recpolicy.inference.artifact_files import (
-    MANIFEST,
     STRATEGY_POLICY,
     ArtifactFormat,
     artifact_errors,
     check_digests,
+    check_policy_digest,
     format_name,
     read_manifest_file,
     write_manifest_file,
@@ -83,8 +83,7 @@ def read_strategy_policy(folder: str | Path) -> StrategyPolicy:
         with artifact_errors(folder / ARRAYS):
             arrays = read_arrays(folder / ARRAYS)
         policy = _policy(manifest, arrays, read_hashes(folder / LEARNED))
-        if manifest["metadata"].get("policy_digest") != policy.policy_digest:
-            raise ArtifactError(f"the policy's digest in {MANIFEST} is not that of the arrays: copy or train it again")
+        check_policy_digest(manifest["metadata"], policy.policy_digest)
         return policy
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.hashes import text_hashes
+from recpolicy.core.types import Bools, Ints
 from recpolicy.data.reward_signals import summarize_rewards
 from recpolicy.strategies.policy import StrategyPolicy
 from recpolicy.strategies.rounds import StrategyRounds
@@ -84,7 +85,7 @@ def train_on_rounds(
     end = int(rounds.time.max()) if until is None else until
     start = end - round(days_back * DAY_MS)
     inside = (rounds.time > start) & (rounds.time <= end)
-    number = _interactions(rounds, inside)
+    number = interactions_of_users(rounds, inside)
     enough = inside & (number >= min_interactions)
     known = np.isin(text_hashes(rounds.event_id), policy.learned_events)
     new = enough & ~known
@@ -103,14 +104,15 @@ def train_on_rounds(
     )  # fmt: skip
 
 
-def _interactions(rounds: StrategyRounds, inside: Any) -> Any:
-    """Return for each round [N] the rounds of its user inside the window; 1 for a round without a user."""
+def interactions_of_users(rounds: StrategyRounds, inside: Bools | None = None) -> Ints:
+    """Return for each round [N] the rounds of its user, inside the window [N] if one is given; 1 without a user."""
     codes: dict[Any, int] = {}
     code = np.array(
         [-1 if user is None else codes.setdefault((type(user), user), len(codes)) for user in rounds.user.tolist()],
         np.int64,
     )
-    count = np.bincount(code[inside & (code >= 0)], minlength=len(codes) + 1)
+    counted = code >= 0 if inside is None else inside & (code >= 0)
+    count = np.bincount(code[counted], minlength=len(codes) + 1)
     return np.where(code >= 0, count[code], 1)
 
 

@@ -24,7 +24,7 @@ from recpolicy.data.feature_log_files import write_feature_log
 from recpolicy.data.reward_signals import RewardConfig, combined_rewards, signal_parts, within_range
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.guardrail_record import closed_offers
-from recpolicy.server.db.rank_events import DIGEST_BYTES
+from recpolicy.server.db.rank_events import DIGEST_BYTES, logged_choice
 from recpolicy.server.db.schema import action_rows, rank_events, rank_signals
 
 WAITING, INACTIVE, DAMAGED = "waiting", "inactive", "damaged"
@@ -164,14 +164,14 @@ def _digests(event: Any) -> list[bytes]:
 def _add(builder: FeatureLogBuilder, row: Any, actions: _Actions) -> str | None:
     """Add the round of an event, without the offers that guardrails closed; return the reason if it cannot be read."""
     try:
-        chosen = int(np.frombuffer(row.ranking, "<u2")[0])
+        chosen, propensity = logged_choice(row)
         offers, closed = actions.of(row), closed_offers(row.guardrails, len(row.ranking) // 2)
         offers = [offer for offer, shut in zip(offers, closed.tolist(), strict=True) if not shut]
         builder.add(
             event_id=row.id if row.slot_id is None else f"{row.id} slot {row.slot_id}",
             time=row.time, context=json.loads(row.context), actions=offers,
             chosen=chosen - int(closed[:chosen].sum()),
-            log_propensity=min(math.log(np.frombuffer(row.probabilities, "<f8")[chosen]), 0.0),
+            log_propensity=min(math.log(propensity), 0.0),
             user=None if row.user_key is None else json.loads(row.user_key),
             policy=row.agent, version=row.policy_digest,
         )  # fmt: skip

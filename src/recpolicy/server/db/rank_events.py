@@ -178,6 +178,12 @@ class StoredRank:
     mode: str
 
 
+def logged_choice(row: Any) -> tuple[int, float]:
+    """Return the position of the action that an event shows first, and its propensity."""
+    chosen = int(np.frombuffer(row.ranking, "<u2")[0])
+    return chosen, float(np.frombuffer(row.probabilities, "<f8")[chosen])
+
+
 def find_rank(connection: Connection, event_id: str) -> StoredRank | None:
     """Return the stored answer of an event; None for an unknown id."""
     rows = connection.execute(

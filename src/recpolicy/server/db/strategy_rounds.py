@@ -18,6 +18,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.types import Array, Bools, Ints
 from recpolicy.data.reward_signals import combined_rewards, signal_parts, within_range
 from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.rank_events import logged_choice
 from recpolicy.server.db.schema import STRATEGY, rank_events, rank_signals
 from recpolicy.strategies.config import SESSION, SITUATION, StrategyConfig
 from recpolicy.strategies.rounds import StrategyRounds
@@ -105,16 +106,14 @@ def learnable_rounds(events: StrategyEvents, config: StrategyConfig) -> tuple[St
             profiles.append(profile)
             situations.append(situation)
     rows = [events.rows[at] for at in chosen]
-    action = np.array([int(np.frombuffer(row.ranking, "<u2")[0]) for row in rows], np.int64)
-    probability = [
-        float(np.frombuffer(row.probabilities, "<f8")[number]) for row, number in zip(rows, action, strict=True)
-    ]
+    choices = [logged_choice(row) for row in rows]
     rounds = StrategyRounds(
         event_id=_objects([row.id for row in rows]), time=np.array([row.time for row in rows], np.int64),
         user=_objects([row.user_key or row.id for row in rows]),
         profile=np.array(profiles, np.float64).reshape(len(rows), len(config.profile.traits)),
-        situation=np.array(situations, np.int64).reshape(len(rows), len(SITUATION)), action=action,
-        log_propensity=np.minimum(np.log(np.array(probability, np.float64)), 0.0),
+        situation=np.array(situations, np.int64).reshape(len(rows), len(SITUATION)),
+        action=np.array([action for action, _ in choices], np.int64),
+        log_propensity=np.minimum(np.log(np.array([propensity for _, propensity in choices], np.float64)), 0.0),
         reward=events.reward[np.array(chosen, np.int64)],
         session=_objects([events.context[at].get(SESSION) for at in chosen]),
     )  # fmt: skip

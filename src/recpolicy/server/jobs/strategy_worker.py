@@ -18,11 +18,13 @@ from recpolicy.core.config import build
 from recpolicy.core.hashes import text_hashes
 from recpolicy.core.statistics import Interval
 from recpolicy.core.types import Array, Bools
+from recpolicy.data.reward_signals import summarize_rewards
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.jobs import SKIPPED, JobResult
+from recpolicy.server.db.rank_events import logged_choice
 from recpolicy.server.db.signal_rates import ratio_from_sums
 from recpolicy.server.db.strategy_rounds import StrategyEvents, learnable_rounds, read_strategy_events
 from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
@@ -32,6 +34,7 @@ from recpolicy.strategies.artifact import read_strategy_policy, write_strategy_p
 from recpolicy.strategies.config import StrategyConfig, read_strategy_config
 from recpolicy.strategies.policy import SOURCES, StrategyPolicy
 from recpolicy.strategies.rounds import StrategyRounds
+from recpolicy.strategies.training import interactions_of_users
 
 _NOTE = {"by": "train_strategies"}
 
@@ -79,8 +82,9 @@ def _train(request: JobRequest, settings: StrategiesConfig, config: StrategyConf
     hashes = text_hashes(rounds.event_id)
     known = np.isin(hashes, policy.learned_events)
     rounds, learned = rounds.select(~known), int(known.sum())
-    rounds, few = _of_active_users(rounds, settings.min_interactions_per_user)
-    counts = {"already_learned": learned, "users_with_few": few, **left_out}
+    active = interactions_of_users(rounds) >= settings.min_interactions_per_user
+    rounds = rounds.select(active)
+    counts = {"already_learned": learned, "users_with_few": int((~active).sum()), **left_out}
     left_out = {reason: count for reason, count in counts.items() if count}
     users = len(set(rounds.user.tolist()))
     if len(rounds) < settings.min_interactions:
@@ -114,22 +118,15 @@ def _champion(registry: Registry, config: StrategyConfig) -> tuple[int | None, S
     return number, with_config(read_strategy_policy(registry.resolve(number)), config)
 
 
-def _of_active_users(rounds: StrategyRounds, least: int) -> tuple[StrategyRounds, int]:
-    """Return the rounds of users with at least so many, and the number of the other rounds."""
-    if not len(rounds):
-        return rounds, 0
-    _, unit, count = np.unique(rounds.user.astype(str), return_inverse=True, return_counts=True)
-    active = count[unit] >= least
-    return rounds.select(active), int((~active).sum())
-
-
 def training_statistics(events: StrategyEvents, rounds: StrategyRounds, policy: StrategyPolicy) -> dict[str, Any]:
     """Return the statistics of a training, flat, as SQL reads them from the row of the job."""
-    chosen = np.isin([row.id for row in events.rows], rounds.event_id.tolist())
+    chosen, rewards = (
+        np.isin([row.id for row in events.rows], rounds.event_id.tolist()),
+        summarize_rewards(rounds.reward),
+    )
     return {
-        "interactions": len(rounds), "avg_reward": float(rounds.reward.mean()),
-        "reward_std": float(rounds.reward.std()),
-        "positive_share": float((rounds.reward > 0).mean()), "like_rate": float(events.liked[chosen].mean()),
+        "interactions": len(rounds), "avg_reward": rewards.mean, "reward_std": rewards.std,
+        "positive_share": rewards.share_positive, "like_rate": float(events.liked[chosen].mean()),
         **policy.stats(),
     }  # fmt: skip
 
@@ -158,7 +155,7 @@ def evaluate_strategies(request: JobRequest) -> JobResult:
 def _figures(events: StrategyEvents, rows: Bools) -> dict[str, Any]:
     """Return the mean reward and the like rate of some events with intervals, and the share of exploration."""
     chosen = [float(np.frombuffer(events.rows[at].probabilities, "<f8").max()) for at in np.flatnonzero(rows)]
-    drawn = [_propensity(events.rows[at]) for at in np.flatnonzero(rows)]
+    drawn = [logged_choice(events.rows[at])[1] for at in np.flatnonzero(rows)]
     explored = np.array(drawn) < np.array(chosen)
     return {
         "events": int(rows.sum()), "users": len(np.unique(events.unit[rows])),
@@ -166,10 +163,6 @@ def _figures(events: StrategyEvents, rows: Bools) -> dict[str, Any]:
         "like_rate": _plain(_mean(events.unit, events.liked.astype(np.float64), rows)),
         "explored": float(explored.mean()),
     }  # fmt: skip
-
-
-def _propensity(row: Any) -> float:
-    return float(np.frombuffer(row.probabilities, "<f8")[int(np.frombuffer(row.ranking, "<u2")[0])])
 
 
 def _mean(unit: Any, value: Array, rows: Bools) -> Interval:
