@@ -50,7 +50,7 @@ async def rank_actions(request: RankRequest, state: StateDep, active: ActiveDep)
     """
     active.admit([len(request.actions)])
     user = None if request.user is None else id_key(request.user)
-    actions = [(action.id, action.features) for action in request.actions]
+    actions = [(action["id"], action.get("features", {})) for action in request.actions]
     slot = Slot(excluded=frozenset(request.excluded))
     has_key = active.caller is not None
     wanted = RankInput(request.context, actions, (slot,), request.event_id, user, request.deferred, has_key)

@@ -1,8 +1,9 @@
 """Requests and responses of the routes that rank actions with features."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from typing_extensions import TypedDict
 
 from recpolicy.server.db.schema import EVENT_NAME
 from recpolicy.server.schemas.requests import Id, Number, Text, example_config, storable
@@ -16,13 +17,13 @@ Features = Annotated[dict[Annotated[str, StringConstraints(max_length=200)], Any
 SignalType = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 
 
-class RankAction(BaseModel):
+class RankAction(TypedDict):  # a request has many, and an object for each takes time
     """An action that the caller could take."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
 
-    id: Id = Field(description="Id of the action.")
-    features: Features = Field(default_factory=dict, description="Features of the action, nested as you like.")
+    id: Annotated[Id, Field(description="Id of the action.")]
+    features: NotRequired[Annotated[Features, Field(description="Features of the action, nested as you like.")]]
 
 
 class RankRequest(BaseModel):
@@ -53,7 +54,7 @@ class RankRequest(BaseModel):
 
     @model_validator(mode="after")
     def _check_ids(self) -> "RankRequest":
-        check_action_ids([action.id for action in self.actions], self.excluded)
+        check_action_ids([action["id"] for action in self.actions], self.excluded)
         return self
 
 
