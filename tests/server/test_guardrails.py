@@ -14,6 +14,8 @@ from tiny_policies import tiny_artifact
 from unlimited import UNLIMITED
 
 from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.data.log_parts import EVENTS, log_parts
 from recpolicy.inference.artifact import write_arrays, write_manifest
 from recpolicy.inference.guarded_lists import guarded_slates
@@ -34,6 +36,7 @@ from recpolicy.server.recommend import choose
 from recpolicy.server.rollout.background import compare_shadow
 from recpolicy.server.rollout.counters import ShadowPair
 from recpolicy.server.schemas.requests import RecommendRequest
+from recpolicy.workflows.log_evaluation import compare_on_log
 
 GENRES = ["Drama", "Comedy|Drama", "", "Action", "Comedy", "Drama", "Action|Comedy", "Drama", "", "Action", "Comedy"]
 OF_ITEM = {101 + place: [name for name in text.split("|") if name] for place, text in enumerate(GENRES)}
@@ -346,3 +349,24 @@ def test_the_record_of_a_list_survives_packing_and_the_spool(tmp_path):
     replayed = []
     spool.replay(lambda part: replayed.extend(part) or [])
     assert replayed == [event]
+
+
+def test_an_exported_log_evaluates_to_itself_under_its_guardrails(registry, tmp_path):
+    """The served lists are the choices of their policy under the guardrails; without them some are not."""
+    rails = replace(RAILS, diversity=0.6)
+    with opened(registry, rails, ExplorationConfig(share=0.0)) as state:
+        app = make_app(state)
+        for user in range(1, 8):
+            assert ask(app, "POST", "/v1/recommend", {"user": user, "k": 6}).status_code == 200
+        export(state.store.engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
+    policy = load_policy(registry.resolve(1))
+    config = IngestConfig(wait_hours=0.0, default_reward=3.0, evaluation_share=0.0)
+    later, _, _ = ingest(tmp_path / "log", IdVocabulary.from_policy(policy), config)
+    assert set(later.guardrails.tolist()) == {rails.digest}
+    under = compare_on_log(policy, None, later, guardrails=rails)
+    assert under.notes == ()
+    everything = slice(0, len(later))
+    np.testing.assert_array_equal(under.candidate.table(everything)[np.arange(len(later)), later.arm()], 1.0)
+    without = compare_on_log(policy, None, later)
+    assert without.notes
+    assert not without.candidate.table(everything)[np.arange(len(later)), later.arm()].all()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from recpolicy.cli.command import Command
+from recpolicy.cli.guardrail_options import ONLY_ITEMS
 from recpolicy.cli.output import print_text
 
 _FAILED = 1
@@ -41,6 +42,13 @@ def gate(
         str | None,
         typer.Option("--group", help="Feature policies: context feature by whose values losses of groups are judged."),
     ] = None,
+    guardrails: Annotated[
+        Path | None,
+        typer.Option(
+            "--guardrails",
+            help="TOML file with the table \\[guardrails]: both policies choose under these (logs of rounds of items).",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for gate.json, gate.html and evaluation.json.")
     ] = None,
@@ -56,26 +64,32 @@ def gate(
     from recpolicy.evaluation.gate import VERDICTS, gate_tables
     from recpolicy.inference.feature_artifact import is_feature_policy
     from recpolicy.inference.feature_policy import FeaturePolicy
+    from recpolicy.inference.guardrails import read_guardrails
     from recpolicy.workflows.feature_estimation import load_policies
     from recpolicy.workflows.gating import gate_candidate, gate_feature_candidate, read_gate_config
 
     limits = read_gate_config(config)
+    rails = None if guardrails is None else read_guardrails(guardrails)
     if is_feature_policy(candidate) and data is not None:
         raise typer.BadParameter("a feature policy is gated on a log only", param_hint="--data")
     policy, incumbent = load_policies(candidate, baseline)
     if isinstance(policy, FeaturePolicy):
+        if rails is not None:
+            raise typer.BadParameter(ONLY_ITEMS, param_hint="--guardrails")
         result = gate_feature_candidate(policy, log, incumbent, limits, seed, out, group)
     else:
         if group is not None:
             raise typer.BadParameter("items are gated by groups of users; leave it out", param_hint="--group")
         split = None if log_only else load_training_split(policy, data)
-        result = gate_candidate(policy, split, log, incumbent, limits, seed, out)
+        result = gate_candidate(policy, split, log, incumbent, limits, seed, out, rails)
     if as_json:
         print_json(result.as_dict())
     else:
         for caption, table in gate_tables(result):
             print_frame(table, caption)
             print_text()
+        for note in result.notes:
+            print_text(f"note: {note}\n")
         print_text(f"{VERDICTS[result.verdict]}: {candidate}" + (f", written to {out}" if out else ""))
     return 0 if result.verdict == "pass" else _FAILED
 

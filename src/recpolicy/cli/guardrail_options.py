@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from recpolicy.inference.guardrails import GuardrailConfig
 
 
+ONLY_ITEMS = "a feature policy is evaluated among the actions that the logged guardrails left; leave it out"
+"""Refusal of guardrails for the evaluation of a policy of features."""
+
+
 def parse_guardrails(
     path: Path | None, diversity: float | None, novelty: float | None, tilts: list[str] | None
 ) -> "GuardrailConfig | None":

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from recpolicy.cli.config_tables import read_config_with_data
+from recpolicy.cli.guardrail_options import ONLY_ITEMS
 from recpolicy.cli.output import print_text
 
 app = typer.Typer(help="Off-policy evaluation: evaluate a policy on the log of another.", no_args_is_help=True)
@@ -87,6 +88,13 @@ def estimate(
     gamma: Annotated[
         float | None, typer.Option("--gamma", min=0, max=1, help="For sessions: discount per step; 1 by default.")
     ] = None,
+    guardrails: Annotated[
+        Path | None,
+        typer.Option(
+            "--guardrails",
+            help="TOML file with the table \\[guardrails]: both policies choose under these (logs of rounds of items).",
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -94,22 +102,26 @@ def estimate(
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.core.config import read_toml, reject_unknown_tables
     from recpolicy.inference.feature_policy import FeaturePolicy
+    from recpolicy.inference.guardrails import read_guardrails
     from recpolicy.workflows.feature_estimation import FeatureEstimates, estimate_features, load_policies
     from recpolicy.workflows.policy_estimation import PolicyEstimates
     from recpolicy.workflows.policy_estimation import estimate as estimate_policy
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("off_policy",), str(config))
+    rails = None if guardrails is None else read_guardrails(guardrails)
     policy, incumbent = load_policies(candidate, baseline)
     settings = tables.get("off_policy")
     result: PolicyEstimates
     if isinstance(policy, FeaturePolicy):
         if gamma is not None:
             raise typer.BadParameter("only for logs of sessions; leave it out", param_hint="--gamma")
+        if rails is not None:
+            raise typer.BadParameter(ONLY_ITEMS, param_hint="--guardrails")
         result = estimate_features(policy, log, incumbent, policy_mode=policy_mode, config=settings, seed=seed)
     else:
         result = estimate_policy(
-            policy, log, incumbent, policy_mode=policy_mode, gamma=gamma, config=settings, seed=seed
+            policy, log, incumbent, policy_mode=policy_mode, gamma=gamma, guardrails=rails, config=settings, seed=seed
         )
     if as_json:
         print_json(result.as_dict())

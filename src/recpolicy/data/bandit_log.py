@@ -21,6 +21,9 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import content_digest
 from recpolicy.data.candidates import CandidateSets, digest_parts
 
+NO_GUARDRAILS = ""
+"""In `guardrails`: the list had none."""
+
 
 @dataclass(frozen=True)
 class ColdStartUsers:
@@ -49,6 +52,7 @@ class BanditLog:
     candidates: CandidateSets | None = None  # of N rounds over action_items; None: the whole catalog in every round
     context: NDArray[np.float32] | None = None  # [N, D], context vectors; NaN, or None: the row of the user
     cold_start_users: ColdStartUsers | None = None  # each of their rounds has a context; None: the table has all users
+    guardrails: NDArray[np.object_] | None = None  # [N] str, digest of those of the list; None: no list had any
     slate_digest: str | None = None
     """Digest of the slate log whose slots these rounds are; the digest of the rounds ignores it."""
     features: str | None = None
@@ -62,8 +66,8 @@ class BanditLog:
     SLATE:SLOT) belong together; None: the rounds of a user do."""
 
     def __post_init__(self) -> None:
-        columns = (self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward)
-        lengths = {len(column) for column in (*columns, self.policy, self.version)}
+        columns = (self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward, self.guardrails)
+        lengths = {len(column) for column in (*columns, self.policy, self.version) if column is not None}
         if len(lengths) != 1:
             raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
         self._refuse(
@@ -130,7 +134,8 @@ class BanditLog:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all that was logged, in order; the name and the form of the candidates play no part."""
+        """SHA-256 of all that was logged, in order, without the name, the form of the candidates and the names of the
+        guardrails."""
         vectors: list[Any] = []
         if self.context is not None:
             vectors.append(np.where(self.with_context[:, np.newaxis], self.context, np.float32(np.nan)))
@@ -207,8 +212,14 @@ class BanditLog:
         columns = ("event_id", "time", "item", "log_propensity", "reward", "policy", "version")
         chosen = {column: getattr(self, column)[rows] for column in columns}
         chosen |= taken_users(self.user, self.context, self.cold_start_users, rows)
+        chosen["guardrails"] = None if self.guardrails is None else some_guardrails(self.guardrails[rows])
         chosen["candidates"] = None if self.candidates is None else self.candidates.take(rows)
         return replace(self, name=name, **chosen)
+
+
+def some_guardrails(digests: NDArray[np.object_]) -> NDArray[np.object_] | None:
+    """Return the digests [N] of guardrails; None if no list had any."""
+    return digests if (digests != NO_GUARDRAILS).any() else None
 
 
 def features_digest(table: NDArray[np.floating]) -> str:

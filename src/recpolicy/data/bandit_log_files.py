@@ -2,7 +2,8 @@
 
     events   event_id, time, user_id, item_id, log_propensity (float64), policy, policy_version,
              candidates and excluded (candidate_columns.py; null: the whole catalog), reward (null: unknown yet),
-             context (list of float32; null: the row of the user in the context table; optional)
+             context (list of float32; null: the row of the user in the context table; optional),
+             guardrails (digest of those that the list kept; null: none; optional)
     rewards  event_id, time, reward
 
 Each may have further parts (log_parts.py). The metadata of the events file hold the catalog and the reward scale; the
@@ -24,12 +25,13 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
-from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.bandit_log import NO_GUARDRAILS, BanditLog
 from recpolicy.data.candidate_columns import CANDIDATES, EXCLUDED, PACKED, Catalog, candidate_arrays
 from recpolicy.data.log_metadata import VERSION, action_item_rows, check_format, encode_metadata, read_metadata
 from recpolicy.data.ratings import Ratings
 
 FORMAT, FORMAT_VERSION = "recpolicy log", VERSION
+GUARDRAILS = "guardrails"
 ORIGIN_FIELDS = {
     "slate_digest": "the digest of a log of slates",
     "features": "the digest of a table of contexts",
@@ -39,7 +41,16 @@ ORIGIN_FIELDS = {
 }
 """Fields of BanditLog that an events file may name in its metadata."""
 _ROWS_AT_ONCE = 1 << 16
-_ENCODED = ("user_id", "item_id", "policy", "policy_version", CANDIDATES, f"{EXCLUDED}.list.element", "reward")
+_ENCODED = (
+    "user_id",
+    "item_id",
+    "policy",
+    "policy_version",
+    CANDIDATES,
+    f"{EXCLUDED}.list.element",
+    "reward",
+    GUARDRAILS,
+)
 """Columns with few distinct values; the others would only pay for a dictionary."""
 _DICTIONARY_BYTES = 1 << 26
 """A dictionary beyond it would give way to one set of candidates per row."""
@@ -86,6 +97,7 @@ def write_events(path: Path, rounds: BanditLog, tables: IdVocabulary, *, with_re
         "policy": text, "policy_version": text, CANDIDATES: PACKED, "reward": pa.float64(),
         **({} if rounds.candidates is None else {EXCLUDED: pa.list_(item)}),
         **({} if rounds.context is None else {"context": pa.list_(pa.float32())}),
+        **({} if rounds.guardrails is None else {GUARDRAILS: text}),
     }  # fmt: skip
     schema = pa.schema(types, encode_metadata(metadata))
     with atomic_path(path) as temporary, parquet_writer(temporary, schema) as out:
@@ -122,6 +134,9 @@ def _columns(rounds: BanditLog, rows: slice, user_id: NDArray[Any], item_id: NDA
         columns |= candidate_arrays(rounds.candidates.take(rows), catalog, _id_type(item_id))
     if rounds.context is not None:
         columns["context"] = _vectors(rounds.context[rows], rounds.with_context[rows])
+    if rounds.guardrails is not None:
+        digests = rounds.guardrails[rows]
+        columns[GUARDRAILS] = pa.array(digests, pa.string(), mask=digests == NO_GUARDRAILS).dictionary_encode()
     return columns
 
 

@@ -20,8 +20,8 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.hashes import Hashes, text_hashes
 from recpolicy.core.memory import check_memory
 from recpolicy.data import log_columns as read
-from recpolicy.data.bandit_log import ColdStartUsers
-from recpolicy.data.bandit_log_files import IdVocabulary, read_catalog
+from recpolicy.data.bandit_log import NO_GUARDRAILS, ColdStartUsers
+from recpolicy.data.bandit_log_files import GUARDRAILS, IdVocabulary, read_catalog
 from recpolicy.data.candidate_columns import CandidateReader, Catalog, join_candidates
 from recpolicy.data.candidates import CandidateSets
 from recpolicy.data.log_metadata import old_columns
@@ -123,6 +123,7 @@ class EventReader:
             "log_propensity": read.log_propensities(piece),
             "policy": read.shared_texts(piece, "policy"),
             "version": read.shared_texts(piece, "policy_version"),
+            GUARDRAILS: read.optional_texts(piece, GUARDRAILS, NO_GUARDRAILS),
             "reward": read.rewards(piece, self.tables.scale, missing=True).copy(),  # rewards are joined into it
         }
         candidates, action = self._candidates.read_piece(piece), self.catalog.actions(item)

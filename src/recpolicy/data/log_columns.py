@@ -127,6 +127,19 @@ def shared_texts(piece: Piece, name: str) -> NDArray[np.object_]:
     return np.asarray(known[np.asarray(coded.indices)])
 
 
+def optional_texts(piece: Piece, name: str, default: str) -> NDArray[np.object_]:
+    """Return texts [n], `default` where one is missing; rows of one text share one object."""
+    if not piece.has(name) or piece.batch.column(name).null_count == len(piece):
+        return np.full(len(piece), default, object)
+    column = piece.batch.column(name)
+    coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    if not (pa.types.is_string(coded.type.value_type) or pa.types.is_large_string(coded.type.value_type)):
+        piece.refuse_type(name, "texts")
+    known = np.asarray(coded.dictionary.to_numpy(zero_copy_only=False), object)
+    index = np.asarray(coded.indices.fill_null(len(known)))
+    return np.asarray(np.append(known, default)[index], object)
+
+
 def times(piece: Piece) -> NDArray[np.int64]:
     """Return milliseconds since 1970 [n]; a timestamp without a zone is UTC."""
     column = piece.batch.column("time")

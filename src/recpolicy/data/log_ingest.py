@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.config import NonNegativeNumber, Number, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.bandit_log import BanditLog, taken_users
+from recpolicy.data.bandit_log import BanditLog, some_guardrails, taken_users
 from recpolicy.data.bandit_log_files import IdVocabulary, read_origin
 from recpolicy.data.event_reader import (
     EventCollector,
@@ -234,6 +234,7 @@ def read_complete_rounds(path: Path, tables: IdVocabulary) -> BanditLog:
     if unknown.any():
         raise DataError(f"{path}: row {int(unknown.argmax()) + 1}: no reward; ingest the log first")
     columns: dict[str, Any] = {**events.columns, **read_origin(path)}
+    columns["guardrails"] = some_guardrails(columns["guardrails"])
     return BanditLog(
         action_items=catalog.action_items, scale=tables.scale, name=str(path), candidates=events.candidates,
         context=events.context, cold_start_users=events.cold_start_users, **columns,
@@ -270,5 +271,6 @@ def _chosen(
     """Return the chosen events, in this order, with their candidates and the origin of the log."""
     columns: dict[str, Any] = {key: value[order] for key, value in events.columns.items()}
     columns["candidates"] = None if events.candidates is None else events.candidates.take(order)
+    columns["guardrails"] = some_guardrails(columns["guardrails"])
     columns |= taken_users(events.columns["user"], events.context, events.cold_start_users, order)
     return BanditLog(action_items=action_items, scale=scale, name=name, **columns, **origin)

@@ -110,6 +110,8 @@ class Gate:
     """Digests of all inputs of the evaluation."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Further figures, without a limit."""
+    notes: tuple[str, ...] = ()
+    """What the reader of the figures must know."""
 
     def table(self) -> pd.DataFrame:
         """Return one row per criterion, as text."""
@@ -137,7 +139,7 @@ class Gate:
             {
                 "verdict": self.verdict, "reasons": list(self.reasons), "config": as_dict(self.config),
                 "criteria": [{name: getattr(criterion, name) for name in names} for criterion in self.criteria],
-                "policy": self.policy, "inputs": self.inputs, "figures": self.figures,
+                "policy": self.policy, "inputs": self.inputs, "figures": self.figures, "notes": list(self.notes),
             }
         )  # fmt: skip
         return plain
@@ -171,7 +173,8 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
     verdict: Verdict = "pass" if passed else ("fail" if sound else "no_verdict")
     reasons = tuple(str(criterion) for criterion in criteria if not criterion.passed)
     return Gate(
-        verdict, criteria, reasons, config, evaluation["policy"], evaluation.get("inputs", {}), _figures(evaluation)
+        verdict, criteria, reasons, config, evaluation["policy"], evaluation.get("inputs", {}), _figures(evaluation),
+        tuple(evaluation.get("notes", ())),
     )  # fmt: skip
 
 

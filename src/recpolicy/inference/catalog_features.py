@@ -1,7 +1,7 @@
 """The attributes of a catalog that guardrails look at. A items that a policy can show, G categories, D embedding."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,3 +38,10 @@ class CatalogFeatures:
         share = np.where(category, 1.0 / np.maximum(category.sum(axis=0), 1), 0.0)
         popularity = np.log1p(rated) / max(float(np.log1p(most_rated)), 1e-12)
         return cls(list(names), category, share, popularity, direction.astype(np.float64))
+
+    def of_arms(self, arms: NDArray[np.integer[Any]]) -> "CatalogFeatures":
+        """Return the attributes of some items, in this order."""
+        return replace(
+            self, category=self.category[:, arms], share=self.share[:, arms], popularity=self.popularity[arms],
+            direction=self.direction[arms],
+        )  # fmt: skip

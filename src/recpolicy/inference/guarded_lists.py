@@ -140,6 +140,24 @@ def guarded_sample(
     )  # fmt: skip
 
 
+def scores_after(
+    score: Array, base: Bools, earlier: NDArray[np.integer], guardrails: Guardrails
+) -> Array:  # fmt: skip
+    """Return the scores [n, A] of the place that follows the given ones; -inf for items that cannot take it.
+
+    Args:
+        score: [n, A], the policy's scores.
+        base: [n, A], items that could take the first place, those of `guardrails.base_mask`.
+        earlier: [n, P] arms at earlier places, -1 after the last one.
+        guardrails: Those of the list, without reserved places (`min_marked`), which need the length of the list.
+    """
+    assert not guardrails.min_marked, "reserved places depend on the length of the list"
+    draw = _Draw(_static_scores(score, base, guardrails), base.copy(), NO_CAP, guardrails)
+    for place in range(earlier.shape[1]):
+        draw.take(place, earlier[:, place].astype(np.intp))
+    return draw.scores()
+
+
 def short_reason(guardrails: Guardrails, rating: Array, allowed: Bools, draw: "_Draw", row: int, length: int) -> str:
     """Return why a list has fewer items than requested: the guardrails and filters that close items."""
     parts = []
@@ -213,10 +231,12 @@ class _Draw:
         return np.where(alive, chosen, -1), drawn, greedy
 
     def take(self, place: int, arms: NDArray[np.intp]) -> None:
-        """Add the arms [n] of a place to the lists, and close what the guardrails no longer allow at the next one."""
+        """Add the arms [n] of a place to the lists, and close what the guardrails no longer allow at the next one.
+
+        Lists without an arm at this place (-1) stay as they are.
+        """
         rows = np.flatnonzero(arms >= 0)
         taken, guardrails = arms[rows], self.guardrails
-        self.open[arms < 0] = False
         self.open[rows, taken] = False
         category = guardrails.catalog.category
         if len(self.capped):

@@ -154,6 +154,13 @@ class Guardrails:
         """True if weights change the order of items."""
         return bool(self.diversity or self.novelty) or self.bonus is not None
 
+    def of_arms(self, arms: NDArray[np.integer[Any]]) -> "Guardrails":
+        """Return the guardrails over some arms of the catalog, in this order."""
+        return replace(
+            self, catalog=self.catalog.of_arms(arms), blocked=self.blocked[arms], marked=self.marked[arms],
+            bonus=None if self.bonus is None else self.bonus[arms],
+        )  # fmt: skip
+
     def base_mask(self, allowed: Bools, rating: Array | None) -> Bools:
         """Return the items that may take the first place.
 

@@ -21,6 +21,7 @@ from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, make_groups
 from recpolicy.evaluation.ranking import top_items
 from recpolicy.evaluation.rating_accuracy import Calibration, rating_calibration
+from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.ope.results import PolicyComparison
 from recpolicy.workflows.evaluation_rounds import ALL_USERS, chosen_users, read_evaluation_rounds, rounds_of_users
@@ -106,6 +107,7 @@ class CandidateEvaluation:
         if self.log_comparison is not None:
             groups = {"baseline": self.baseline, "groups": plain_groups(self.log_groups)}
             body["off_policy"] = {**self.log_comparison.figures(self.baseline), "group_gain": groups}
+            body["notes"] = list(self.log_comparison.notes)
         if self.sessions is not None:
             groups = {"baseline": self.sessions.baseline, "groups": plain_groups(self.session_groups)}
             body["sessions"] = {**self.sessions.figures(), "group_gain": groups}
@@ -201,6 +203,7 @@ def evaluate_candidate(
     sessions: bool = False,
     session_users: NDArray[np.bool_] | None = None,
     held_out: bool = True,
+    guardrails: GuardrailConfig | None = None,
 ) -> CandidateEvaluation:
     """Evaluate a candidate on held-out ratings, and on logged rounds or in simulated sessions.
 
@@ -214,6 +217,7 @@ def evaluate_candidate(
         sessions: Evaluate in simulated sessions even if both policies are of single rounds.
         session_users: True [U] for the users whose sessions count; None counts all.
         held_out: Evaluate on the held-out ratings of the split.
+        guardrails: Guardrails under which the policies choose on logged rounds.
 
     Returns:
         All figures, with intervals; `as_dict` is what a gate reads.
@@ -236,7 +240,7 @@ def evaluate_candidate(
         held_out_result = evaluate(policies, test_split, seed=seed)
     # A session policy chooses by what came before, so single rounds hold no evidence on it.
     log_incumbent = None if incumbent is not None and incumbent.sequential else incumbent
-    log_comparison = None if log is None else compare_on_log(policy, log_incumbent, log, seed)
+    log_comparison = None if log is None else compare_on_log(policy, log_incumbent, log, seed, guardrails)
     session_result = None
     if in_sessions and split is not None:
         session_result = compare_in_sessions(policy, incumbent, split, seed, session_users)

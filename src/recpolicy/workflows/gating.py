@@ -13,6 +13,7 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import VERDICTS, Gate, GateConfig, gate, gate_tables
 from recpolicy.inference.feature_policy import FeaturePolicy
+from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy
 from recpolicy.registry.aliases import CHAMPION, STATE
 from recpolicy.registry.artifact_kinds import read_manifest, verify
@@ -88,7 +89,8 @@ def write_gate(result: Gate, record: Path, page: Path | None = None) -> None:
         tables=gate_tables(result),
         notes=[
             "A gain counts by the lower bound of its 95 % interval over users. If the logged rounds have too little"
-            " overlap, there is no verdict, and the policy is not promoted."
+            " overlap, there is no verdict, and the policy is not promoted.",
+            *result.notes,
         ],
     )
     write_report(page, content)
@@ -116,7 +118,7 @@ def read_record_of(policy: Path, record: Path) -> dict[str, Any]:
 
 def gate_candidate(
     policy: Policy, split: Split | None, log: Path | None, incumbent: Policy | None, config: GateConfig, seed: int = 0,
-    out: Path | None = None,
+    out: Path | None = None, guardrails: GuardrailConfig | None = None,
 ) -> Gate:  # fmt: skip
     """Evaluate a policy on held-out ratings, and on logged rounds or in simulated sessions, and gate it.
 
@@ -128,13 +130,14 @@ def gate_candidate(
         config: The limits.
         seed: Seed of the intervals.
         out: A folder that gets evaluation.json, gate.json and gate.html after the verdict.
+        guardrails: Guardrails under which both policies choose on logged rounds.
 
     Returns:
         The verdict with its criteria.
 
     Raises:
         DataError: The log is not readable, or the policy has learned from it.
-        ConfigError: A policy of single rounds without a log, or a session policy with one.
+        ConfigError: A policy of single rounds without a log, or a session policy with one; guardrails without a log.
         ArtifactError: `out` is a file.
     """
     if log is None and not policy.sequential and (incumbent is None or not incumbent.sequential):
@@ -145,7 +148,9 @@ def gate_candidate(
     if out is not None:
         check_writable_folder(out)
     rounds = None if log is None else read_evaluation_rounds(log, policy)
-    return _gated(evaluate_candidate(policy, split, rounds, incumbent, seed), config, out)
+    if guardrails is not None and rounds is None:
+        raise ConfigError("guardrails are for logged rounds; give a log, or leave them out")
+    return _gated(evaluate_candidate(policy, split, rounds, incumbent, seed, guardrails=guardrails), config, out)
 
 
 def gate_feature_candidate(

@@ -6,8 +6,8 @@ other rounds use the policy's features of the user.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from recpolicy.core.json import to_plain
 from recpolicy.core.memory import check_memory
 from recpolicy.core.statistics import Interval
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.candidates import blocks
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
 from recpolicy.evaluation.relative_gain import gain_on_hits, relative_gain
 from recpolicy.inference.action_distributions import greedy
+from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy
 from recpolicy.ope.config import OffPolicyConfig
 from recpolicy.ope.engine import estimate_from_inputs, value_differences_from_inputs, value_limits_from_inputs
@@ -30,6 +32,7 @@ from recpolicy.ope.inputs import BanditInputs, logged_predictions
 from recpolicy.ope.results import Estimates, PolicyComparison
 from recpolicy.ope.terms import dr_terms
 from recpolicy.workflows.artifacts import check_not_learned
+from recpolicy.workflows.guarded_targets import GuardedRounds, bind_to_log, guardrail_notes
 
 ESTIMATOR = "dr"
 """Doubly robust: unbiased with true propensities, with less variance than weighting alone."""
@@ -59,6 +62,10 @@ class LogComparison:
     config: OffPolicyConfig
     user: NDArray[np.int32]
     """Row [N] of the table of users, for groups of users; the feedback has the units of the intervals."""
+    notes: tuple[str, ...] = ()
+    """What the guardrails of the log and of the evaluation mean for the figures."""
+    log: BanditLog | None = field(default=None, repr=False)
+    """The rounds [N] that are compared."""
 
     @cached_property
     def gain(self) -> PolicyComparison:
@@ -168,17 +175,21 @@ def _terms(inputs: BanditInputs) -> NDArray[np.float64]:
     return dr_terms(inputs.model.expected_q, inputs.weight, inputs.reward, inputs.model.logged_q)
 
 
-def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, seed: int = 0) -> LogComparison:
+def compare_on_log(
+    policy: Policy, incumbent: Policy | None, log: BanditLog, seed: int = 0, guardrails: GuardrailConfig | None = None
+) -> LogComparison:
     """Return the comparison of a policy with the incumbent, or the logging policy, on logged rounds.
 
     Args:
         policy: The candidate.
         incumbent: The policy in service; None is the logging policy.
-        log: The rounds [N].
+        log: The rounds.
         seed: Seed of the intervals.
+        guardrails: Guardrails under which both policies choose; None: among all items that were open in the log. Rounds
+            in which they leave no item are left out.
 
     Raises:
-        ConfigError: The policy is one of sessions.
+        ConfigError: The policy is one of sessions, or the guardrails do not fit the catalog.
         DataError: A policy or one of its ancestors has learned from some of these rounds, the incumbent has other users
             or items, or one of them cannot read the context vectors.
         MemoryLimitError: The rounds are too many for the memory of this machine.
@@ -194,7 +205,11 @@ def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, see
     if incumbent is not None:
         check_same_ids(policy, incumbent)
         _check_same_features(policy, incumbent, log)
-    choice, rating = _tables(policy, log)
+    notes = guardrail_notes(log, guardrails)
+    if guardrails is not None:
+        log, left_out = _with_choice(policies, log, guardrails)
+        notes += left_out
+    choice, rating = _tables(policy, log, guardrails)
     feedback = BanditFeedback(
         action=log.arm(), reward=log.reward, behavior_prob=log.propensity, user=log.units,
         actions=len(log.action_items),
@@ -202,10 +217,12 @@ def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, see
     return LogComparison(
         feedback,
         TargetPolicy.from_table(feedback, choice),
-        None if incumbent is None else TargetPolicy.from_table(feedback, _tables(incumbent, log)[0]),
+        None if incumbent is None else TargetPolicy.from_table(feedback, _tables(incumbent, log, guardrails)[0]),
         rating,
         OffPolicyConfig(seed=seed, reward_range=log.scale),
         log.user,
+        tuple(notes),
+        log,
     )
 
 
@@ -223,13 +240,47 @@ def _check_same_features(policy: Policy, incumbent: Policy, log: BanditLog) -> N
         )
 
 
-def _tables(policy: Policy, log: BanditLog) -> tuple[Rows, Rows]:
+def _with_choice(
+    policies: Mapping[str, Policy], log: BanditLog, guardrails: GuardrailConfig
+) -> tuple[BanditLog, list[str]]:
+    """Return the rounds in which the guardrails leave all policies an item, and a note if that is not all."""
+    rounds, possible = GuardedRounds(log), np.ones(len(log), bool)
+    for policy in policies.values():
+        rails, (_, rating) = bind_to_log(guardrails, policy, log), _score_rows(policy, log)
+        for part in blocks(len(log), len(log.action_items)):
+            possible[part] &= rounds.with_choice(part, rating(part), rails)
+    if possible.all():
+        return log, []
+    if not possible.any():
+        raise DataError(f"{log.name}: the guardrails leave no item in any of its {len(log):,} rounds")
+    note = f"{int((~possible).sum()):,} of {len(log):,} rounds are left out: the guardrails leave no item there"
+    return log.select(np.flatnonzero(possible), log.name), [note]
+
+
+def _tables(policy: Policy, log: BanditLog, guardrails: GuardrailConfig | None = None) -> tuple[Rows, Rows]:
     """Return the greedy probabilities and the rating estimates [n, A], as functions of a slice of rounds."""
+    score, rating = _score_rows(policy, log)
+
+    def clipped(part: slice) -> NDArray[np.floating]:
+        return np.clip(rating(part), *log.scale)
+
+    if guardrails is not None:
+        rounds, rails = GuardedRounds(log), bind_to_log(guardrails, policy, log)
+        return lambda part: rounds.probabilities(part, score(part), rating(part), rails), clipped
+    if log.candidates is not None or not isinstance(score, partial):
+        return lambda part: greedy(score(part), log.allowed(part)), clipped
+    distinct, row = score.args
+    choice = greedy(distinct, None).astype(np.float32)  # the same in all rounds of a user; 1 or a share among ties
+    return lambda part: choice[row[part]], clipped
+
+
+def _score_rows(policy: Policy, log: BanditLog) -> tuple[Rows, Rows]:
+    """Return the scores and the rating estimates [n, A], as functions of a slice of rounds."""
     distinct_contexts, row = log.distinct_contexts(policy.artifact.context)  # [U + V, C], [N]
 
     def score(contexts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         score, rating = (table[:, log.action_items] for table in policy.scores(contexts))
-        return score, np.clip(rating, *log.scale)
+        return score, rating
 
     if len(distinct_contexts) * len(log.action_items) > _MAX_CELLS:
 
@@ -237,15 +288,14 @@ def _tables(policy: Policy, log: BanditLog) -> tuple[Rows, Rows]:
             contexts, place = np.unique(row[part], return_inverse=True)  # the positions of an event share a context
             return score(distinct_contexts[contexts])[table][place]
 
-        return (
-            lambda part: greedy(score_rounds(part, 0), log.allowed(part)),
-            lambda part: score_rounds(part, 1),
-        )
+        return lambda part: score_rounds(part, 0), lambda part: score_rounds(part, 1)
     scores, ratings = score(distinct_contexts)
-    if log.candidates is not None:
-        return lambda part: greedy(scores[row[part]], log.allowed(part)), lambda part: ratings[row[part]]
-    choice = greedy(scores, None).astype(np.float32)  # the same in all rounds of a user; 1 or a share among ties
-    return lambda part: choice[row[part]], lambda part: ratings[row[part]]
+    return partial(_rows_of, scores, row), partial(_rows_of, ratings, row)
+
+
+def _rows_of(table: NDArray[np.floating], row: NDArray[np.integer], part: slice) -> NDArray[np.floating]:
+    """Return the rows of a table [V, A] of some rounds, whose rows are `row` [N]."""
+    return table[row[part]]
 
 
 def check_log_type(policy: Policy, sequential: bool, log: str) -> None:

@@ -21,6 +21,7 @@ from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions
 from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.slate_log_files import SLATES, is_slate_log, read_slates
+from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.session_replay import ACTS
 from recpolicy.ope.config import EstimationConfig, MultiStepConfig, OffPolicyConfig
@@ -32,7 +33,7 @@ from recpolicy.ope.results import MISSING, Estimates, PolicyComparison
 from recpolicy.ope.terms import discounts
 from recpolicy.workflows.artifacts import check_not_learned
 from recpolicy.workflows.interaction_logs import read_rounds
-from recpolicy.workflows.log_evaluation import check_log_type, check_same_ids, compare_on_log
+from recpolicy.workflows.log_evaluation import LogComparison, check_log_type, check_same_ids, compare_on_log
 from recpolicy.workflows.policy_feedback import slate_model, trajectory_model
 from recpolicy.workflows.training_data import coerce
 
@@ -93,6 +94,7 @@ def estimate(
     *,
     policy_mode: str | None = None,
     gamma: float | None = None,
+    guardrails: GuardrailConfig | None = None,
     config: Settings = None,
     seed: int = 0,
 ) -> PolicyEstimates:
@@ -107,6 +109,8 @@ def estimate(
         incumbent: a policy to compare with, paired on the log.
         policy_mode: for sessions, `greedy` (the default) or `exploring`, as the policies' artifacts say.
         gamma: for sessions, the discount per step; 1 by default.
+        guardrails: for rounds, guardrails under which both policies choose; None: among all items that were open in the
+            log.
         config: settings of OffPolicyConfig (rounds) or MultiStepConfig (slates and sessions).
         seed: of the resamples and folds.
 
@@ -114,14 +118,16 @@ def estimate(
         Values in units of the reward, with intervals, diagnostics and, with an incumbent, differences.
 
     Raises:
-        ConfigError: policies of another kind than the log; policy_mode or gamma for a log without sessions; settings
-            that are unknown or out of range.
+        ConfigError: policies of another kind than the log; policy_mode or gamma for a log without sessions; guardrails
+            for one of sessions or slates, or with unknown names; settings that are unknown or out of range.
         DataError: a log without propensities, or of users, items or sessions that a policy does not know; a policy
             trained on this log; an incumbent with other users or items.
     """
     if isinstance(log, str | Path):
         log = read_evaluation_log(policy, Path(log), incumbent)
     _check_policies(policy, incumbent, log)
+    if guardrails is not None and not isinstance(log, BanditLog):
+        raise ConfigError(f"{log.name}: guardrails are only for logs of rounds; leave them out")
     if isinstance(log, SessionLog):
         return _estimate_sessions(policy, log, incumbent, policy_mode or GREEDY, gamma, config, seed)
     for name, value in (("policy_mode", policy_mode), ("gamma", gamma)):
@@ -129,9 +135,11 @@ def estimate(
             raise ConfigError(f"{log.name}: {name} is only for logs of sessions; leave it out")
     if isinstance(log, SlateLog):
         results = _results(*_slate_inputs(policy, log, incumbent, config, seed))
-    else:
-        results = _bandit_results(policy, log, incumbent, config, seed)
-    return PolicyEstimates(log.name, float(log.reward.mean()), *results)
+        return PolicyEstimates(log.name, float(log.reward.mean()), *results)
+    comparison = compare_on_log(policy, incumbent, log, seed, guardrails)
+    results = _bandit_results(policy, comparison, config, seed)
+    logged = float(comparison.feedback.reward.mean())
+    return PolicyEstimates(log.name, logged, *results, notes=comparison.notes)
 
 
 def read_evaluation_log(policy: Policy, path: Path, *others: Policy | None) -> Log:
@@ -161,10 +169,11 @@ def _results(
 
 
 def _bandit_results(
-    policy: Policy, log: BanditLog, incumbent: Policy | None, config: Settings, seed: int
+    policy: Policy, comparison: LogComparison, config: Settings, seed: int
 ) -> tuple[Estimates, dict[str, PolicyComparison]]:
     """Return estimates with the policy's own reward model, and differences with one that is fitted on the log."""
-    comparison = compare_on_log(policy, incumbent, log, seed)
+    log = comparison.log
+    assert log is not None, "compare_on_log keeps the rounds"
     context = log.contexts(policy.artifact.context)  # mrdr fits its own model
     settings = _settings(OffPolicyConfig, config, log.scale, seed)
     feedback = replace(comparison.feedback, context=context)

@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Select, func, select
 
+from recpolicy.data.bandit_log_files import GUARDRAILS
 from recpolicy.data.candidate_columns import CANDIDATES, EXCLUDED, PACKED
 from recpolicy.data.log_columns import TIME
 from recpolicy.data.log_metadata import encode_metadata
 from recpolicy.data.log_parts import EVENTS, REWARDS
 from recpolicy.server.db.export_policy import LogPolicy
-from recpolicy.server.db.guardrail_record import unpack_list
+from recpolicy.server.db.guardrail_record import record_digest, unpack_list
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.db.session_history import unpack_history
 
@@ -52,7 +53,7 @@ class EventRows:
     """The rows of the events table, as rounds."""
 
     name, table = EVENTS, events
-    later = (EXCLUDED, "context", HISTORY_ITEM, HISTORY_LIKED)
+    later = (EXCLUDED, "context", HISTORY_ITEM, HISTORY_LIKED, GUARDRAILS)
     """Columns that older files lack."""
 
     def __init__(self, policy: LogPolicy, options: ExportOptions):
@@ -65,7 +66,7 @@ class EventRows:
                 ("log_propensity", pa.float64()), ("policy", text), ("policy_version", text),
                 (CANDIDATES, PACKED), (EXCLUDED, pa.list_(item)), ("reward", pa.float64()),
                 ("context", pa.list_(pa.float32())), (HISTORY_ITEM, pa.list_(item)),
-                (HISTORY_LIKED, pa.list_(pa.bool_())),
+                (HISTORY_LIKED, pa.list_(pa.bool_())), (GUARDRAILS, text),
             ],
             encode_metadata(self.metadata),
         )  # fmt: skip
@@ -102,6 +103,7 @@ class EventRows:
             EXCLUDED: _earlier_items(item, np.repeat(start, count), position),
             "reward": pa.nulls(len(event), pa.float64()),
             "context": _vectors([row.context for row in rows]).take(of_event),
+            GUARDRAILS: _digests(rows).take(of_event),
         }  # fmt: skip
         histories = self._histories([row.history for row in rows])
         columns |= {name: lists.take(of_event) for name, lists in histories.items()}
@@ -184,6 +186,12 @@ def _round_ids(event_id: list[str], event: Any, position: Any) -> Any:
     return pc.binary_join_element_wise(
         pa.array(event_id, pa.string()).take(event), pa.array(position).cast(pa.string()), ":"
     )
+
+
+def _digests(rows: Sequence[Any]) -> Any:
+    """Return the digests of the guardrails [n], null without any."""
+    digests = [None if row.guardrails is None else record_digest(row.guardrails) for row in rows]
+    return pa.array(digests, pa.string()).dictionary_encode()
 
 
 def _candidates(rows: Sequence[Any], start: Any, count: Any, actions: int) -> Any:

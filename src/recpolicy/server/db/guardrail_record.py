@@ -22,6 +22,11 @@ def pack_list(digest: str, closed_at: NDArray[np.int32], places: int) -> bytes:
     return b"".join(pieces)
 
 
+def record_digest(packed: bytes) -> str:
+    """Return the digest of the guardrails of a list or a rank."""
+    return packed[:_DIGEST_BYTES].hex()
+
+
 def unpack_list(packed: bytes, items: int) -> tuple[str, list[tuple[int, NDArray[np.uint8]]]]:
     """Return the digest, and for each place at which items become closed their packed bits.
 
@@ -36,7 +41,7 @@ def unpack_list(packed: bytes, items: int) -> tuple[str, list[tuple[int, NDArray
     rest = np.frombuffer(packed[_DIGEST_BYTES:], np.uint8)
     if len(packed) < _DIGEST_BYTES or len(rest) % step:
         raise ValueError(f"a record of guardrails has {len(packed)} bytes; it does not fit {items} items")
-    return packed[:_DIGEST_BYTES].hex(), [(int(row[0]), row[1:]) for row in rest.reshape(-1, step)]
+    return record_digest(packed), [(int(row[0]), row[1:]) for row in rest.reshape(-1, step)]
 
 
 def pack_rank(digest: str, closed: Bools) -> bytes:
@@ -47,7 +52,7 @@ def pack_rank(digest: str, closed: Bools) -> bytes:
 def unpack_rank(packed: bytes, offers: int) -> tuple[str, Bools]:
     """Return the digest, and the offers [A] that are closed."""
     bits = np.frombuffer(packed[_DIGEST_BYTES:], np.uint8)
-    return packed[:_DIGEST_BYTES].hex(), np.unpackbits(bits, count=offers).astype(bool)
+    return record_digest(packed), np.unpackbits(bits, count=offers).astype(bool)
 
 
 def closed_offers(packed: bytes | None, offers: int) -> Bools:

@@ -24,6 +24,7 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.inference.action_distributions import greedy
 from recpolicy.inference.feature_artifact import is_feature_policy
+from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.ope.engine import estimate
 from recpolicy.ope.feedback import TargetPolicy
@@ -35,7 +36,7 @@ from recpolicy.server.db.export import ExportOptions, LogPolicy, export
 from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.schema import events, rewards
-from recpolicy.server.jobs.retrain_worker import learnt_until
+from recpolicy.server.jobs.retrain_worker import job_guardrails, learnt_until
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
 from recpolicy.server.settings import JobsConfig
 from recpolicy.workflows.log_evaluation import compare_on_log
@@ -56,7 +57,9 @@ def estimate_days(request: JobRequest) -> JobResult:
     versions, users, records = earned_by_version(engine, since)
     metadata = {"days": days, "versions": versions}
     try:
-        metadata["policies"] = _policies(engine, registry, since, Path(request.folder) / "evaluate", settings)
+        metadata["policies"] = _policies(
+            engine, registry, since, Path(request.folder) / "evaluate", settings, job_guardrails(request)
+        )
     except RecpolicyError as error:
         metadata["no_verdict"] = str(error)
     return JobResult(users=users, records=records, metadata=metadata)
@@ -93,7 +96,12 @@ def _mean_by_user(count: NDArray[np.float64], total: NDArray[np.float64]) -> dic
 
 
 def _policies(
-    engine: Engine, registry: Registry, since: int, work: Path, settings: JobsConfig
+    engine: Engine,
+    registry: Registry,
+    since: int,
+    work: Path,
+    settings: JobsConfig,
+    guardrails: GuardrailConfig | None,
 ) -> dict[str, dict[str, Any]]:
     """Return the estimates for champion, random and popular; raises RecpolicyError without usable rounds."""
     require_extra("train", "estimates of rewards")
@@ -112,11 +120,13 @@ def _policies(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     logged = {"value": float(log.reward.mean()), "rounds": len(log), "events": count, "fraction": fraction}
-    return {"logged": logged, **_estimates(policy, log)}
+    return {"logged": logged, **_estimates(policy, log, guardrails)}
 
 
-def _estimates(policy: Policy, log: BanditLog) -> dict[str, dict[str, Any]]:
-    trial = compare_on_log(policy, None, log, _SEED)
+def _estimates(policy: Policy, log: BanditLog, guardrails: GuardrailConfig | None) -> dict[str, dict[str, Any]]:
+    """Return the estimates of all policies; the champion chooses under the guardrails of the server."""
+    trial = compare_on_log(policy, None, log, _SEED, guardrails)
+    log = log if trial.log is None else trial.log
     results_by_policy = {
         "champion": estimate(trial.feedback, trial.candidate, ("ips", "snips", "dr"), trial.config, q=trial.q)
     }

@@ -21,6 +21,7 @@ from recpolicy.core.processes import run_in_process
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION, TRAINING, IngestReport
 from recpolicy.inference.feature_artifact import is_feature_policy
+from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.registry.artifact_kinds import read_manifest
 from recpolicy.registry.model_registry import Registry
@@ -33,6 +34,7 @@ from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
 from recpolicy.server.settings import JobsConfig
 from recpolicy.workflows.artifacts import LOG_UNTIL
 from recpolicy.workflows.gating import gate_candidate, read_gate, read_gate_config, write_gate
+from recpolicy.workflows.guarded_targets import evaluable_guardrails
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
 from recpolicy.workflows.retraining import retrain
 
@@ -50,6 +52,8 @@ class _Task:
     """Only events from this time on are new; milliseconds since 1970."""
     epochs: int
     seed: int
+    guardrails: GuardrailConfig | None
+    """Guardrails of the server, under which the gate evaluates; None without any."""
 
 
 def train_on(request: JobRequest) -> JobResult:
@@ -100,6 +104,11 @@ def new_interactions(engine: Engine, since: int, least: int) -> tuple[int, int]:
     return int(users), int(interactions)
 
 
+def job_guardrails(request: JobRequest) -> GuardrailConfig | None:
+    """Return the guardrails of the server, if policies can be evaluated under them."""
+    return evaluable_guardrails(build(GuardrailConfig, request.settings.get("guardrails", {}), "guardrails"))
+
+
 def _task(request: JobRequest) -> _Task:
     parameters = dict(request.parameters)
     epochs, seed = parameters.pop("epochs", 1), parameters.pop("seed", 0)
@@ -108,11 +117,11 @@ def _task(request: JobRequest) -> _Task:
     registry = Registry(request.registry)
     champion = registry.version("champion").number
     since = learnt_until(registry, champion) + 1
-    return _Task(registry, settings, request.database, champion, since, epochs, seed)
+    return _Task(registry, settings, request.database, champion, since, epochs, seed, job_guardrails(request))
 
 
 def _train(task: _Task, work: Path) -> JobResult:
-    incumbent, settings = task.registry.resolve(task.champion), task.settings
+    incumbent = task.registry.resolve(task.champion)
     exported, report = run_in_process(_write_rounds, task, work)  # before TensorFlow takes its memory
     champion = load_policy(incumbent)
     rounds = read_rounds(work / "rounds" / TRAINING, IdVocabulary.from_policy(champion))
@@ -124,7 +133,7 @@ def _train(task: _Task, work: Path) -> JobResult:
     users, records = len(np.unique(rounds.user)), len(rounds)
     del rounds
     release_memory()
-    gate = _gate(policy, champion, report.evaluation, work, settings, task.seed)
+    gate = _gate(policy, champion, report.evaluation, work, task)
     lineage = {**policy.metadata, "trained_from": task.champion}
     record = gate.pop("record", None)
     version = task.registry.register(work / "policy", gate=record, lineage=lineage)
@@ -150,14 +159,16 @@ def _write_rounds(task: _Task, work: Path) -> tuple[Exported, IngestReport]:
     return exported, report
 
 
-def _gate(policy: Policy, champion: Policy, rounds: int, work: Path, settings: JobsConfig, seed: int) -> dict[str, Any]:
+def _gate(policy: Policy, champion: Policy, rounds: int, work: Path, task: _Task) -> dict[str, Any]:
     """Return verdict, reasons and record; no record without enough rounds."""
+    settings = task.settings
     if rounds < settings.min_evaluation_rounds:
         reason = f"{rounds} rounds for the gate; expected {settings.min_evaluation_rounds}"
         return {"verdict": "not_asked", "reasons": [reason]}
     config = read_gate_config(None if settings.gate is None else Path(settings.gate))
     try:
-        result = gate_candidate(policy, None, work / "rounds" / EVALUATION, champion, config, seed)
+        part = work / "rounds" / EVALUATION
+        result = gate_candidate(policy, None, part, champion, config, task.seed, guardrails=task.guardrails)
     except DataError as error:
         return {"verdict": "not_asked", "reasons": [str(error)]}
     write_gate(result, work / "gate.json")
