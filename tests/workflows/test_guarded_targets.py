@@ -77,7 +77,7 @@ def test_the_choice_at_each_place_is_the_best_item_by_hand(case):
     """Relevance is scaled over the items of the first place; bounds and similarity count the earlier items."""
     rounds, one, config = log(), policy(), GuardrailConfig(**CASES[case])
     comparison = compare_on_log(one, None, rounds, guardrails=config)
-    score, rating = one.scores()
+    score, rating = one.scores()[0], one.ratings()[0]
     rails, kept, scores = bind(config, one.scorer), comparison.log, 0
     table = comparison.candidate.table(slice(0, len(kept)))
     for row, event in enumerate(kept.event_id):

@@ -5,6 +5,7 @@ best item under the guardrails, given the items that the log has at the earlier 
 the log can be evaluated: what the logged guardrails closed stays closed.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
@@ -17,6 +18,7 @@ from recpolicy.core.types import Array, Bools, Floats
 from recpolicy.data.bandit_log import NO_GUARDRAILS, BanditLog
 from recpolicy.data.candidates import CandidateSets
 from recpolicy.inference.action_distributions import greedy
+from recpolicy.inference.block_prediction import USERS_AT_ONCE, score_block
 from recpolicy.inference.guarded_lists import scores_after
 from recpolicy.inference.guardrails import GuardrailConfig, Guardrails, bind
 from recpolicy.inference.predictor import Policy
@@ -51,6 +53,23 @@ def bind_to_log(config: GuardrailConfig, policy: Policy, log: BanditLog) -> Guar
 def evaluable_guardrails(config: GuardrailConfig) -> GuardrailConfig | None:
     """Return the guardrails under which a server evaluates; None without any, and where places are reserved."""
     return config if config.active and not config.min_marked else None
+
+
+def served_ratings(policy: Policy, log: BanditLog) -> Callable[[slice], Floats]:
+    """Return the ratings [n, A] that the policy serves in a slice of rounds, not clipped; `min_rating` bounds these."""
+    scorer, users = policy.scorer, len(policy.artifact.context)
+    distinct, row = log.distinct_contexts(policy.artifact.context)
+
+    def ratings(part: slice) -> Floats:
+        contexts, place = np.unique(row[part], return_inverse=True)
+        known, vectors = contexts[contexts < users], contexts[contexts >= users]
+        blocks = [scores.rating for scores in scorer.score_batches([scorer.user_ids[number] for number in known])]
+        if len(vectors):
+            inputs = scorer.contexts(vectors.tolist(), {}, USERS_AT_ONCE, distinct[vectors])
+            blocks += [score_block(policy.artifact, user).rating for user in inputs]
+        return np.concatenate(blocks)[:, log.action_items][place]
+
+    return ratings
 
 
 class GuardedRounds:

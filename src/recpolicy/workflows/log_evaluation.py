@@ -32,7 +32,7 @@ from recpolicy.ope.inputs import BanditInputs, logged_predictions
 from recpolicy.ope.results import Estimates, PolicyComparison
 from recpolicy.ope.terms import dr_terms
 from recpolicy.workflows.artifacts import check_not_learned
-from recpolicy.workflows.guarded_targets import GuardedRounds, bind_to_log, guardrail_notes
+from recpolicy.workflows.guarded_targets import GuardedRounds, bind_to_log, guardrail_notes, served_ratings
 
 ESTIMATOR = "dr"
 """Doubly robust: unbiased with true propensities, with less variance than weighting alone."""
@@ -246,7 +246,7 @@ def _with_choice(
     """Return the rounds in which the guardrails leave all policies an item, and a note if that is not all."""
     rounds, possible = GuardedRounds(log), np.ones(len(log), bool)
     for policy in policies.values():
-        rails, (_, rating) = bind_to_log(guardrails, policy, log), _score_rows(policy, log)
+        rails, rating = bind_to_log(guardrails, policy, log), served_ratings(policy, log)
         for part in blocks(len(log), len(log.action_items)):
             possible[part] &= rounds.with_choice(part, rating(part), rails)
     if possible.all():
@@ -265,8 +265,8 @@ def _tables(policy: Policy, log: BanditLog, guardrails: GuardrailConfig | None =
         return np.clip(rating(part), *log.scale)
 
     if guardrails is not None:
-        rounds, rails = GuardedRounds(log), bind_to_log(guardrails, policy, log)
-        return lambda part: rounds.probabilities(part, score(part), rating(part), rails), clipped
+        rounds, rails, served = GuardedRounds(log), bind_to_log(guardrails, policy, log), served_ratings(policy, log)
+        return lambda part: rounds.probabilities(part, score(part), served(part), rails), clipped
     if log.candidates is not None or not isinstance(score, partial):
         return lambda part: greedy(score(part), log.allowed(part)), clipped
     distinct, row = score.args
