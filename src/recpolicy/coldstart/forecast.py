@@ -1,0 +1,60 @@
+"""Forecasts of stickiness: the expected active days of a user within the horizon, with intervals.
+
+I items. The interval of an item covers its expected active days; it narrows with more traces and more days. The
+interval of one user also has the spread of users around their item, which no trace removes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recpolicy.coldstart.filter import Array, Belief, ItemStatistics
+from recpolicy.coldstart.prior import ItemPrior
+from recpolicy.core.errors import ConfigError
+
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecasts of the stickiness of I items."""
+
+    belief: Belief
+    lo: Array  # [I], lower end of the 95 % interval of an item's stickiness
+    hi: Array  # [I]
+    user_std: Array  # [I], standard deviation of the active days of one user
+    explained: Array  # [I], share of the prior variance that the traces removed
+    traces: Array  # [I], traces with at least one observed day
+    observed_days: Array  # [I], mean observed days of a trace; 0 without a trace
+
+
+def forecast(prior: ItemPrior, means: Array, statistics: ItemStatistics, weights: Array | None = None) -> Forecast:
+    """Return the forecasts of I items from what their traces have shown so far.
+
+    Args:
+        prior: The prior.
+        means: [I, J], prior means of the items.
+        statistics: Their statistics.
+        weights: [J], worth of an active day; None is 1 for each.
+    """
+    weights = check_weights(weights, prior.days)
+    belief = prior.filter().belief(means, statistics, weights)
+    before = float(weights @ prior.item_covariance @ weights)
+    spread = float(weights @ prior.trace_covariance @ weights)
+    traces = statistics.count[:, 0]
+    total = statistics.count.sum(axis=1)
+    return Forecast(
+        belief, belief.mean - _Z95 * belief.std, belief.mean + _Z95 * belief.std,
+        np.sqrt(belief.variance + spread), 1 - belief.variance / before, traces,
+        np.divide(total, traces, out=np.zeros_like(total), where=traces > 0),
+    )  # fmt: skip
+
+
+def check_weights(weights: Array | None, days: int) -> Array:
+    """Return weights [J] of the days, 1 for None; raise ConfigError for others than finite ones of this number."""
+    if weights is None:
+        return np.ones(days)
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (days,) or not np.isfinite(weights).all() or not weights.any():
+        raise ConfigError(f"weights of shape {weights.shape}; expected {days} finite numbers that are not all 0")
+    return weights
