@@ -11,14 +11,17 @@ import pytest
 from recpolicy.core.errors import MissingExtraError
 
 _OF_EXTRAS = {
-    "absl", "google", "gymnasium", "kfp", "matplotlib", "myfm", "scipy", "sklearn", "surprise", "tensorflow",
+    "absl", "google", "gymnasium", "kfp", "matplotlib", "myfm", "numba", "scipy", "sklearn", "surprise", "tensorflow",
     "tf_agents", "tf_keras", "yaml",
 }  # fmt: skip
 """Modules of the extras that a light installation lacks."""
 
+_OF_DEVELOPMENT = {"azure", "grimp", "kubernetes_validate", "msrest", "nbclient", "nbformat", "playwright"}
+"""Modules of the group `dev` and of the notebooks that a light installation lacks."""
 
+_LACKING = _OF_EXTRAS | _OF_DEVELOPMENT
 _MESSAGE = re.compile(
-    r"needs the extra '[a-z]+', which is not installed|No module named '(" + "|".join(sorted(_OF_EXTRAS)) + r")\b|"
+    r"needs the extra '[a-z]+', which is not installed|No module named '(" + "|".join(sorted(_LACKING)) + r")\b|"
     r"hadolint is not installed"
 )
 """Words of a command or of another process that lacks a package."""
@@ -27,7 +30,7 @@ _MESSAGE = re.compile(
 def find_missing(error: BaseException | None) -> str | None:
     """Return what the installation lacks, if that is the cause of an error; None for any other error."""
     while error is not None:
-        lacks = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _OF_EXTRAS
+        lacks = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _LACKING
         if lacks or isinstance(error, MissingExtraError):
             return str(error)
         error = error.__cause__ or error.__context__

@@ -87,7 +87,7 @@ def test_first_failure_ends_the_walk_with_its_output(tmp_path):
     done = run_walk(tmp_path / "walk", tmp_path / "page.md", RECPOLICY_WALK_DATA=str(tmp_path / "data"))
     assert done.returncode == 1, done.stderr
     lines = [line.split(" s  ")[1].split()[0] for line in done.stdout.splitlines() if " s  " in line]
-    assert lines == ["ok", "ok", "ok", "ok", "FAILED"]
+    assert lines == ["ok", "ok", "ok", "ok", "FAILED"], done.stderr
     assert "\nfour\n" in done.stdout
     assert not (tmp_path / "walk" / "five").exists()
 

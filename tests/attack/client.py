@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
+
+from waiting import PATIENCE
 
 T = TypeVar("T")
 Address = tuple[str, int]
@@ -159,11 +162,16 @@ async def ask(
         return await client.ask(method, target, body)
 
 
-async def exchange(address: Address, data: bytes, seconds: float, most: int = 1000) -> tuple[list[Answer], bool]:
-    """Send bytes; return at most `most` answers, and whether the server closed the connection in time."""
+async def exchange(
+    address: Address, data: bytes, seconds: float, most: int = 1000, more: float | None = None
+) -> tuple[list[Answer], bool]:
+    """Send bytes; return at most `most` answers, and whether the server closed the connection in time.
+
+    With `more`, each answer has so many seconds for the next one.
+    """
     answers: list[Answer] = []
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as limit:
             reader, writer = await asyncio.open_connection(*address, limit=HEAD_BYTES)
             try:
                 writer.write(data)
@@ -172,6 +180,8 @@ async def exchange(address: Address, data: bytes, seconds: float, most: int = 10
                     if answer is None:
                         return answers, True
                     answers.append(answer)
+                    if more is not None:
+                        limit.reschedule(asyncio.get_running_loop().time() + more)
                 return answers, False
             finally:
                 writer.transport.abort()
@@ -179,6 +189,20 @@ async def exchange(address: Address, data: bytes, seconds: float, most: int = 10
         return answers, False
     except OSError:
         return answers, True
+
+
+async def repeat_late(send: Callable[[], Awaitable[T]], answers_of: Callable[[T], Iterable[Answer]]) -> T:
+    """Send again while the server answers that a request takes too long; return the last result.
+
+    A busy machine makes any request late now and then. A request that never ends is late until the patience ends.
+    """
+    limit = time.monotonic() + PATIENCE
+    while True:
+        result = await send()
+        late = any(answer.status == 503 and answer.code == "timeout" for answer in answers_of(result))
+        if not late or time.monotonic() > limit:
+            return result
+        await asyncio.sleep(0.5)
 
 
 async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[object]], at_once: int = 32) -> None:

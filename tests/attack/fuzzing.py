@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from processes import ServerProcess
 
-from attack.client import Answer, Client, address_of, exchange, for_each, request_bytes
+from attack.client import Answer, Client, address_of, exchange, for_each, repeat_late, request_bytes
 from attack.session import NO_RATE, Session, operator
 
 BYTES, BODIES = 2_500, 3_750
@@ -89,7 +89,7 @@ async def _send_bytes(session: Session, server: ServerProcess, number: int) -> N
     valid += [request_bytes(method, path, body, operator()) for method, path, body in templates(server)]
 
     async def send(data: bytes) -> None:
-        answers, _ = await exchange(address, data, 5, most=1)
+        answers, _ = await repeat_late(lambda: exchange(address, data, 5, most=1), lambda result: result[0])
         _judge(session, answers[0] if answers else None, data)
 
     await for_each([_mutated(chance, valid) for _ in range(number)], send, 64)
@@ -131,7 +131,8 @@ async def _send_json(session: Session, server: ServerProcess, number: int) -> No
     async def send(request: tuple[str, str, Any]) -> None:
         client = clients.pop()
         try:
-            _judge(session, await client.ask(*request), request)
+            answer = await repeat_late(lambda: client.ask(*request), lambda result: [result] if result else [])
+            _judge(session, answer, request)
         except TimeoutError:
             session.result.count("other", f"no answer: {str(request)[:200]}")
         finally:

@@ -16,6 +16,7 @@ from databases import binaries, postgres
 from processes import ADMIN_KEY, ServerProcess
 from tiny_policies import tiny_artifact
 from unlimited import UNLIMITED_TOML
+from waiting import PATIENCE
 
 from attack.client import Address, Client, address_of
 from attack.report import PartResult
@@ -74,7 +75,7 @@ class Session:
             return False
         return True
 
-    def check_alive(self, server: ServerProcess, seconds: float = 15.0) -> None:
+    def check_alive(self, server: ServerProcess, seconds: float = PATIENCE) -> None:
         """Count a server that is gone, does not store within some seconds, or reports a dead task."""
         result = self.result
         if server.process.poll() is not None:

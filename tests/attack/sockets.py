@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attack.client import Address, address_of, exchange, for_each
+from attack.client import Address, address_of, exchange, for_each, repeat_late
 from attack.session import NO_RATE, Session
 
 CLOSED = 0
@@ -16,6 +16,8 @@ REFUSED = frozenset({400, 408, 411, 413, 414, 415, 417, 422, 431, 501, 505, CLOS
 FINE = frozenset({200})
 EITHER = REFUSED | FINE | {404, 405}
 HASTY = NO_RATE.replace("[limits]", "[limits]\nseconds = 1.0")
+SECONDS = 60.0
+"""Time for the first answer, or for the end of the connection without one."""
 BODY = b'{"user":1,"k":1}'
 GET = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -247,7 +249,9 @@ async def _send_all(session: Session, address: Address) -> None:
     async def send(case: Case) -> None:
         session.result.tries += 1
         if case.pieces == 1:
-            answers, closed = await exchange(address, case.data, 6, most=case.answers + 5)
+            answers, closed = await repeat_late(
+                lambda: exchange(address, case.data, SECONDS, most=case.answers + 5, more=3), lambda result: result[0]
+            )
         else:
             answers, closed = await _in_pieces(address, case)
         statuses = [answer.status for answer in answers]
@@ -260,7 +264,7 @@ async def _send_all(session: Session, address: Address) -> None:
         elif len(answers) > case.answers or (404 in statuses[1:] and case.answers == 1):
             session.result.count("other", f"{shown}: more answers than requests")
         elif not answers and not closed:
-            session.result.count("other", f"{case.name}: neither an answer nor closed within 6 s")
+            session.result.count("other", f"{case.name}: neither an answer nor closed within {SECONDS:g} s")
 
     await for_each(cases(), send, 16)
 
@@ -277,7 +281,7 @@ async def _in_pieces(address: Address, case: Case) -> tuple[list, bool]:
                 break
             writer.write(case.data[start : start + size])
             await asyncio.sleep(0.05)
-        answer = await asyncio.wait_for(reading, 6)
+        answer = await asyncio.wait_for(reading, SECONDS)
         return ([] if answer is None else [answer]), answer is None
     finally:
         reading.cancel()

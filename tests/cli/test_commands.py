@@ -194,9 +194,9 @@ def test_compare_takes_paired_differences_from_a_baseline(run, policy):
 
 
 def test_report_is_one_page_that_loads_nothing(run, policy, tmp_path):
-    code, out, _ = run("report", policy, "--out", tmp_path / "page.html", "--user", "2")
+    code, out, err = run("report", policy, "--out", tmp_path / "page.html", "--user", "2")
+    assert code == 0, err
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert code == 0
     assert "page.html" in out
     assert "Suggestions for user 2" in page
     assert "<svg" in page

@@ -80,6 +80,7 @@ def test_benchmark_prints_errors_coverage_and_advice_and_writes_the_page(capsys,
 
 def test_benchmark_as_json_says_the_same_with_quick_under_the_file(capsys, tmp_path, ratings):
     answer = benchmark(capsys, tmp_path, ratings, "--json", "--quick")
+    assert answer.code == 0, answer
     result = json.loads(answer.out)
     assert [cell["rounds"] for cell in result["cells"]] == [200, 500, 200, 500]  # the file is stronger than --quick
     assert {cell["repetitions"] for cell in result["cells"]} == {3}

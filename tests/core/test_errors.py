@@ -12,6 +12,7 @@ from recpolicy.core.errors import (
     RecpolicyError,
     SubmitError,
     UnknownIdError,
+    suggest_name,
     unknown_name_error,
 )
 
@@ -43,3 +44,17 @@ def test_unknown_name_hints_at_the_nearest_one():
 
 def test_unknown_name_without_a_near_one_only_lists():
     assert str(unknown_name_error("split", "zzz", ["u2", "u1"])) == "no split named 'zzz'. Known: u1, u2."
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "nearest"),
+    [
+        ("LinUCB", ["dqn", "linucb"], "linucb"),
+        ("odb", ["obd", "vw"], "obd"),
+        ("alfa", ["alpha", "gamma"], "alpha"),
+        ("item", ["user", "time", "rating"], None),  # half of the letters are the same
+        ("zzz", [], None),
+    ],
+)
+def test_only_a_similar_name_is_suggested_in_any_case_of_letters(name, known, nearest):
+    assert suggest_name(name, known) == ("" if nearest is None else f" Did you mean {nearest!r}?")

@@ -9,6 +9,7 @@ import pytest
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.ratings_store import save_ratings
+from recpolicy.data.summary import summarise
 
 BOM = b"\xef\xbb\xbf"
 
@@ -350,6 +351,16 @@ def test_genres_in_json_are_read(tmp_path, genres, expected):
     assert (
         load_ratings(written(tmp_path, RATINGS), items=tmp_path / "items.csv").items["genres"].tolist()[1] == expected
     )
+
+
+@pytest.mark.parametrize(("separator", "notes"), [(None, 1), (",", 0)])
+def test_genres_with_a_separator_that_is_not_set_are_noted(tmp_path, separator, notes):
+    table = written(tmp_path, 'item,genres\n31,"Drama, Crime"\n1029,Drama\n', "items.csv")
+    options = {"items": table} | ({} if separator is None else {"genre_separator": separator})
+    summary = summarise(load_ratings(written(tmp_path, RATINGS), **options))
+    assert summary["genres"] == (["Drama", "Drama, Crime"] if separator is None else ["Crime", "Drama"])
+    assert len(summary["notes"]) == notes
+    assert all("1 of 2 genres hold ',', such as 'Drama, Crime'" in note for note in summary["notes"])
 
 
 def test_lists_of_genres_in_parquet_and_lists_that_cannot_be_read(tmp_path):

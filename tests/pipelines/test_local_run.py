@@ -61,8 +61,11 @@ def killed(root):
         "import json, pathlib, sys; from recpolicy.pipelines.local import run_pipeline;"
         "run_pipeline('train', json.loads(sys.argv[1]), root=pathlib.Path(sys.argv[2]))"
     )
-    started = subprocess.Popen([sys.executable, "-c", script, json.dumps(root.train), str(root.path)])
-    folder, runner = _wait_for_step(root.path, "simulate-log", started)
+    command = [sys.executable, "-c", script, json.dumps(root.train), str(root.path)]
+    errors = root.path.parent / "errors-of-killed.txt"
+    with errors.open("wb") as stderr:
+        started = subprocess.Popen(command, stderr=stderr)
+    folder, runner = _wait_for_step(root.path, "simulate-log", started, errors)
     started.send_signal(signal.SIGKILL)
     started.wait()
     return folder, runner
@@ -73,11 +76,11 @@ def trained(root, killed):
     return root.run("train", **root.train)
 
 
-def _wait_for_step(root: Path, step: str, started: "subprocess.Popen[bytes]") -> tuple[Path, int]:
+def _wait_for_step(root: Path, step: str, started: "subprocess.Popen[bytes]", errors: Path) -> tuple[Path, int]:
     """Return the run's folder and the process id of its runner, once the step has begun."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        assert started.poll() is None, "the run ended before it could be killed"
+        assert started.poll() is None, f"the run ended before it could be killed: {errors.read_text()}"
         for events in root.glob("train-*/events.jsonl"):
             if f'"running", "step": "{step}"' in events.read_text():
                 return events.parent, _runner_of(started.pid)

@@ -98,7 +98,9 @@ compiler.Compiler().compile(dsl.pipeline(name="one-step")(mounted), sys.argv[1])
 def test_local_runner_ignores_the_volumes(tmp_path):
     file, script = tmp_path / "pipeline.yaml", tmp_path / "write.py"
     script.write_text(COMPILE)
-    subprocess.run([sys.executable, "-W", "ignore", str(script), str(file)], check=True, timeout=PATIENCE)
+    command = [sys.executable, "-W", "ignore", str(script), str(file)]
+    compiled = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert compiled.returncode == 0, compiled.stderr
     assert len(list(yaml.safe_load_all(file.read_text()))) == 2
     (tmp_path / "parameters.json").write_text('{"n": 4}')
     folders = [str(tmp_path), str(tmp_path / "artifacts"), str(tmp_path / "cache")]

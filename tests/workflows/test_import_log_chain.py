@@ -1,5 +1,6 @@
 """From the log of another system to a policy, an estimate and a gate, with nothing but the log; against the truth."""
 
+import json
 import shutil
 
 import numpy as np
@@ -137,6 +138,34 @@ def test_vowpal_wabbits_log_goes_the_same_way(tmp_path):
     policy = learn(tmp_path / "rounds", tmp_path / "run", "lints")
     assert WORLD.value(policy) > WORLD.logged_value
     assert estimate(policy, tmp_path / "rounds").logged_value == pytest.approx(0.35, abs=0.05)
+
+
+def test_a_log_that_names_nobody_has_intervals_over_its_rounds(tmp_path):
+    rewards = np.random.default_rng(5).random(1_000) < 0.4
+    lines = [
+        json.dumps({
+            "_label_cost": -float(rewarded), "_label_probability": 0.5, "_label_Action": 1 + row % 2,
+            "EventId": f"k{row}", "a": [1, 2], "p": [0.5, 0.5], "c": {"_multi": [{"_tag": "a"}, {"_tag": "b"}]},
+        })
+        for row, rewarded in enumerate(rewards)
+    ]  # fmt: skip
+    (tmp_path / "log.json").write_text("\n".join(lines))
+    assert import_log(tmp_path / "log.json", tmp_path / "log", "vw").users == 1
+    ingest_log(tmp_path / "log", tmp_path / "rounds")
+    policy = learn(tmp_path / "rounds", tmp_path / "policy", "ucb1")
+    result = estimate(policy, tmp_path / "rounds")
+    interval = result.estimates["snips"].intervals["t"]
+    logged = pd.read_parquet(tmp_path / "rounds" / "evaluation.parquet")["reward"].to_numpy()
+    error = logged.std() / np.sqrt(len(logged) / 2)  # the policy chooses the action of every second round
+    assert interval.value == pytest.approx(logged.mean(), abs=4 * error)
+    assert (interval.hi - interval.lo) / 2 == pytest.approx(1.98 * error, rel=0.25)
+    gate = gate_candidate(policy, None, tmp_path / "rounds", None, GateConfig(latency_ms=None))
+    assert "gain over the logging policy, lower bound" in {criterion.name for criterion in gate.criteria}
+
+    import_log(tmp_path / "log.json", tmp_path / "person", "vw", unit="user")
+    ingest_log(tmp_path / "person", tmp_path / "of-person")
+    with pytest.raises(DataError, match=r"1 users for 2 folds.*--unit round"):
+        estimate(learn(tmp_path / "of-person", tmp_path / "second", "ucb1"), tmp_path / "of-person")
 
 
 def test_a_policy_is_trained_on_by_the_next_log(clicks, tmp_path):

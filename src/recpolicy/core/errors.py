@@ -18,7 +18,11 @@ A message gives the place, the value found, the value expected and a remedy.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_MIN_SIMILARITY = 0.65
+"""Least share of equal letters of two names, of which one misspells the other: 'odb' for 'obd' has 0.67, 'item' for
+'time' 0.5."""
 
 
 class RecpolicyError(Exception):
@@ -76,6 +80,11 @@ class MissingExtraError(RecpolicyError, ImportError):
 def unknown_name_error(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """Return the ConfigError for a name that is not among `known`, with the nearest known name as a hint."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return ConfigError(f"no {kind} named {name!r}.{hint} Known: {', '.join(names)}.")
+    return ConfigError(f"no {kind} named {name!r}.{suggest_name(name, names)} Known: {', '.join(names)}.")
+
+
+def suggest_name(name: str, known: Sequence[str], min_similarity: float = _MIN_SIMILARITY) -> str:
+    """Return " Did you mean ...?" with the known name that `name` probably misspells; "" if none is similar."""
+    by_letters = {each.casefold(): each for each in reversed(known)}
+    near = difflib.get_close_matches(name.casefold(), by_letters, n=1, cutoff=min_similarity)
+    return f" Did you mean {by_letters[near[0]]!r}?" if near else ""

@@ -3,10 +3,10 @@
 The columns of a file without a header are called "1", "2", ... by their place.
 """
 
-import difflib
+import re
 from collections.abc import Mapping, Sequence
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import DataError, suggest_name
 from recpolicy.data.csv_reader import Source
 from recpolicy.data.read_options import column_error, header_error
 
@@ -26,6 +26,22 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "year": ("year",),
 }
 """Names under which a column is found without being mapped."""
+_SYNONYMS: Mapping[str, frozenset[str]] = {
+    "user": frozenset({"user", "uid", "customer", "visitor", "member", "reviewer", "account", "person", "viewer"}),
+    "item": frozenset({
+        "item", "iid", "movie", "film", "video", "product", "asin", "sku", "book", "isbn", "article", "song", "track",
+        "business",
+    }),
+    "rating": frozenset({"rating", "star", "score", "overall", "response", "vote", "grade"}),
+    "timestamp": frozenset({"timestamp", "time", "date", "datetime", "ts"}),
+    "title": frozenset({"title", "name"}),
+    "genres": frozenset({"genre", "category", "tag"}),
+    "year": frozenset({"year"}),
+}  # fmt: skip
+"""Last words of names that people give a column of each meaning. They are suggested, never taken unasked."""
+_UNITS = frozenset({"", "id", "token", "float", "ms", "s", "seconds"})
+"""Last words that do not say what a column means."""
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 def possible_names(meaning: str, wanted: str | None, *, header: bool = True) -> tuple[str, ...]:
@@ -69,12 +85,32 @@ def find_column(
     fact = f"{start}: no column {candidates[0]!r} for the {meaning}."
     if not source.header:
         raise column_error(f"{fact} The columns are numbered from 1 to {len(names)}", meaning, table)
-    close = difflib.get_close_matches(candidates[0], names, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = suggest_name(wanted, names) if wanted is not None else _suggest_column(names, meaning)
     fact = f"{fact}{hint} Found in the first line: {', '.join(names)}"
     if wanted is None and source.separator and table == "columns" and any(map(_is_number, names)):
         raise header_error(fact)
     raise column_error(fact, meaning, table)
+
+
+def _suggest_column(names: Sequence[str], meaning: str) -> str:
+    """Return " Did you mean ...?" with the column that probably has this meaning; "" if none has."""
+    words = {name: _last_word(name) for name in names}
+    for name, word in words.items():
+        if word in _SYNONYMS[meaning]:
+            return f" Did you mean {name!r}?"
+    elsewhere = frozenset().union(*_SYNONYMS.values())
+    return suggest_name(meaning, [name for name, word in words.items() if word not in elsewhere], 0.75)
+
+
+def _last_word(name: str) -> str:
+    """Return the word of a column's name that says what it means: `rating` of "Book-Rating", `user` of "userIds"."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    words = [word.removesuffix("id") if word in ("userid", "itemid", "movieid") else word for word in words]
+    singular = [
+        word[:-3] + "y" if word.endswith("ies") else word[:-1] if word.endswith("s") and len(word) > 3 else word
+        for word in words
+    ]
+    return next((word for word in reversed(singular) if word not in _UNITS), "")
 
 
 def _is_number(text: str) -> bool:

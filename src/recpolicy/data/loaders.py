@@ -1,7 +1,6 @@
 """Load ratings by the name of a data set, from a MovieLens folder, a file, a data frame, or a folder of saved
 ratings."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from recpolicy.core.config import Number, as_dict, build, config_dataclass
-from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.errors import ConfigError, DataError, suggest_name
 from recpolicy.data.csv_reader import find_parts
 from recpolicy.data.datasets import DATASETS, data_folder
 from recpolicy.data.movielens import FOLDER_KINDS, read_movielens
@@ -170,6 +169,4 @@ def _read_folder(path: Path, name: str) -> Ratings:
 
 
 def _nothing_there(name: str) -> DataError:
-    close = difflib.get_close_matches(name, NAMES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return DataError(f"{name}: no such file or folder.{hint} Known by name: {', '.join(NAMES)}")
+    return DataError(f"{name}: no such file or folder.{suggest_name(name, NAMES)} Known by name: {', '.join(NAMES)}")

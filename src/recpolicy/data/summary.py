@@ -23,7 +23,7 @@ def summarise(ratings: Ratings) -> dict[str, Any]:
     values, counts = _value_counts(ratings.rating)
     stars = ratings.rating.astype(np.float64)
     rated_users, rated_items = (int(np.count_nonzero(np.bincount(rows))) for rows in (ratings.user, ratings.item))
-    times = ratings.timestamp
+    times, genres = ratings.timestamp, genre_matrix(ratings.items)[0]
     return {
         "name": ratings.name,
         "ratings": len(ratings),
@@ -39,8 +39,11 @@ def summarise(ratings: Ratings) -> dict[str, Any]:
         "first": None if times is None else _moment(int(times.min())),
         "last": None if times is None else _moment(int(times.max())),
         "merged_rows": ratings.merged_rows,
-        "genres": genre_matrix(ratings.items)[0],
-        "notes": [] if times is None else _time_notes(int(times.min()), int(times.max())),
+        "genres": genres,
+        "notes": [
+            *([] if times is None else _time_notes(int(times.min()), int(times.max()))),
+            *_genre_notes(genres),
+        ],
         "digest": ratings.digest,
     }
 
@@ -60,6 +63,18 @@ def _time_notes(first: int, last: int) -> list[str]:
         "all times are in 1970: the numbers are probably no seconds since 1970 but, for example, days; convert them, or"
         " leave the times out"
     ]
+
+
+def _genre_notes(genres: list[str]) -> list[str]:
+    """Return a note if names of genres hold a comma or semicolon, which then probably separates several."""
+    for separator in (",", ";"):
+        several = [genre for genre in genres if separator in genre]
+        if several:
+            return [
+                f"{len(several)} of {len(genres)} genres hold {separator!r}, such as {several[0]!r}: if it separates"
+                f' genres, set genre_separator = "{separator}" in the table [data]'
+            ]
+    return []
 
 
 def _moment(seconds: int) -> str:

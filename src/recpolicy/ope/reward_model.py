@@ -107,7 +107,10 @@ def user_folds(clusters: Clusters, folds: int, seed: int) -> NDArray[np.int64]:
     """
     users = len(clusters)
     if users < folds:
-        raise DataError(f"cross-fitting: {users} users for {folds} folds; each fold needs at least one user")
+        raise DataError(
+            f"cross-fitting: {users} users for {folds} folds; each fold needs at least one user; if each round of the"
+            " log is another person, import or ingest it with --unit round"
+        )
     fold = generator(seed, "off_policy/folds").permutation(users) % folds
     return fold[clusters.index]
 
