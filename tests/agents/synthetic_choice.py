@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from recpolicy.agents import AGENTS
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.data.ratings import Ratings
+from recpolicy.environments.base import Round
 from recpolicy.environments.held_out_choice import HeldOutChoice, HeldOutChoiceConfig
+from recpolicy.environments.user_bandit import UserPosteriors
+from recpolicy.models.user_posterior import RatedItems, UserPosterior, pack
 
 USERS, ARMS, GROUPS = 40, 6, 4
 GROUP = np.repeat([0, 0, 1, 2, 3], USERS // 5)  # [U]
@@ -27,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lints": {"precision": 1.0},
     "linucb_shared": {"precision": 0.05},
     "linucb_hybrid": {"shared_precision": 0.05, "arm_precision": 1.0},
+    "linucb_user": {"exploration": "thompson"},
     "eps_greedy": {"layers": (16,), "learning_rate": 0.02, "epsilon": 0.2},
     "boltzmann": {"layers": (16,), "learning_rate": 0.02, "temperature": 1.0},
     "squarecb": {"precision": 0.05, "gamma_scale": 20.0},
@@ -73,6 +78,23 @@ def misleading_arms() -> ItemFeatures:
 
 def environment(seed: int = 0) -> HeldOutChoice:
     return HeldOutChoice(ratings(), contexts(), HeldOutChoiceConfig(batch_size=BATCH), seed)
+
+
+class PosteriorChoice(HeldOutChoice):
+    """The planted choice for agents that see posteriors of users' vectors, which begin at the groups' and are wide."""
+
+    def __init__(self, seed: int = 0):
+        super().__init__(ratings(), contexts(), HeldOutChoiceConfig(batch_size=BATCH), seed)
+        wide = UserPosterior(contexts().astype(float), np.repeat(30 * np.eye(GROUPS)[np.newaxis], USERS, axis=0))
+        arms, ones = misleading_arms(), np.ones(ARMS)
+        items = RatedItems(arms.embedding.astype(float), arms.offset.astype(float), ones, 0 * ones, arms.scale)
+        self.posteriors = UserPosteriors(pack(wide).astype(np.float32), items, np.arange(ARMS, dtype=np.int32))
+
+    def observation(self, draw: Round) -> dict[str, tf.Tensor]:
+        return {**super().observation(draw), "global": self.posteriors.observation(draw.user)}
+
+    def record(self, draw: Round, action: tf.Tensor, reward: tf.Tensor) -> None:
+        self.posteriors.record(draw.user, action, reward)
 
 
 @cache

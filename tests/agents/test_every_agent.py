@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import tensorflow as tf
-from synthetic_choice import ARMS, BATCH, environment, make
+from synthetic_choice import ARMS, BATCH, PosteriorChoice, environment, make
 from tf_agents.policies.tf_policy import TFPolicy
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
@@ -37,7 +37,10 @@ class Trained:
 @pytest.fixture(scope="module", params=list(AGENTS))
 def trained(request: pytest.FixtureRequest) -> Trained:
     agent = make(request.param)
-    return Trained(agent, None if request.param in BASELINES else OnlineLoop(environment(), agent).run(ROUNDS))
+    if request.param in BASELINES:
+        return Trained(agent, None)
+    world = PosteriorChoice() if AGENTS[request.param].user_posteriors else environment()
+    return Trained(agent, OnlineLoop(world, agent).run(ROUNDS))
 
 
 @pytest.fixture(scope="module")

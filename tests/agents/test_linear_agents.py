@@ -14,6 +14,7 @@ from recpolicy.agents.lints import LinTS, LinTSConfig
 from recpolicy.agents.linucb import LinUCB, LinUCBConfig
 from recpolicy.agents.observation import Observation
 from recpolicy.core.errors import ConfigError
+from recpolicy.models import recursive_regression
 
 ARMS, WIDTH, ROWS = 3, 4, 24
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -176,11 +177,11 @@ def test_without_forgetting_nothing_returns_to_the_prior():
     """The factor 1 leaves out the step towards the prior: the bits are those of the plain recursion."""
     rows = batch(12)
     agent, covariance = learner(), tf.constant(np.eye(WIDTH, dtype=np.float32))
-    assert linear.forget(covariance, 1.0, 4.0) is covariance
+    assert recursive_regression.forget(covariance, 1.0, 4.0) is covariance
     learn(agent, rows)
     theta, plain = np.zeros((ARMS, WIDTH), np.float32), np.tile(np.eye(WIDTH, dtype=np.float32), (ARMS, 1, 1))
     for a, x, r in zip(*rows, strict=True):
-        step = linear.recursive_step(*(tf.constant(part) for part in (theta[a], plain[a], x, r)))
+        step = recursive_regression.recursive_step(*(tf.constant(part) for part in (theta[a], plain[a], x, r)))
         theta[a], plain[a] = (part.numpy() for part in step)
     for mine, other in zip(posterior(agent), (theta, plain), strict=True):
         np.testing.assert_array_equal(mine, other)

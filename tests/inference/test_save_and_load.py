@@ -59,7 +59,7 @@ def test_only_real_rewards_shrink_the_std_and_move_the_rating(name):
     real = {**artifact.metadata, "training": {**artifact.metadata["training"], "rewards": "real"}}
     table = Policy(replace(artifact, metadata=real)).predict(artifact.users["user_id"].tolist())
     std, begun = by_user(table, "std", name), artifact.rating_std[:, artifact.action_items]
-    if CASES[name].agent in {"linucb", "lints", "linucb_shared", "linucb_hybrid", "squarecb"}:
+    if CASES[name].agent in {"linucb", "lints", "linucb_shared", "linucb_hybrid", "linucb_user", "squarecb"}:
         np.testing.assert_array_equal(table["rating"], table["value"])
     if CASES[name].agent in {"linucb", "lints"}:
         square = (artifact.context**2).sum(axis=1, keepdims=True) + 1
@@ -67,6 +67,12 @@ def test_only_real_rewards_shrink_the_std_and_move_the_rating(name):
     elif CASES[name].agent in {"linucb_shared", "linucb_hybrid", "squarecb"}:
         assert (std <= begun * (1 + 1e-5)).all()
         assert (std < 0.95 * begun).mean() > 0.5
+    elif CASES[name].agent == "linucb_user":
+        arrays, noise = artifact.policy, artifact.noise_std
+        of_user = np.square(width * noise) - arrays["error_variance"]  # the user's part, which items do not share
+        prior = np.sqrt(of_user + arrays["prior_error_variance"])
+        np.testing.assert_allclose(std, begun * width * noise / prior, rtol=1e-3)
+        assert (std < begun).mean() > 0.5
     else:  # their estimates did not begin at the rating model
         np.testing.assert_array_equal(std, begun)
         np.testing.assert_array_equal(table["rating"], everyone(name)["rating"])

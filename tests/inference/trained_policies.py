@@ -49,6 +49,7 @@ CASES = {
     "linucb": Case("linucb"),
     "linucb_shared": Case("linucb_shared"),
     "linucb_hybrid": Case("linucb_hybrid", config=NARROW),
+    "linucb_user": Case("linucb_user", {"exploration": "thompson"}, {"items": 30, "uniform_mix": 0.2}),
     "lints": Case("lints"),
     "ucb1": Case("ucb1"),
     "eps_greedy": Case("eps_greedy"),
@@ -64,7 +65,7 @@ CASES = {
     "highest_mean": Case("highest_mean"),
     "rating_model": Case("rating_model"),
 }
-"""Every agent, counted in test_save_and_load.py; two with other catalogs, contexts and heads than the rest."""
+"""Every agent, counted in test_save_and_load.py; three with other catalogs, contexts and heads than the rest."""
 
 
 @cache

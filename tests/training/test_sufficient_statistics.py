@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_logs import ACTION_ITEMS, FEATURES, contexts, linear_log
 
-from recpolicy.agents.linear_posterior import fold_batch
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.models.recursive_regression import fold_batch
 from recpolicy.training import sufficient_statistics
 from recpolicy.training.sufficient_statistics import SufficientStatistics, merge, posterior
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, simulate_log

@@ -13,6 +13,7 @@ from recpolicy.agents import (
     linucb,
     linucb_hybrid,
     linucb_shared,
+    linucb_user,
     neural,
     neural_linucb,
     ppo,
@@ -55,12 +56,15 @@ class AgentEntry(Generic[Agent_co]):
     make: MakeAgent[Agent_co]
     learns_from_logs: bool = True
     """True if the agent can learn from a log of rounds (Learner.learns_from_logs)."""
+    user_posteriors: bool = False
+    """True if its contexts are the posteriors of the users' vectors (models/user_posterior.py)."""
 
 
 AGENTS: Mapping[str, AgentEntry[BanditAgent]] = {
     "linucb": AgentEntry(linucb.LinUCBConfig, linucb.make_linucb),
     "linucb_shared": AgentEntry(linucb_shared.SharedLinUCBConfig, linucb_shared.make_linucb_shared),
     "linucb_hybrid": AgentEntry(linucb_hybrid.HybridLinUCBConfig, linucb_hybrid.make_linucb_hybrid),
+    "linucb_user": AgentEntry(linucb_user.UserLinUCBConfig, linucb_user.make_linucb_user, user_posteriors=True),
     "lints": AgentEntry(lints.LinTSConfig, lints.make_lints),
     "ucb1": AgentEntry(ucb1.UCB1Config, ucb1.make_ucb1),
     "eps_greedy": AgentEntry(neural.EpsilonGreedyConfig, neural.make_epsilon_greedy),

@@ -26,6 +26,10 @@ class ItemFeatures:
     attributes: NDArray[np.float32] | None = None  # [A, G'], encoded attributes by a schema; None without one
     interactions: bool = False
     """Linear agents see products of the attributes of users and items."""
+    noise_std: float = 1.0
+    """Standard deviation of one rating around its expectation."""
+    item_std: NDArray[np.float32] | None = None
+    """[A] standard deviation of an item's expected ratings because its embedding is uncertain; None: unknown."""
 
     def linear_prior(self, context_width: int, bias: bool) -> NDArray[np.float32]:
         """Return the weights [A, context_width (+ 1)] with which a linear model equals the rating model."""
@@ -49,5 +53,6 @@ def compute_item_features(
         embeddings.item[action_items], embeddings.offset[action_items], count[action_items].astype(np.float32),
         mean[action_items].astype(np.float32), train.scale, genre_directions(train.items)[action_items],
         None if attributes is None or not attributes.item.shape[1] else attributes.item[action_items],
-        attributes is not None and attributes.encoder.schema.interactions,
+        attributes is not None and attributes.encoder.schema.interactions, float(embeddings.noise_std),
+        None if embeddings.item_std is None else embeddings.item_std[action_items],
     )  # fmt: skip

@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from recpolicy.models.recursive_regression import fold_batch
+
 
 class Posterior(tf.Module):
     """The variables of A independent linear regressions."""
@@ -35,43 +37,6 @@ class Posterior(tf.Module):
         self.theta.assign(theta)
         self.covariance.assign(covariance)
         return tf.reduce_mean(tf.square(reward - guess))
-
-
-def fold_batch(
-    theta: tf.Tensor, covariance: tf.Tensor, arm: tf.Tensor, features: tf.Tensor, reward: tf.Tensor,
-    forgetting: float = 1.0, precision: float = 1.0,
-) -> tuple[tf.Tensor, tf.Tensor]:  # fmt: skip
-    """Update the posteriors with a batch, row after row; return the new theta [A, D] and covariance [A, D, D]."""
-
-    def one(row: tf.Tensor, theta: tf.Tensor, covariance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # tf.gather, not [row]: XLA spends seconds on folding a slice's start at compile time, at every call.
-        a, x = tf.gather(arm, row), tf.gather(features, row)
-        before = forget(tf.gather(covariance, a), forgetting, precision)
-        new_theta, new_covariance = recursive_step(tf.gather(theta, a), before, x, tf.gather(reward, row))
-        theta = tf.tensor_scatter_nd_update(theta, [[a]], new_theta[tf.newaxis])
-        covariance = tf.tensor_scatter_nd_update(covariance, [[a]], new_covariance[tf.newaxis])
-        return row + 1, theta, covariance
-
-    rows = tf.shape(arm)[0]
-    _, theta, covariance = tf.while_loop(lambda row, *_: row < rows, one, (tf.constant(0), theta, covariance))
-    return theta, covariance
-
-
-def forget(covariance: tf.Tensor, forgetting: float, precision: float) -> tf.Tensor:
-    """Return f P + (1 - f) I / precision for a covariance [D, D]; P itself for f = 1."""
-    if forgetting == 1:
-        return covariance
-    return forgetting * covariance + (1.0 - forgetting) / precision * tf.eye(covariance.shape[-1])
-
-
-def recursive_step(
-    theta: tf.Tensor, covariance: tf.Tensor, x: tf.Tensor, reward: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Update one arm with one observation: theta [D], covariance [D, D], x [D], reward scalar."""
-    direction = tf.linalg.matvec(covariance, x)  # [D]
-    gain = direction / (1.0 + tf.tensordot(x, direction, 1))  # [D]
-    theta = theta + gain * (reward - tf.tensordot(x, theta, 1))
-    return theta, covariance - gain[:, tf.newaxis] * direction[tf.newaxis, :]
 
 
 def means(theta: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

@@ -23,6 +23,7 @@ from recpolicy.agents.linucb_shared import pair_features, require_pair_features
 from recpolicy.agents.observation import Observation, context_width
 from recpolicy.core.config import NonNegativeNumber, PositiveFraction, Precision, config_dataclass
 from recpolicy.models.pair_features import PairFeatures, prior_weights
+from recpolicy.models.recursive_regression import forget
 
 State = tuple[tf.Tensor, ...]
 """P [A, D, D], C [A, D, K], c [A, D], A0^-1 [K, K], beta [K]."""
@@ -112,8 +113,8 @@ def hybrid_step(
     """Update with one observation: arm scalar, x [D], z [K], reward scalar."""
     covariance, cross, center, shared_covariance, beta = state
     p, c_z, c_r = tf.gather(covariance, arm), tf.gather(cross, arm), tf.gather(center, arm)
-    p = linear.forget(p, config.forgetting, config.arm_precision)
-    shared_covariance = linear.forget(shared_covariance, config.forgetting, config.shared_precision)
+    p = forget(p, config.forgetting, config.arm_precision)
+    shared_covariance = forget(shared_covariance, config.forgetting, config.shared_precision)
     direction = tf.linalg.matvec(p, x)  # [D]
     scale = 1.0 + tf.tensordot(x, direction, 1)
     gain = direction / scale

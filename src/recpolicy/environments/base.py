@@ -1,8 +1,8 @@
 """The base class of the bandit environments.
 
-A pure function of (seed, round number) draws each round. Subclasses define the draw, the observation, the expected
-rewards and the reward. B batch, A actions, D context. TF-Agents calls `reset` and `step`; the compiled loop
-(training/compiled_loop.py) calls the pure functions.
+A pure function of (seed, round number) draws each round. Observations alone may depend on earlier rewards
+(`user_state`). Subclasses define the draw, the observation, the expected rewards and the reward. B batch, A actions, D
+context. TF-Agents calls `reset` and `step`; the compiled loop (training/compiled_loop.py) calls the same functions.
 """
 
 import abc
@@ -55,6 +55,14 @@ class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
     def reward(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
         """Return the rewards [B] of `action` [B]."""
 
+    @property
+    def user_state(self) -> dict[str, tf.Variable]:
+        """Return variables that change with the rewards, by name; a checkpoint of a training has them."""
+        return {}
+
+    def record(self, draw: Round, action: tf.Tensor, reward: tf.Tensor) -> None:
+        """Take note of the rewards [B] of a round, if later observations depend on them."""
+
     def regret(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
         """Return the regret [B]: expected reward of the best allowed action minus that of `action`, >= 0."""
         expected = self.expected_rewards(draw, round_number)  # [B, A]
@@ -74,7 +82,9 @@ class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
 
     def _apply_action(self, action: tf.Tensor) -> tf.Tensor:
         now = tf.identity(self.round)
-        reward = self.reward(self.sample_round(now), action, now)
+        draw = self.sample_round(now)
+        reward = self.reward(draw, action, now)
+        self.record(draw, action, reward)
         with tf.control_dependencies([reward]):
             self.round.assign_add(1)
         return reward

@@ -102,6 +102,11 @@ class PolicyParts:
         return bool(self.metadata.get("training", {}).get("rewards") == REAL_REWARDS)
 
     @property
+    def posterior_contexts(self) -> bool:
+        """True if contexts are posteriors of users' vectors: the mean, then the upper triangle of the covariance."""
+        return self.estimator == "user"
+
+    @property
     def sequential(self) -> bool:
         """True if the policy recommends in sessions and sees the history of each."""
         return "view" in self.policy

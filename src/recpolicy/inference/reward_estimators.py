@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.models.fold_in import quadratic_forms
+from recpolicy.models.user_posterior import unpack_covariance
+
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
@@ -100,6 +103,22 @@ def _hybrid(arrays: Arrays, situation: PolicyInput) -> Estimate:
     return Estimate(mean, width, mean, std_ratio=width / prior)
 
 
+def _user(arrays: Arrays, situation: PolicyInput) -> Estimate:
+    """See recpolicy.agents.linucb_user."""
+    rank = situation.embedding.shape[1]
+    mean = situation.rating + arrays["error_mean"]
+    if not situation.widths:
+        return Estimate(mean, None, mean)
+    variance = np.broadcast_to(arrays["error_variance"], mean.shape)
+    prior = np.broadcast_to(arrays["prior_error_variance"], mean.shape)
+    packed = situation.context[:, rank:]
+    if packed.shape[1]:
+        of_user = quadratic_forms(situation.embedding, unpack_covariance(packed, rank))
+        variance, prior = variance + of_user, prior + of_user
+    width = np.sqrt(variance) / arrays["noise_std"]
+    return Estimate(mean, width, mean, std_ratio=np.sqrt(variance / prior))
+
+
 def _mlp(arrays: Arrays, situation: PolicyInput) -> Estimate:
     mean = _layers(arrays, situation.context)
     if "embedding" in arrays:
@@ -166,6 +185,7 @@ ESTIMATORS: Mapping[str, Callable[[Arrays, PolicyInput], Estimate]] = {
     "encoded_linear": _encoded_linear,
     "shared": _shared,
     "hybrid": _hybrid,
+    "user": _user,
     "mlp": _mlp,
     "arms": _arms,
     "rating_model": _rating_model,

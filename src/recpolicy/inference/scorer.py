@@ -34,6 +34,7 @@ from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.predictions import as_list
 from recpolicy.models.embeddings import Embeddings, item_std, mean_std
 from recpolicy.models.fold_in import expected_variance, fold_in_user
+from recpolicy.models.user_posterior import pack_covariance
 
 FoldIn = Mapping[Hashable, Mapping[Hashable, float]]
 """New users' ratings: {user id: {item id: rating}}."""
@@ -285,7 +286,7 @@ class Scorer:
         rows = self.item_rows(list(ratings))
         embedding, covariance = fold_in_user(self._embeddings, rows, np.array(list(ratings.values()), np.float64))
         # Demographics are unknown: those of the average user stand in.
-        rest = self._mean_context[len(embedding) :]
+        rest = pack_covariance(covariance) if self.artifact.posterior_contexts else self._mean_context[len(embedding) :]
         std = np.sqrt(expected_variance(self._embeddings, covariance))
         return np.concatenate([embedding, rest]), std, embedding @ self.artifact.item.T + self.artifact.offset
 

@@ -49,9 +49,13 @@ class FoldedUsers:
 
 def expected_variance(embeddings: Embeddings, covariance: Array) -> Array:
     """Return variances [..., I] of the expected ratings of users whose embeddings have covariances [..., D, D]."""
-    item = embeddings.item
-    variance = np.maximum(((item @ covariance) * item).sum(axis=-1), 0)
+    variance = quadratic_forms(embeddings.item, covariance)
     return variance if embeddings.item_std is None else variance + np.square(embeddings.item_std)
+
+
+def quadratic_forms(item: NDArray[np.floating], covariance: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return x' S x [..., I] for the rows x of [I, D] and covariances S [..., D, D]; never below 0."""
+    return np.maximum(((item @ covariance) * item).sum(axis=-1), 0)
 
 
 def user_prior(embeddings: Embeddings) -> UserPrior:
@@ -71,10 +75,22 @@ def rating_variance(embeddings: Embeddings, item: NDArray[np.integer]) -> NDArra
 
 
 def user_covariances(
-    embeddings: Embeddings, user: NDArray[np.integer], item: NDArray[np.integer], count: int
+    embeddings: Embeddings,
+    user: NDArray[np.integer],
+    item: NDArray[np.integer],
+    count: int,
+    prior: UserPrior | None = None,
 ) -> NDArray[np.float64]:
-    """Return the posterior covariances [B, D, D] of B = `count` users who rated items: user and item [N], rows."""
-    precision, parts = user_prior(embeddings).precision, []
+    """Return the posterior covariances [B, D, D] of B = `count` users who rated items: user and item [N], rows.
+
+    Args:
+        embeddings: The embeddings.
+        user: [N], in 0..B-1.
+        item: [N], rows of the embeddings.
+        count: B.
+        prior: `user_prior(embeddings)`, for callers that have it; it takes time in proportion to the fitted users.
+    """
+    precision, parts = (prior or user_prior(embeddings)).precision, []
     order = np.argsort(user, kind="stable")
     user, item = np.asarray(user)[order], np.asarray(item)[order]
     for first in range(0, count, _USERS_AT_ONCE):
@@ -96,15 +112,29 @@ def _information(embeddings: Embeddings, met: NDArray[np.integer], times: NDArra
 
 
 def fold_in_users(
-    embeddings: Embeddings, user: NDArray[np.integer], item: NDArray[np.integer], rating: ArrayLike, count: int
+    embeddings: Embeddings,
+    user: NDArray[np.integer],
+    item: NDArray[np.integer],
+    rating: ArrayLike,
+    count: int,
+    prior: UserPrior | None = None,
 ) -> FoldedUsers:
-    """Fold in B = `count` users from N ratings: user [N] in 0..B-1, item [N] rows of the embeddings, rating [N].
+    """Fold in B = `count` users from N ratings; a user without ratings gets the prior.
 
-    A user without ratings gets the prior. Raises DataError for rows or ratings out of range.
+    Args:
+        embeddings: The embeddings.
+        user: [N], in 0..B-1.
+        item: [N], rows of the embeddings.
+        rating: [N], on the scale.
+        count: B.
+        prior: `user_prior(embeddings)`, for callers that have it.
+
+    Raises:
+        DataError: A row or a rating is out of range.
     """
     rating = np.asarray(rating, np.float64)
     _check_rows(embeddings, user, item, rating, count)
-    prior = user_prior(embeddings)
+    prior = prior or user_prior(embeddings)
     met, column = np.unique(item, return_inverse=True)  # the J different items; N entries in 0..J-1
     x = embeddings.item[met].astype(np.float64)  # [J, D]
     times, surprise = np.zeros((count, len(met))), np.zeros((count, len(met)))  # [B, J]

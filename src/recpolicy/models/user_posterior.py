@@ -13,6 +13,7 @@ every argument is a batch of different users. Source: Sherman & Morrison 1950; B
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -157,13 +158,10 @@ def pack(posterior: UserPosterior) -> Array:
 
 def unpack(packed: NDArray[np.floating], rank: int) -> UserPosterior:
     """Return the posterior of packed vectors [D + T] or [B, D + T] of D = `rank` directions."""
-    rows, columns = np.triu_indices(rank)
     if packed.shape[-1] != packed_size(rank):
         raise DataError(f"user posterior: {packed.shape[-1]} numbers; {rank} directions need {packed_size(rank)}")
     wide = np.asarray(packed, np.float64)
-    covariance = np.empty((*wide.shape[:-1], rank, rank))
-    covariance[..., rows, columns] = covariance[..., columns, rows] = wide[..., rank:]
-    return UserPosterior(wide[..., :rank].copy(), covariance)
+    return UserPosterior(wide[..., :rank].copy(), unpack_covariance(wide[..., rank:], rank))
 
 
 def packed_size(rank: int) -> int:
@@ -171,13 +169,21 @@ def packed_size(rank: int) -> int:
     return rank + rank * (rank + 1) // 2
 
 
-def pack_covariance(covariance: NDArray[np.floating]) -> NDArray[np.floating]:
+def pack_covariance(covariance: NDArray[Any]) -> NDArray[Any]:
     """Return the upper triangles [..., T] of covariances [..., D, D], row after row."""
     rows, columns = np.triu_indices(covariance.shape[-1])
     return covariance[..., rows, columns]
 
 
-def outer_triangle(x: NDArray[np.floating]) -> NDArray[np.floating]:
+def unpack_covariance(packed: NDArray[Any], rank: int) -> NDArray[Any]:
+    """Return the covariances [..., D, D] of upper triangles [..., T]."""
+    rows, columns = np.triu_indices(rank)
+    covariance = np.empty((*packed.shape[:-1], rank, rank), packed.dtype)
+    covariance[..., rows, columns] = covariance[..., columns, rows] = packed
+    return covariance
+
+
+def outer_triangle(x: NDArray[Any]) -> NDArray[Any]:
     """Return the upper triangles [..., T] of x x', off-diagonals doubled: x' S x = pack_covariance(S) . that."""
     rows, columns = np.triu_indices(x.shape[-1])
     return x[..., rows] * x[..., columns] * np.where(rows == columns, 1, 2).astype(x.dtype)

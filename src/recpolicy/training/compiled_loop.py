@@ -57,6 +57,7 @@ class OnlineLoop:
             estimate = agent.learner.estimate(read)  # of this round's action: before the update
             reward = environment.reward(draw, action, now)
             regret = environment.regret(draw, action, now)
+            environment.record(draw, action, reward)
             loss = agent.learner.update(read, action, reward) if self._learns else 0.0
             worse = tf.reduce_mean(tf.cast(regret > 0, tf.float32))
             explored, width = _exploration(estimate, read.mask, action)

@@ -6,6 +6,7 @@ without that loop (CLOSED_FORM).
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from recpolicy.agents.learner import BanditAgent, Learner
 from recpolicy.agents.lints import LinTS
 from recpolicy.agents.linucb import DisjointLinear, LinUCB
+from recpolicy.agents.linucb_user import UserLinUCB
 from recpolicy.agents.observation import read_observation
 from recpolicy.agents.ucb1 import UCB1
 from recpolicy.core.errors import ConfigError, DataError
@@ -24,6 +26,9 @@ from recpolicy.inference.artifact import REAL_REWARDS
 from recpolicy.training.divergence import check_offline
 from recpolicy.training.ipw_means import IPWMeans
 from recpolicy.training.sufficient_statistics import SufficientStatistics, places, posterior
+
+_CONTEXTS = 1_024
+"""Contexts whose expected ratings of all arms are in memory at once."""
 
 
 def learn_offline(
@@ -149,8 +154,29 @@ def _means_at_once(
     return float(np.square(log.reward - guess).mean())
 
 
+def _errors_at_once(
+    learner: UserLinUCB, log: BanditLog, context: NDArray[np.float32], action_items: NDArray[np.int32], epochs: int
+) -> float:
+    """Learn the posterior of the items' errors in one pass; return the squared error."""
+    table, row = log.distinct_contexts(context)  # [U + V, C]
+    arm, arms = places(log, action_items), len(action_items)
+    residual, variance = np.empty((2, len(log)))
+    order = np.argsort(row, kind="stable")
+    starts = np.searchsorted(row[order], np.arange(0, len(table) + _CONTEXTS, _CONTEXTS))
+    for block, (first, last) in enumerate(pairwise(starts)):
+        if first == last:
+            continue
+        rows = order[first:last]
+        at = row[rows] - block * _CONTEXTS, arm[rows]
+        seen = read_observation(tf.constant(table[block * _CONTEXTS : (block + 1) * _CONTEXTS]))
+        residual[rows] = log.reward[rows] - learner.rating_model_mean(seen).numpy()[at]
+        variance[rows] = learner.rating_variance(seen).numpy()[at]
+    learner.add(*(epochs * np.bincount(arm, sums / variance, arms) for sums in (np.ones(len(log)), residual)))
+    return float(np.square(residual - learner.error_mean().numpy()[arm]).mean())
+
+
 CLOSED_FORM: Mapping[type[Learner], Callable[..., float | None]] = {
-    LinUCB: _linear_at_once, LinTS: _linear_at_once, UCB1: _means_at_once,
+    LinUCB: _linear_at_once, LinTS: _linear_at_once, UCB1: _means_at_once, UserLinUCB: _errors_at_once,
 }  # fmt: skip
 """Learners whose state is a function of sums over rounds."""
 

@@ -69,8 +69,9 @@ def train_online(
     chunk = min(-(-rounds // config.log_rows), max(config.checkpoint_every_steps // batch, 1))
     totals = Totals(environment.actions)
     manager = make_checkpoint_manager(
-        folder, learner=agent.learner, train_step=agent.train_step_counter, round=environment.round, totals=totals
-    )
+        folder, learner=agent.learner, train_step=agent.train_step_counter, round=environment.round, totals=totals,
+        **environment.user_state,
+    )  # fmt: skip
     restore(manager, folder)
     saved = done = int(environment.round.numpy())
     csv = CsvWriter(folder / METRICS_FILE, keep_until=done * batch if done else None)

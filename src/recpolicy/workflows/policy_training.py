@@ -25,6 +25,7 @@ from recpolicy.evaluation.policy_scores import baseline_tables, regret_by_user
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
+from recpolicy.models.user_posterior import RatedItems
 from recpolicy.models.world import World, world_from_model
 from recpolicy.workflows.artifacts import (
     build_metadata,
@@ -34,7 +35,14 @@ from recpolicy.workflows.artifacts import (
     training_events,
     write_artifact,
 )
-from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, item_attributes, prepare_features
+from recpolicy.workflows.training_data import (
+    FeatureConfig,
+    Features,
+    coerce,
+    item_attributes,
+    prepare_features,
+    with_user_posteriors,
+)
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import BanditAgent
@@ -130,6 +138,8 @@ def train(
     _check_mode(agent, settings, log)
 
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
+    if agent_entry(agent).user_posteriors:
+        features = with_user_posteriors(features, split.train, settings, agent)
     world = training_world(split.train, settings, seed)
     environment = make_environment(world, features, settings, seed)
     bandit = _make_agent(agent, environment, agent_settings, features, split.train, seed)
@@ -187,8 +197,12 @@ def training_world(train_ratings: Ratings, settings: TrainConfig, seed: int) -> 
 def make_environment(world: World, features: Features, settings: TrainConfig, seed: int) -> "ItemBandit":
     """Return the environment to train in."""
     from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
+    from recpolicy.environments.user_bandit import UserBandit
 
     config = ItemBanditConfig(batch_size=settings.batch_size, drift_period=settings.drift_period)
+    if features.user_posteriors:
+        items = RatedItems.from_embeddings(features.embeddings)
+        return UserBandit(world, features.context, items, features.action_items, config, seed)
     return ItemBandit(world, features.context, features.action_items, config, seed)
 
 

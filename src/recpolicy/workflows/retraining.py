@@ -16,6 +16,7 @@ from recpolicy.data.learned_events import log_events, merge
 from recpolicy.data.ratings import genre_directions
 from recpolicy.inference.artifact import Artifact
 from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.models.embeddings import item_std
 from recpolicy.registry.artifact_kinds import verify
 from recpolicy.workflows.artifacts import (
     LEARNED_EVENTS,
@@ -142,5 +143,6 @@ def _item_features(artifact: Artifact) -> Any:
         artifact.item[action_items], artifact.offset[action_items], count.astype(np.float32),
         np.zeros(len(action_items), np.float32), artifact.scale, genre_directions(artifact.items)[action_items],
         None if attributes is None else attributes.astype(np.float32),
-        bool(artifact.policy.get("attribute_interactions", False)),
+        bool(artifact.policy.get("attribute_interactions", False)), artifact.noise_std,
+        item_std(artifact.rating_std)[action_items],
     )  # fmt: skip

@@ -23,10 +23,12 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_store import is_saved_ratings, load_saved_split, saved_split_name
 from recpolicy.data.splits import Split
 from recpolicy.data.splits import split as split_ratings
+from recpolicy.inference.artifact_checks import MAX_WIDTH
 from recpolicy.models.context import contexts
 from recpolicy.models.embeddings import Embeddings, embed
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
+from recpolicy.models.user_posterior import pack, packed_size, trained_posterior
 
 DATA, SPLIT = "ml-100k", "u1"
 """Defaults of data and split."""
@@ -62,6 +64,8 @@ class Features:
     context: NDArray[np.float32]  # [U, >= D]
     action_items: NDArray[np.int32]  # [A], item rows
     attributes: Attributes | None = None
+    user_posteriors: bool = False
+    """True if the contexts are the posteriors of the users' vectors, packed."""
 
 
 def prepare_features(
@@ -105,6 +109,27 @@ def prepare_features(
     if attributes is not None:
         context = np.concatenate([context, attributes.user], axis=1)
     return Features(model, embeddings, context, select_action_items(train_ratings, settings), attributes)
+
+
+def with_user_posteriors(features: Features, train_ratings: Ratings, settings: FeatureConfig, agent: str) -> Features:
+    """Return the features with posteriors of the users' vectors as contexts [U, D + T], for an agent that reads them.
+
+    Raises:
+        ConfigError: The settings add other columns to the contexts, or a posterior would be too long.
+    """
+    if settings.demographics or settings.features is not None:
+        raise ConfigError(
+            f"{agent} sees the posterior of the user's vector only; leave out demographics and features, or choose"
+            " another agent (linucb_shared)"
+        )
+    width = packed_size(features.embeddings.item.shape[1])
+    if width > MAX_WIDTH:
+        raise ConfigError(
+            f"{agent}: a posterior of rank {settings.rank} has {width:,} numbers, of at most {MAX_WIDTH:,}; choose a"
+            " rank of at most 43"
+        )
+    posterior = trained_posterior(features.embeddings, train_ratings.user, train_ratings.item)
+    return replace(features, context=pack(posterior).astype(np.float32), user_posteriors=True)
 
 
 def item_attributes(agent: str, features: Features) -> Attributes | None:
