@@ -35,6 +35,10 @@ KEPT = {
     "weekday": ([int(n) for n in RNG.integers(0, 7, N)], CategoryFeature()),
     "device": (RNG.choice(["phone", "desktop"], N).tolist(), CategoryFeature()),
     "city": ([f"city {n}" for n in RNG.integers(0, 150, N)], CategoryFeature(encoding="hashed", size=256)),
+    "last_item_id": ([int(n) for n in RNG.integers(1, 190, N)], CategoryFeature(encoding="hashed", size=256)),
+    "shopId": ([int(n) for n in RNG.integers(1, 50, N)], CategoryFeature()),
+    "zip": ([10_000 + 7 * int(n) for n in RNG.integers(0, 300, N)], CategoryFeature(encoding="hashed", size=256)),
+    "paid_before": ([int(n) for n in RNG.integers(0, 300, N)], NumberFeature()),
     "member": ([bool(n) for n in RNG.integers(0, 2, N)], BooleanFeature()),
     "clicked before": ([[0, 1, None][n] for n in RNG.integers(0, 3, N)], BooleanFeature()),
     "seen_at": ([1_764_576_000_000 + 60_000 * n for n in range(N)], TimestampFeature()),
@@ -103,6 +107,13 @@ def test_many_actions_are_known_by_their_features_or_else_by_a_hash():
     assert set(infer_schema({}, {"price": RNG.random(200)}, action_id=ids)[0].action) == {"price"}
     schema, _ = infer_schema({}, {}, action_id=ids)
     assert schema.action == {"id": CategoryFeature(encoding="hashed", size=1024)}
+
+
+def test_the_id_of_many_actions_with_features_is_left_out_with_its_reason():
+    ids = np.array([f"a{n}" for n in range(200)], object)
+    _, dropped = infer_schema({}, {"price": RNG.random(200)}, action_id=ids)
+    assert [(item.part, item.name) for item in dropped] == [("action", "id")]
+    assert dropped[0].reason.startswith("200 different actions, which their features describe")
 
 
 def test_nothing_left_is_one_line():

@@ -38,7 +38,9 @@ _ONE_HOT = 100
 _LEAK = 0.98
 """Share of the reward's variance, or rank correlation, from which a column says the reward."""
 _TIME = re.compile(r"(^|[._ ])(time|date|datetime|timestamp|ts|day)$|_at$", re.IGNORECASE)
-_IDENTIFIER = re.compile(r"(^|[._ ])(id|uuid|guid|key|hash|token|session|email)$", re.IGNORECASE)
+_IDENTIFIER = re.compile(r"(?i:(^|[._ ])(id|uuid|guid|key|hash|token|session|email)$)|[a-z](Id|ID|Key|Hash)$")
+_CODE = re.compile(r"(?i:(^|[._ ])(code|zip|zipcode|postcode|sku|isbn|asin)$)|[a-z](Code|Zip)$")
+"""Names whose whole numbers are names: the next number is not the next thing."""
 _RANGES = {"ms": (5e11, 5e12), "s": (5e8, 5e9)}
 """Numbers that are times between 1985 and 2128."""
 
@@ -84,6 +86,9 @@ def infer_schema(
             features["action"] = {ACTION_ID: CategoryFeature(), **features["action"]}
         elif count > _ONE_HOT and not features["action"]:
             features["action"] = {ACTION_ID: CategoryFeature(encoding="hashed", size=1024)}
+        elif count > _ONE_HOT:
+            reason = f'{count:,} different actions, which their features describe; encoding = "hashed" would learn each'
+            dropped.append(Dropped("action", ACTION_ID, reason))
     return FeatureSchema(context=features["context"], action=features["action"]), dropped
 
 
@@ -143,7 +148,8 @@ def _infer_feature(name: str, column: Column, keys: list[Any]) -> Feature:
     if values <= {False, True}:  # also 0.0 and 1.0
         return BooleanFeature()
     if column.dtype.kind == "f":
-        return _infer_number(name, column, len(values))
+        names = _is_whole(column) and not _is_time(name, column) and (_IDENTIFIER.search(name) or _CODE.search(name))
+        return _infer_category(len(values)) if names else _infer_number(name, column, len(values))
     if _is_time(name, column):
         return TimestampFeature()
     kinds = {type(value) for value in column.tolist() if value is not None}
@@ -152,9 +158,12 @@ def _infer_feature(name: str, column: Column, keys: list[Any]) -> Feature:
         return TagsFeature() if len(tags) <= _ONE_HOT else TagsFeature(encoding="hashed", size=_slots(len(tags)))
     if kinds & {list, dict}:
         return JsonFeature()
-    if len(values) <= _ONE_HOT:
-        return CategoryFeature()
-    return CategoryFeature(encoding="hashed", size=_slots(len(values)))
+    return _infer_category(len(values))
+
+
+def _infer_category(values: int) -> CategoryFeature:
+    """Return the encoding of a category with so many different values."""
+    return CategoryFeature() if values <= _ONE_HOT else CategoryFeature(encoding="hashed", size=_slots(values))
 
 
 def _infer_number(name: str, column: Column, values: int) -> Feature:
