@@ -9,19 +9,23 @@ import numpy as np
 import pytest
 from api_keys import bearing, key_for
 from client_helpers import ask
-from sqlalchemy import update
+from sqlalchemy import select, update
 from test_rank_jobs import REWARD, SETTINGS, store
 from tiny_feature_log import tiny_actions, tiny_log, trained_case
 
+from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.inference.feature_artifact import write_feature_policy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.backup.create import create_backup
+from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.feature_export import log_of_rows
 from recpolicy.server.db.schema import rank_events, rank_signals
 from recpolicy.server.lifespan import open_state
 from recpolicy.server.online import rank_learner
 from recpolicy.server.online.rank_checkpoints import rank_checkpoint_folder, read_rank_checkpoint
-from recpolicy.server.online.rank_learner import RankLearner
+from recpolicy.server.online.rank_learner import RankLearner, final_after_ms
+from recpolicy.server.settings import OnlineConfig
 
 CONTEXT = {"hour": 0.4, "device": "mobile", "member": True}
 REQUEST = {"context": CONTEXT, "actions": [{"id": name, "features": features} for name, features in tiny_actions()]}
@@ -108,6 +112,44 @@ def test_open_windows_wait_and_events_without_a_key_are_left_out(state):
     with state.store.engine.begin() as connection:
         connection.execute(update(rank_events).where(columns.seq == 5).values(time=columns.time - 700_000))
     assert RankLearner(state).step() == 1
+
+
+@pytest.mark.parametrize(
+    ("wait", "grace", "dialect", "expected"),
+    [(600, 1, "sqlite", 601_000), (0.25, 0.1, "sqlite", 350), (0.25, 0.1, "postgresql", 5_000), (0, 0, "sqlite", 0)],
+)
+def test_the_age_of_learned_events_is_the_window_and_the_time_of_a_commit(wait, grace, dialect, expected):
+    online = OnlineConfig(grace_seconds=grace)
+    assert final_after_ms(RewardConfig(wait_seconds=wait), online, dialect) == expected
+
+
+def test_a_signal_of_the_last_moment_has_time_to_be_written(state):
+    log = tiny_log(2, seed=9, name="new")
+    store(state, log)
+    with state.store.engine.begin() as connection:
+        for seq, ended_ms in ((1, 2_000), (2, 500)):  # the window is over, and grace_seconds is 1
+            time = now_ms() - 1000 * int(REWARD.wait_seconds) - ended_ms
+            connection.execute(update(rank_events).where(rank_events.c.seq == seq).values(time=time))
+    assert RankLearner(state).step() == 1
+
+
+def test_a_learner_continues_the_checkpoint_of_another_process(state):
+    log = tiny_log(90, seed=9, name="new")
+    mine, other = RankLearner(state), RankLearner(state)
+    for learner, first in ((mine, 0), (other, 30), (mine, 60)):
+        store(state, log.take(first, first + 30, "new"))
+        assert learner.step() == 30
+    _, scores = trained_case("squarecb").updated(log).probabilities(CONTEXT, tiny_actions())
+    np.testing.assert_allclose(served(state).ranker.probabilities(CONTEXT, tiny_actions())[1], scores, atol=1e-9)
+
+
+def test_signals_of_other_events_do_not_count(state):
+    log = tiny_log(700, seed=9, name="new")  # more than one query takes
+    store(state, log)
+    with state.store.engine.connect() as connection:
+        rows = connection.execute(select(rank_events).order_by(rank_events.c.seq)).all()
+        np.testing.assert_array_equal(log_of_rows(connection, rows, REWARD, "all").reward, log.reward)
+        np.testing.assert_array_equal(log_of_rows(connection, rows[5:9], REWARD, "some").reward, log.reward[5:9])
 
 
 def test_an_event_of_other_features_stops_no_other(state):

@@ -129,7 +129,8 @@ class OnlineConfig:
     seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
     """Interval between two updates."""
     grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
-    """Age at which a reward is used; on PostgreSQL an earlier one may still be uncommitted before."""
+    """Age at which a reward is used; on PostgreSQL an earlier one may still be uncommitted before. An event with
+    features is learned this long after its window."""
     keyless_per_hour: CountOrZero = 0
     """Rewards an hour of one address, and of one item, that are learned although their feedback came without a key; 0:
     the champion learns only from feedback with a key."""

@@ -7,14 +7,14 @@ signals by the function that training uses. Each export writes the whole log ane
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, func, select
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.progress import progress
@@ -108,7 +108,8 @@ def collect_features(
                     else:
                         left_out[reason] += 1
                 shown.advance(len(part))
-        rewards, signals = _rewards(connection, keys, np.array(times, np.int64), reward, since)
+        signals_since = _read_signals(connection, rank_signals.c.time >= since)
+        rewards, signals = _rewards(signals_since, keys, np.array(times, np.int64), reward)
     if not times:
         return None, FeaturesExported(0, 0, 0, left_out)
     log = replace(builder.build(), reward=rewards)
@@ -126,7 +127,7 @@ def log_of_rows(connection: Connection, rows: Sequence[Any], reward: RewardConfi
             times.append(row.time)
     if not times:
         return None
-    rewards, _ = _rewards(connection, keys, np.array(times, np.int64), reward, min(times))
+    rewards, _ = _rewards(_signals_of(connection, list(keys)), keys, np.array(times, np.int64), reward)
     return replace(builder.build(), reward=rewards)
 
 
@@ -180,22 +181,41 @@ def _add(builder: FeatureLogBuilder, row: Any, actions: _Actions) -> str | None:
     return None
 
 
-def _rewards(
-    connection: Connection, keys: Mapping[tuple[str, int], int], times: Any, reward: RewardConfig, since: int
-) -> tuple[Any, int]:
-    """Return the reward of each round [N], NaN for none, and the number of signals that count."""
+def _read_signals(connection: Connection, condition: ColumnElement[bool]) -> Iterator[Any]:
+    """Yield signals that are not late, in the order of writing."""
     columns = rank_signals.c
     query = select(columns.event_id, columns.slot, columns.type, columns.value, columns.time)
-    rounds, types, values, at = [], [], [], []
-    query = query.where(columns.time >= since, columns.late.is_(False)).order_by(columns.seq)
+    query = query.where(condition, columns.late.is_(False)).order_by(columns.seq)
     for part in connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query).partitions():
-        for row in part:
-            place = keys.get((row.event_id, row.slot))
-            if place is not None and row.type in reward.weights:
-                rounds.append(place)
-                types.append(row.type)
-                values.append(row.value)
-                at.append(row.time)
+        yield from part
+
+
+def _signals_of(connection: Connection, keys: Sequence[tuple[str, int]]) -> Iterator[Any]:
+    """Yield the signals of some events; the table of all signals may be large."""
+    ids = list(dict.fromkeys(event_id for event_id, _ in keys))
+    for start in range(0, len(ids), 500):
+        yield from _read_signals(connection, rank_signals.c.event_id.in_(ids[start : start + 500]))
+
+
+def _rewards(
+    signals: Iterable[Any], keys: Mapping[tuple[str, int], int], times: Any, reward: RewardConfig
+) -> tuple[Any, int]:
+    """Return the reward of each round [N], NaN for none, and the number of signals that count.
+
+    Args:
+        signals: Signals, those of an event in the order of writing.
+        keys: The rounds, by id and slot of their events.
+        times: Times of the rounds [N].
+        reward: The settings of rewards.
+    """
+    rounds, types, values, at = [], [], [], []
+    for row in signals:
+        place = keys.get((row.event_id, row.slot))
+        if place is not None and row.type in reward.weights:
+            rounds.append(place)
+            types.append(row.type)
+            values.append(row.value)
+            at.append(row.time)
     parts = signal_parts(types, np.array(values, np.float64), reward)
     rewards = combined_rewards(np.array(rounds, np.int64), parts, np.array(at, np.int64), times, reward)
     return rewards, len(rounds)

@@ -4,10 +4,10 @@ In the mode online it learns the rewards. In the mode apprentice it learns to pr
 that it agrees with the baseline more and more; switched to online, it begins as it is then. From events of the mode
 logging_only it learns nothing.
 
-An event is learned once its reward is final: its window is over. Events are learned in the order of writing, and the
-same events give the same policy in any batches, except for the rounding of sums. One process per state folder learns
-(the holder of a lock); all processes load its checkpoints. The version itself never changes: it keeps its number, and
-`policy_digest` identifies the present state.
+An event is learned once its reward is final: its window is over, and the signals of the last moment are written.
+Events are learned in the order of writing, and the same events give the same policy in any batches, except for the
+rounding of sums. One process per state folder learns (the holder of a lock); all processes load its checkpoints. The
+version itself never changes: it keeps its number, and `policy_digest` identifies the present state.
 
 While there is a challenger, the champion does not learn, so the comparison stays valid; it learns the events of that
 time afterwards. Events that were ranked or rewarded without a key are left out, because anybody can send them. A
@@ -39,6 +39,7 @@ from recpolicy.server.online.rank_checkpoints import (
     read_rank_checkpoint,
     write_rank_checkpoint,
 )
+from recpolicy.server.settings import OnlineConfig
 
 if TYPE_CHECKING:
     from recpolicy.data.feature_log import FeatureLog
@@ -48,8 +49,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 2_000
-_COMMIT_MS = 5_000
-"""Events of an open transaction are at most this old; PostgreSQL may commit a later number before an earlier one."""
+_COMMIT_MS = {"postgresql": 5_000}
+"""Events of an open transaction are at most this old. PostgreSQL may commit a later number before an earlier one;
+SQLite commits in the order of the numbers."""
 
 
 class LearnedRanks:
@@ -85,6 +87,8 @@ class RankLearner(LearnerThread):
     def __init__(self, state: "AppState"):
         super().__init__("recpolicy-online-ranks", state.settings.online)
         self._state = state
+        self._written: tuple[Path, RankCheckpoint, FeaturePolicy] | None = None
+        """The last checkpoint of this process, so that the next step need not read its policy."""
 
     def step(self) -> int:
         """Learn from the events whose rewards have become final; return their number.
@@ -106,9 +110,9 @@ class RankLearner(LearnerThread):
         return 0
 
     def _learn(self, base: FeaturePolicy, folder: Path) -> int:
-        reward = self._state.rank.current.reward
-        final = now_ms() - max(reward.wait_ms, _COMMIT_MS)
-        with self._state.require_store().engine.connect() as connection:
+        reward, engine = self._state.rank.current.reward, self._state.require_store().engine
+        final = now_ms() - final_after_ms(reward, self._state.settings.online, engine.dialect.name)
+        with engine.connect() as connection:
             before = read_rank_checkpoint(folder)
             if before is None:
                 passed = select(func.max(rank_events.c.seq)).where(rank_events.c.time <= final)
@@ -118,8 +122,7 @@ class RankLearner(LearnerThread):
             if not rows:
                 return 0
             parts = _learnable(connection, rows, reward)
-        policy = base if not before.folder else read_learned_policy(folder, before)
-        learned, count = policy, 0
+        learned, count = self._latest(base, folder, before), 0
         for mode, log in parts:
             learned, several = _learned(learned, mode, log)
             count += several
@@ -128,9 +131,26 @@ class RankLearner(LearnerThread):
             folder=str(rows[-1].seq) if count else before.folder,
         )  # fmt: skip
         write_rank_checkpoint(folder, after, learned if count else None)
+        self._written = folder, after, learned
         if count:
             self._state.models.refresh()
         return count
+
+    def _latest(self, base: FeaturePolicy, folder: Path, checkpoint: RankCheckpoint) -> FeaturePolicy:
+        """Return the policy of the last checkpoint; raises ArtifactError for a damaged one."""
+        if not checkpoint.folder:
+            return base
+        if self._written is not None and self._written[:2] == (folder, checkpoint):
+            return self._written[2]
+        return read_learned_policy(folder, checkpoint)
+
+
+def final_after_ms(reward: "RewardConfig", online: OnlineConfig, dialect: str) -> int:
+    """Return the age in milliseconds from which events are learned.
+
+    A signal that came within the window may need `grace_seconds` until it is committed.
+    """
+    return max(reward.wait_ms + round(1000 * online.grace_seconds), _COMMIT_MS.get(dialect, 0))
 
 
 @contextmanager
