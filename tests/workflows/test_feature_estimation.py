@@ -278,12 +278,29 @@ def test_retraining_continues_and_names_its_parents(tmp_path, good):
     assert len(new.learned_events) == 2 * ROUNDS
     assert new.metadata["parents"][-1]["policy_digest"] == good.policy_digest
     assert read_feature_policy(tmp_path / "new").policy_digest == new.policy_digest
-    with pytest.raises(DataError, match="has learned 4,000 of these 4,000 rounds already"):
+    with pytest.raises(DataError, match="has learned all of its 4000 training rounds already"):
         retrain_features(tmp_path / "new", more, tmp_path / "third")
+    assert not (tmp_path / "third").exists()
     with pytest.raises(ArtifactError, match="already exists"):
         retrain_features(tmp_path / "old", more, tmp_path / "new")
     with pytest.raises(DataError, match="no round has a reward"):
         retrain_features(tmp_path / "old", replace(more, reward=np.full(ROUNDS, np.nan)), tmp_path / "x")
+
+
+def test_of_a_log_that_grows_only_new_rounds_are_learned(tmp_path, good):
+    write_feature_policy(replace(good, metadata={**good.metadata, "data": "log"}), tmp_path / "old")
+    whole = renamed(planted_log(ROUNDS, 5, sharpness=0.0), "more")
+    order = np.random.default_rng(0).permutation(ROUNDS)  # learned rounds need not come first
+    first = retrain_features(tmp_path / "old", whole.take(0, ROUNDS // 2, "week"), tmp_path / "first")
+    grown = retrain_features(tmp_path / "first", whole.select(order, "grown"), tmp_path / "grown")
+    later = whole.select(order[order >= ROUNDS // 2], "later")
+    alone = retrain_features(tmp_path / "first", later, tmp_path / "alone")
+    assert grown.policy_digest == alone.policy_digest != first.policy_digest
+    assert (grown.metadata["training"]["rows"], grown.metadata["learned_events"]) == (ROUNDS // 2, ROUNDS // 2)
+    assert len(grown.learned_events) == 2 * ROUNDS
+    waiting = replace(whole, reward=np.where(np.arange(ROUNDS) < ROUNDS // 2, whole.reward, np.nan))
+    with pytest.raises(DataError, match="none of its 2,000 new rounds has a reward yet"):
+        retrain_features(tmp_path / "first", waiting, tmp_path / "x")
 
 
 def test_policies_of_two_kinds_are_not_compared(tmp_path, good):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.hashes import MAX_HASHES, Hashes, text_hashes
+from recpolicy.core.types import Bools
 
 if TYPE_CHECKING:
     from recpolicy.data.bandit_log import BanditLog
@@ -36,6 +37,15 @@ def log_events(log: "BanditLog | SlateLog | SessionLog | FeatureLog") -> Hashes:
     """
     from_slates = getattr(log, "slate_digest", None) is not None
     return np.unique(text_hashes(_without_slot(log.event_id) if from_slates else log.event_id))
+
+
+def is_learned(log: "FeatureLog", learned: Hashes) -> Bools:
+    """Return the mask [N] of the rounds whose event is among the learned ones, which are sorted."""
+    if not len(learned):
+        return np.zeros(len(log), bool)
+    events = text_hashes(log.event_id)
+    place = np.minimum(np.searchsorted(learned, events), len(learned) - 1)
+    return np.asarray(learned[place] == events)
 
 
 def file_events(path: Path) -> Hashes:

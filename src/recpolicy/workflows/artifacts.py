@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.core.files import atomic_directory, write_json
 from recpolicy.core.hashes import Hashes, count_matches
+from recpolicy.core.types import Bools
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.learned_events import file_events, log_events, merge, min_matches
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from recpolicy.agents.sequence import SessionAgent
 
 logger = logging.getLogger(__name__)
+
+Log = TypeVar("Log", BanditLog, FeatureLog)
 
 LEARNED_EVENTS = "learned_events"
 """Key in the metadata, and in those of parents: rounds or steps of the log, whose hashes the artifact has. An artifact
@@ -129,6 +134,26 @@ def check_not_learned(
             digest = digest or log.digest
             if digest in logs:
                 raise DataError(f"{log.name}: {role} has learned from this log; evaluate it on another log")
+
+
+def unlearned_rounds(log: Log, learned: Bools) -> Log:
+    """Return the rounds of a log that grows without those that a policy has learned.
+
+    Args:
+        log: The rounds to learn from.
+        learned: [N], True for a learned round.
+
+    Raises:
+        DataError: No round is left.
+    """
+    if not learned.any():
+        return log
+    if learned.all():
+        raise DataError(
+            f"{log.name}: the policy has learned all of its {len(log)} training rounds already;"
+            " later rounds are reserved for evaluation (evaluation_share), or do not exist yet"
+        )
+    return log.select(np.flatnonzero(~learned), log.name)
 
 
 def check_absent(out: Path) -> None:

@@ -5,21 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.core.hashes import count_matches
 from recpolicy.data.feature_log import FeatureLog
-from recpolicy.data.learned_events import log_events, min_matches
+from recpolicy.data.learned_events import is_learned
 from recpolicy.data.reward_signals import summarize_rewards
 from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
 from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.registry.artifact_kinds import verify
-from recpolicy.workflows.artifacts import LEARNED_EVENTS, check_absent
+from recpolicy.workflows.artifacts import LEARNED_EVENTS, check_absent, unlearned_rounds
 
 
 def retrain_features(incumbent: str | Path, log: FeatureLog, out: str | Path) -> FeaturePolicy:
     """Let a policy learn the rewarded rounds of a log and write the new policy to the folder `out`.
 
-    The new artifact keeps the encoder and the hashes of all events that the policy and its ancestors learned from; its
-    metadata name the parents.
+    Rounds that the policy or an ancestor has learned are skipped. The new artifact keeps the encoder and the hashes of
+    all events that the policy and its ancestors learned from; its metadata name the parents.
 
     Args:
         incumbent: The folder of the policy to continue from.
@@ -32,7 +31,7 @@ def retrain_features(incumbent: str | Path, log: FeatureLog, out: str | Path) ->
     Raises:
         ArtifactError: The incumbent is damaged, or `out` exists.
         ConfigError: The policy's model does not learn from further rounds.
-        DataError: The policy has learned these rounds already, or the log lacks features or rewards.
+        DataError: The policy has learned all rounds already, or the log lacks features or rewards.
     """
     incumbent, out = Path(incumbent), Path(out)
     check_absent(out)
@@ -45,10 +44,9 @@ def retrain_features(incumbent: str | Path, log: FeatureLog, out: str | Path) ->
         )
     if not log.has_reward.any():
         raise DataError(f"{log.name}: no round has a reward; ingest the log first")
-    events = log_events(log)
-    matches = count_matches(old.learned_events, events)
-    if matches >= min_matches(len(old.learned_events), len(events)):
-        raise DataError(f"{log.name}: the policy has learned {matches:,} of these {len(events):,} rounds already")
+    log = unlearned_rounds(log, is_learned(log, old.learned_events))
+    if not log.has_reward.any():
+        raise DataError(f"{log.name}: none of its {len(log):,} new rounds has a reward yet")
     new = old.updated(log)
     parent: dict[str, Any] = {"policy_digest": old.policy_digest, "log": old.metadata.get("log")}
     if LEARNED_EVENTS in old.metadata:
@@ -59,7 +57,7 @@ def retrain_features(incumbent: str | Path, log: FeatureLog, out: str | Path) ->
         **summary.as_dict(),
     }  # fmt: skip
     metadata = {
-        **old.metadata, "data": log.name, "log": log.digest, LEARNED_EVENTS: len(events), "training": figures,
+        **old.metadata, "data": log.name, "log": log.digest, LEARNED_EVENTS: len(log), "training": figures,
         "parents": [*old.metadata.get("parents", []), parent],
     }  # fmt: skip
     write_feature_policy(replace(new, metadata=metadata), out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recpolicy.core.config import build
-from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.memory import release_memory
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
@@ -24,6 +24,7 @@ from recpolicy.workflows.artifacts import (
     check_absent,
     log_lineage,
     open_work_folder,
+    unlearned_rounds,
     with_policy,
     write_artifact,
 )
@@ -66,7 +67,10 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     check_absent(out)
     verify(incumbent)
     old = load_policy(incumbent).artifact
-    log = _new_rounds(log, old)
+    until = old.metadata.get(LOG_UNTIL)
+    if log.exporter is not None and until is not None:
+        # By time: the artifact's hashes also contain events behind the ratings, which the agent has not learned.
+        log = unlearned_rounds(log, log.time <= until)
     agent = untrained_agent(old)
     read_learner(agent, incumbent)
     parent: dict[str, Any] = {"policy_digest": old.metadata["policy_digest"], "log": old.metadata.get("log")}
@@ -91,20 +95,6 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     )
     write_artifact(new, agent, old.context.shape[1], work, out)
     return load_policy(out)
-
-
-def _new_rounds(log: BanditLog, old: Artifact) -> BanditLog:
-    """Return the rounds of a growing log that the policy has not learned; raise DataError if there are none."""
-    until = old.metadata.get(LOG_UNTIL)
-    if log.exporter is None or until is None:
-        return log
-    first = int(np.searchsorted(log.time, until, side="right"))
-    if first == len(log):
-        raise DataError(
-            f"{log.name}: the policy has learned all of its {len(log)} training rounds already;"
-            " later rounds are reserved for evaluation (evaluation_share), or do not exist yet"
-        )
-    return log.take(first, len(log), log.name)
 
 
 def untrained_agent(artifact: Artifact) -> "BanditAgent":
