@@ -13,7 +13,8 @@ from recpolicy.data.feature_columns import action_digests
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.features import FeatureSchema, schema_from_dict
 from recpolicy.inference.feature_policy import FeaturePolicy
-from recpolicy.training.feature_agents import FeatureTrainConfig, feature_agent
+from recpolicy.models.feature_agent_configs import FeatureTrainConfig
+from recpolicy.training.feature_agents import feature_agent
 from recpolicy.training.feature_training import learn_feature_policy
 
 COLORS = ("red", "blue", "green")

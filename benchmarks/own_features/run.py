@@ -77,7 +77,8 @@ def log_of(world: World) -> FeatureLog:
 
 def learn(log: FeatureLog, schema: FeatureSchema, settings: dict[str, Any], epochs: int = 2) -> FeaturePolicy:
     """Return what an agent learns from the log; `settings` name the agent."""
-    from recpolicy.training.feature_agents import FEATURE_AGENTS, FeatureTrainConfig
+    from recpolicy.models.feature_agent_configs import FeatureTrainConfig
+    from recpolicy.training.feature_agents import FEATURE_AGENTS
     from recpolicy.training.feature_training import learn_feature_policy
 
     settings = {"agent": "squarecb", "max_weight": 20.0, **settings}

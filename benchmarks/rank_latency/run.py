@@ -22,7 +22,8 @@ from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.features import schema_from_dict
 from recpolicy.inference.feature_artifact import write_feature_policy
 from recpolicy.inference.feature_policy import FeaturePolicy
-from recpolicy.training.feature_agents import FeatureTrainConfig, feature_agent
+from recpolicy.models.feature_agent_configs import FeatureTrainConfig
+from recpolicy.training.feature_agents import feature_agent
 from recpolicy.training.feature_training import learn_feature_policy
 
 ACTIONS, FEATURES, ROUNDS = 50, 30, 400

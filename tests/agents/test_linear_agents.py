@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recpolicy.agents import linear_posterior as linear
-from recpolicy.agents.lints import LinTS, LinTSConfig
+from recpolicy.agents.lints import LinTS
 from recpolicy.agents.linucb import LinUCB, LinUCBConfig
 from recpolicy.agents.observation import Observation
 from recpolicy.core.errors import ConfigError
 from recpolicy.models import recursive_regression
+from recpolicy.models.feature_agent_configs import LinTSConfig
 
 ARMS, WIDTH, ROWS = 3, 4, 24
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]

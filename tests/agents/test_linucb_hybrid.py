@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recpolicy.agents.linucb_hybrid import HybridLinUCB, HybridLinUCBConfig
-from recpolicy.agents.linucb_shared import SharedLinUCB, SharedLinUCBConfig
+from recpolicy.agents.linucb_hybrid import HybridLinUCB
+from recpolicy.agents.linucb_shared import SharedLinUCB
 from recpolicy.agents.observation import Observation
 from recpolicy.core.errors import ConfigError
+from recpolicy.models.feature_agent_configs import HybridLinUCBConfig, SharedLinUCBConfig
 from recpolicy.models.pair_features import PairFeatures
 
 ARMS, WIDTH, RANK, ROWS = 3, 3, 2, 40

@@ -7,14 +7,9 @@ from tiny_feature_log import SCHEMA, tiny_log, tiny_schema
 
 from recpolicy.core.errors import DivergedError
 from recpolicy.inference.feature_policy import chosen_pairs
+from recpolicy.models.feature_agent_configs import FeatureNetworkConfig
 from recpolicy.models.network_reward import apply_layers
-from recpolicy.training.feature_networks import (
-    FeatureNetworkConfig,
-    PairNetwork,
-    embedded_columns,
-    pair_blocks,
-    train_network,
-)
+from recpolicy.training.feature_networks import PairNetwork, embedded_columns, pair_blocks, train_network
 from recpolicy.training.feature_training import fit_encoder
 
 EMBEDDED = tiny_schema(

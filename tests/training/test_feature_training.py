@@ -1,5 +1,7 @@
 """Agents on a planted world with features: they find what is there, and nothing where nothing is."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,8 @@ from tiny_feature_log import tiny_log, tiny_schema
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.features import schema_from_dict
-from recpolicy.training.feature_agents import FEATURE_AGENTS, FeatureTrainConfig, feature_agent
+from recpolicy.models.feature_agent_configs import FEATURE_AGENT_CONFIGS, FeatureTrainConfig
+from recpolicy.training.feature_agents import FEATURE_AGENTS, feature_agent
 from recpolicy.training.feature_training import learn_feature_policy
 
 ROUNDS = 20_000
@@ -31,6 +34,12 @@ def fresh():
 
 
 FEW = FeatureTrainConfig(epochs=3)
+
+
+def test_every_agent_has_its_settings_without_tensorflow():
+    assert {name: entry.config for name, entry in FEATURE_AGENTS.items()} == FEATURE_AGENT_CONFIGS
+    code = "import sys, recpolicy.models.feature_agent_configs; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def learn(log, agent, config=FEW, schema=SCHEMA, **settings):

@@ -15,7 +15,8 @@ from recpolicy.data.features import schema_from_dict
 from recpolicy.data.features.encoder import FeatureEncoder
 from recpolicy.evaluation.gate import GateConfig, gate
 from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
-from recpolicy.training.feature_training import FeatureTrainConfig, feature_agent, learn_feature_policy
+from recpolicy.models.feature_agent_configs import FeatureTrainConfig
+from recpolicy.training.feature_training import feature_agent, learn_feature_policy
 from recpolicy.workflows import cross_fitted_rewards as module
 from recpolicy.workflows.cross_fitted_rewards import cross_fitted_rewards
 from recpolicy.workflows.feature_comparison import (

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from doc_blocks import read_blocks
 
-from recpolicy.training.feature_agents import FEATURE_AGENTS, FeatureTrainConfig
-from recpolicy.training.feature_networks import FeatureNetworkConfig
+from recpolicy.models.feature_agent_configs import FeatureNetworkConfig, FeatureTrainConfig
+from recpolicy.training.feature_agents import FEATURE_AGENTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 ITEM_PAGES = ("linucb_shared", "linucb_hybrid", "lints")

@@ -27,6 +27,7 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.sequence import SessionAgent
 from recpolicy.core.errors import unknown_name_error
+from recpolicy.models.feature_agent_configs import HybridLinUCBConfig, LinTSConfig, SharedLinUCBConfig
 
 Agent_co = TypeVar("Agent_co", covariant=True)
 
@@ -62,10 +63,10 @@ class AgentEntry(Generic[Agent_co]):
 
 AGENTS: Mapping[str, AgentEntry[BanditAgent]] = {
     "linucb": AgentEntry(linucb.LinUCBConfig, linucb.make_linucb),
-    "linucb_shared": AgentEntry(linucb_shared.SharedLinUCBConfig, linucb_shared.make_linucb_shared),
-    "linucb_hybrid": AgentEntry(linucb_hybrid.HybridLinUCBConfig, linucb_hybrid.make_linucb_hybrid),
+    "linucb_shared": AgentEntry(SharedLinUCBConfig, linucb_shared.make_linucb_shared),
+    "linucb_hybrid": AgentEntry(HybridLinUCBConfig, linucb_hybrid.make_linucb_hybrid),
     "linucb_user": AgentEntry(linucb_user.UserLinUCBConfig, linucb_user.make_linucb_user, user_posteriors=True),
-    "lints": AgentEntry(lints.LinTSConfig, lints.make_lints),
+    "lints": AgentEntry(LinTSConfig, lints.make_lints),
     "ucb1": AgentEntry(ucb1.UCB1Config, ucb1.make_ucb1),
     "eps_greedy": AgentEntry(neural.EpsilonGreedyConfig, neural.make_epsilon_greedy),
     "boltzmann": AgentEntry(neural.BoltzmannConfig, neural.make_boltzmann),

@@ -14,22 +14,7 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, ExportedPolicy
 from recpolicy.agents.linucb import DisjointLinear, prior_mean
 from recpolicy.agents.observation import Observation
-from recpolicy.core.config import NonNegativeNumber, PositiveFraction, Precision, config_dataclass
-
-
-@config_dataclass
-class LinTSConfig:
-    """Settings of linear Thompson sampling."""
-
-    scale: NonNegativeNumber = 1.0
-    """Standard deviation of the draws, in posterior widths; the standard deviation of the reward noise gives exact
-    posteriors."""
-    precision: Precision = 100.0
-    """Weight of the prior mean, in observations per direction; must be > 0."""
-    forgetting: PositiveFraction = 1.0
-    """Share of an arm's knowledge that remains at each of its updates, in (0, 1]; below 1 it follows drift."""
-    bias: bool = True
-    """Append a constant 1 to the context."""
+from recpolicy.models.feature_agent_configs import LinTSConfig
 
 
 class LinTS(DisjointLinear):

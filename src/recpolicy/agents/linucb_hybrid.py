@@ -21,27 +21,13 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.linucb_shared import pair_features, require_pair_features
 from recpolicy.agents.observation import Observation, context_width
-from recpolicy.core.config import NonNegativeNumber, PositiveFraction, Precision, config_dataclass
+from recpolicy.models.feature_agent_configs import HybridLinUCBConfig
 from recpolicy.models.pair_features import PairFeatures, prior_weights
 from recpolicy.models.recursive_regression import forget
 
 State = tuple[tf.Tensor, ...]
 """P [A, D, D], C [A, D, K], c [A, D], A0^-1 [K, K], beta [K]."""
 _PARTS = ("covariance", "cross", "center", "shared_covariance", "beta")
-
-
-@config_dataclass
-class HybridLinUCBConfig:
-    """Settings of hybrid LinUCB."""
-
-    alpha: NonNegativeNumber = 1.0
-    """Multiplier of the confidence width; 0 acts greedily."""
-    shared_precision: Precision = 100.0
-    """Weight of the shared prior mean, in observations per direction; must be > 0."""
-    arm_precision: Precision = 10.0
-    """Weight of each arm's prior mean 0, in observations per direction; must be > 0."""
-    forgetting: PositiveFraction = 1.0
-    """Share of the knowledge that remains at each update, in (0, 1]; below 1 it follows drift."""
 
 
 class HybridLinUCB(Learner):

@@ -16,21 +16,9 @@ from recpolicy.agents import linear_posterior as linear
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
-from recpolicy.core.config import NonNegativeNumber, PositiveFraction, Precision, config_dataclass
 from recpolicy.core.errors import ConfigError
+from recpolicy.models.feature_agent_configs import SharedLinUCBConfig
 from recpolicy.models.pair_features import PairFeatures, prior_weights
-
-
-@config_dataclass
-class SharedLinUCBConfig:
-    """Settings of LinUCB with a shared model."""
-
-    alpha: NonNegativeNumber = 1.0
-    """Multiplier of the confidence width; 0 acts greedily."""
-    precision: Precision = 100.0
-    """Weight of the prior mean, in observations per direction; must be > 0."""
-    forgetting: PositiveFraction = 1.0
-    """Share of the model's knowledge that remains at each update, in (0, 1]; below 1 it follows drift."""
 
 
 class SharedLinUCB(Learner):

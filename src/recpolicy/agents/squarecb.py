@@ -17,7 +17,7 @@ import tensorflow as tf
 from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
-from recpolicy.agents.linucb_shared import SharedLinUCB, SharedLinUCBConfig, require_pair_features
+from recpolicy.agents.linucb_shared import SharedLinUCB, require_pair_features
 from recpolicy.agents.neural import EpsilonGreedyConfig, make_epsilon_greedy
 from recpolicy.agents.observation import Observation
 from recpolicy.core.config import (
@@ -29,6 +29,7 @@ from recpolicy.core.config import (
     Size,
     config_dataclass,
 )
+from recpolicy.models.feature_agent_configs import SharedLinUCBConfig
 
 
 @config_dataclass

@@ -210,7 +210,8 @@ def _check_feature_training(values: Mapping[str, Any]) -> None:
     """Build the schema and the configs that the training step builds for a log with features."""
     silence_libraries()
     from recpolicy.data.features import schema_from_dict
-    from recpolicy.training.feature_agents import FeatureTrainConfig, feature_agent
+    from recpolicy.models.feature_agent_configs import FeatureTrainConfig
+    from recpolicy.training.feature_agents import feature_agent
 
     if values["schema"]:
         schema_from_dict(values["schema"], "parameter schema")

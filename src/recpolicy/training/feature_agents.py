@@ -6,95 +6,32 @@ rounds have importance weights (feature_training.py).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from recpolicy.agents.lints import LinTSConfig
-from recpolicy.agents.linucb_hybrid import HybridLinUCBConfig
-from recpolicy.agents.linucb_shared import SharedLinUCBConfig
-from recpolicy.core.config import (
-    Count,
-    Fraction,
-    NonNegativeNumber,
-    PositiveFraction,
-    PositiveNumber,
-    Precision,
-    Size,
-    Temperature,
-    config_dataclass,
-)
 from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.types import Array
 from recpolicy.data.features.encoder import FeatureEncoder
 from recpolicy.inference.feature_policy import squarecb_settings
 from recpolicy.models.bilinear import BilinearModel, rows_as_pairs
+from recpolicy.models.feature_agent_configs import (
+    FeatureBoltzmannConfig,
+    FeatureEpsilonGreedyConfig,
+    FeatureNetworkConfig,
+    FeatureNeuralLinUCBConfig,
+    FeatureSquareCBConfig,
+    FeatureTrainConfig,
+    HybridLinUCBConfig,
+    LinTSConfig,
+    SharedLinUCBConfig,
+)
 from recpolicy.models.hashed_linear import HashedLinearConfig
 from recpolicy.models.hashed_reward import HashedModel, reward_scale
 from recpolicy.models.hybrid_linear import HybridModel
 from recpolicy.models.network_reward import EncodedModel, NetworkModel, apply_layers, count_layers
 from recpolicy.models.reward_model import Pairs, RewardModel
-from recpolicy.training.feature_networks import FeatureNetworkConfig, PairNetwork, train_network
-
-
-@config_dataclass
-class FeatureTrainConfig:
-    """Settings of a training from a log with features; the agent's own settings are separate."""
-
-    max_weight: PositiveNumber = 20.0
-    """Largest weight of a round before normalization; the weight is 1 / propensity."""
-    uniform_mix: Fraction = 0.0
-    """Share of uniform choices in the policy; above 0, every action has a positive propensity."""
-    epochs: Count = 10
-    """Passes of a neural model over the log; other models take one pass."""
-    batch_size: Size = 256
-    """Rounds per gradient step of a neural model."""
-
-
-@config_dataclass
-class FeatureEpsilonGreedyConfig(FeatureNetworkConfig):
-    """Settings of epsilon-greedy over a network."""
-
-    epsilon: Fraction = 0.05
-    """Share of uniform actions, in [0, 1]."""
-
-
-@config_dataclass
-class FeatureBoltzmannConfig(FeatureNetworkConfig):
-    """Settings of Boltzmann exploration over a network."""
-
-    temperature: Temperature = 0.1
-    """Softmax temperature in units of reward; must be > 0."""
-
-
-@config_dataclass
-class FeatureNeuralLinUCBConfig(FeatureNetworkConfig):
-    """Settings of neural LinUCB over features."""
-
-    encoding_dim: Size = 16
-    """Width of the learned features."""
-    alpha: NonNegativeNumber = 1.0
-    """Multiplier of the confidence width; 0 acts greedily."""
-    precision: Precision = 10.0
-    """Weight of the prior mean, in observations per direction; must be > 0."""
-
-
-@config_dataclass
-class FeatureSquareCBConfig(FeatureNetworkConfig):
-    """Settings of SquareCB over features."""
-
-    model: Literal["linear", "neural", "hashed"] = "linear"
-    """Model of rewards: `linear` from sums, `neural`, or `hashed` linear for any number of features."""
-    gamma_scale: PositiveNumber = 10.0
-    """gamma after the first round, for rewards in [0, 1]; must be > 0."""
-    gamma_exponent: Fraction = 0.5
-    """Growth of gamma with the rounds, in [0, 1]; 0 keeps it constant."""
-    precision: Precision = 100.0
-    """Linear model: weight of the prior mean, in observations per direction; must be > 0."""
-    forgetting: PositiveFraction = 1.0
-    """Linear model: share of a round's weight that remains after each later round, in (0, 1]."""
-    hashed_learning_rate: PositiveNumber = 0.1
-    """Hashed model: size of the steps; must be > 0."""
+from recpolicy.training.feature_networks import PairNetwork, train_network
 
 
 @dataclass(frozen=True)

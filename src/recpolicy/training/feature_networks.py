@@ -10,19 +10,19 @@ Sources: Ioffe & Szegedy 2015 (1502.03167); Ba, Kiros & Hinton 2016 (1607.06450)
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
 
-from recpolicy.core.config import LearningRate, Size, config_dataclass
 from recpolicy.core.errors import DivergedError
 from recpolicy.core.seeds import generator
 from recpolicy.core.types import Array
 from recpolicy.data.features.encoder import FeatureEncoder
 from recpolicy.data.features.schema import PARTS
+from recpolicy.models.feature_agent_configs import FeatureNetworkConfig
 from recpolicy.models.network_reward import EPSILON
 from recpolicy.models.reward_model import Pairs
 from recpolicy.training.divergence import check_squared_error
@@ -30,18 +30,6 @@ from recpolicy.training.offline import learn_in_batches
 
 _ROWS = 1 << 15
 """Rounds at once when moments are computed."""
-
-
-@config_dataclass
-class FeatureNetworkConfig:
-    """Settings of a network over features of context and action."""
-
-    layers: tuple[Size, ...] = (64, 64)
-    """Units of the hidden layers (ReLU)."""
-    normalization: Literal["none", "layer", "batch"] = "none"
-    """Normalization of the hidden layers before ReLU: of each pair (`layer`) or of each unit over a batch (`batch`)."""
-    learning_rate: LearningRate = 0.003
-    """Adam's step size."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from recpolicy.data.reward_scale import reward_std
 from recpolicy.data.reward_signals import summarize_rewards
 from recpolicy.inference.artifact import REAL_REWARDS
 from recpolicy.inference.feature_policy import FeaturePolicy, ImportanceWeights, chosen_pairs
+from recpolicy.models.feature_agent_configs import FeatureTrainConfig
 from recpolicy.training.divergence import check_arrays
-from recpolicy.training.feature_agents import FeatureTrainConfig, TrainingRows, feature_agent
+from recpolicy.training.feature_agents import TrainingRows, feature_agent
 
 logger = logging.getLogger(__name__)
 

@@ -61,7 +61,8 @@ def train_feature_policy(
     require_extra("train", "training")
     check_absent(Path(out))
     silence_libraries()
-    from recpolicy.training.feature_agents import FeatureTrainConfig, feature_agent
+    from recpolicy.models.feature_agent_configs import FeatureTrainConfig
+    from recpolicy.training.feature_agents import feature_agent
     from recpolicy.training.feature_training import learn_feature_policy
 
     settings = coerce(FeatureTrainConfig, config, "train")

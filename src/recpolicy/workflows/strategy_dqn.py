@@ -88,7 +88,7 @@ def train_strategy_dqn(
     require_extra("train", "training")
     check_absent(Path(out))
     silence_libraries()
-    from recpolicy.training.feature_agents import FeatureEpsilonGreedyConfig, FeatureTrainConfig
+    from recpolicy.models.feature_agent_configs import FeatureEpsilonGreedyConfig, FeatureTrainConfig
     from recpolicy.training.feature_training import learn_feature_policy
 
     engine = config if isinstance(config, StrategyConfig) else read_strategy_config(config)
