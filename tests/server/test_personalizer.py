@@ -9,14 +9,17 @@ import pytest
 from api_keys import key_for, listening
 from client_helpers import ask, refusal
 from ranking import ValuePolicy, ranking
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from tiny_policies import write_tiny
 
 from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.server.app import make_app
-from recpolicy.server.db.schema import rank_events, rank_signals
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.schema import rank_evaluations, rank_events, rank_signals
 from recpolicy.server.rank.durations import format_duration, parse_duration
 from recpolicy.server.rank.personalizer import merge_features
+from recpolicy.server.rank.service import stored_learning_settings
 from recpolicy.server.routes import admin_versions
 
 KEY = "Ocp-Apim-Subscription-Key"
@@ -284,15 +287,73 @@ def test_logs_have_a_span_and_are_deleted(app, operator, new):
     assert operator.get_log_properties() == {"dateRange": {}}
 
 
-def test_learning_settings_are_shown_and_not_changed(operator):
+def test_learning_settings_are_shown_set_and_reset(app, operator):
     from azure.core.exceptions import HttpResponseError
 
-    assert operator.get_policy()["name"] == "squarecb"
-    assert operator.reset_policy()["name"] == "squarecb"
-    with pytest.raises(HttpResponseError, match="configuration of a training"):
-        operator.update_policy({"name": "mine", "arguments": "--cb_explore_adf"})
-    with pytest.raises(HttpResponseError, match="an evaluation makes no policy"):
+    champion = {"name": "squarecb", "arguments": "--agent squarecb"}
+    assert operator.get_policy() == champion
+    wanted = {"name": "mine", "arguments": "--agent lints --scale 0.5 --max-weight=10"}
+    stored = wanted | {"arguments": "--agent lints --scale 0.5 --max_weight 10"}
+    assert operator.update_policy(wanted) == stored
+    other = type(app.state.server.rank)(app.state.server.settings)  # as another process reads it
+    other.load(app.state.server.store.engine)
+    assert other.current.learning == stored == stored_learning_settings(app.state.server.store.engine)
+    for faulty, message in (
+        ("--cb_explore_adf --epsilon 0.2", "options of `recpolicy train`"), ("--agent lint", "Did you mean 'lints'"),
+        ("--agent lints --scale " + "1" * 4_000, "at most 4000 characters"), ("--agent lints \x00", "NUL"),
+    ):  # fmt: skip
+        with pytest.raises(HttpResponseError, match=message):
+            operator.update_policy({"name": "other", "arguments": faulty})
+    assert operator.get_policy() == stored
+    assert operator.reset_policy() == champion
+    assert operator.get_policy() == champion
+
+
+def test_only_what_an_evaluation_trained_is_applied(app, operator):
+    from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+    with pytest.raises(ResourceNotFoundError, match="no evaluation with this id"):
         operator.apply_from_evaluation({"evaluationId": "e", "policyName": "p"})
+    policies = [
+        {"name": "logged", "source": "Online", "value": 0.5, "lo": 0.4, "hi": 0.6},
+        {"name": "mine", "source": "Custom", "value": 0.5, "lo": 0.4, "hi": 0.6, "folder": "0", "gate": "fail",
+         "gate_reasons": ["gain 0: expected more"], "arguments": "--agent lints"},
+    ]  # fmt: skip
+    rows_of = {"start_time": 0, "end_time": 1, "created_at": now_ms(), "kind": "evaluation", "name": "n"}
+    with transaction(app.state.server.store.engine) as connection:
+        for name, status, result in (("r", "Running", None), ("f", "Failed", {"reason": "x"}),
+                                     ("e", "Succeeded", {"policies": policies})):  # fmt: skip
+            row = {**rows_of, "id": name, "status": status, "result": None if result is None else json.dumps(result)}
+            connection.execute(insert(rank_evaluations).values(row))
+    for identity, name, status, message in (
+        ("r", "mine", 409, "the evaluation is Running"), ("f", "mine", 409, "the evaluation is Failed"),
+        ("e", "other", 404, "it trained: mine"), ("e", "logged", 422, "did not train logged"),
+        ("e", "mine", 409, "the gate of mine says fail: gain 0: expected more. Nothing was registered"),
+    ):  # fmt: skip
+        with pytest.raises(HttpResponseError, match=message) as caught:
+            operator.apply_from_evaluation({"evaluationId": identity, "policyName": name})
+        assert caught.value.status_code == status
+    with pytest.raises(HttpResponseError, match="files of this evaluation are not on this server"):
+        operator.apply_from_evaluation({"evaluationId": "e", "policyName": "mine"}, params={"ungated": "true"})
+    assert app.state.server.require_registry().versions() == []
+
+
+@pytest.mark.parametrize(
+    ("policies", "message"),
+    [
+        ([{"name": "a", "arguments": "--agent lints"}] * 2, "the name 'a' occurs twice"),
+        ([{"name": "champion", "arguments": "--agent lints"}], "'champion' names another policy"),
+        ([{"name": "optimized", "arguments": "--agent lints"}], "'optimized' names another policy"),
+        ([{"name": "a", "arguments": "--cb_adf"}], "options of `recpolicy train`"),
+        ([{"name": str(n), "arguments": "--agent lints"} for n in range(11)], "at most 10 items"),
+    ],
+)
+def test_faulty_policies_of_an_evaluation_begin_nothing(app, policies, message):
+    body = {"name": "n", "startTime": "2026-01-01", "endTime": "2026-01-02", "policies": policies}
+    headers = {KEY: key_for(app, "operator")}
+    answer = ask(app, "PUT", "/personalizer/evaluations/e", body, headers=headers)
+    assert message in refusal(answer, 422, "invalid_request")
+    assert rows(app, rank_evaluations) == []
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from recpolicy.server.db.rank_events import RankEvent, insert_rank_events, row_d
 from recpolicy.server.db.schema import rank_signals
 from recpolicy.server.jobs.drift import check as check_drift
 from recpolicy.server.jobs.evaluate_worker import estimate_days
-from recpolicy.server.jobs.rank_workers import evaluate_ranks, feature_importances
+from recpolicy.server.jobs.rank_evaluations import evaluate_ranks, feature_importances
 from recpolicy.server.jobs.retrain_worker import train_on
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
 from recpolicy.server.lifespan import open_state

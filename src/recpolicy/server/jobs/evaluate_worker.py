@@ -49,7 +49,7 @@ def estimate_days(request: JobRequest) -> JobResult:
     settings = build(JobsConfig, request.settings["jobs"], "evaluate")
     champion = Registry(request.registry).version("champion").number
     if is_feature_policy(Registry(request.registry).resolve(champion)):
-        from recpolicy.server.jobs.rank_workers import estimate_days_of_ranks
+        from recpolicy.server.jobs.rank_evaluations import estimate_days_of_ranks
 
         return estimate_days_of_ranks(request, champion, request.parameters.get("days") or settings.evaluation_days)
     days = request.parameters.get("days") or settings.evaluation_days

@@ -33,7 +33,7 @@ def evaluate(request: JobRequest) -> JobResult:
 
 def evaluate_ranks(request: JobRequest) -> JobResult:
     """Evaluate ranked events, or compute feature importances."""
-    from recpolicy.server.jobs.rank_workers import evaluate_ranks as evaluate_them
+    from recpolicy.server.jobs.rank_evaluations import evaluate_ranks as evaluate_them
 
     return evaluate_them(request)
 

@@ -5,19 +5,25 @@ One runs at a time in each server process. A record that still runs after an hou
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
+from starlette.exceptions import HTTPException
 
-from recpolicy.core.errors import RecpolicyError
+from recpolicy.core.errors import DataError, RecpolicyError
+from recpolicy.registry.version_files import Version
+from recpolicy.server import registry_actions
+from recpolicy.server.auth.keys import Caller
 from recpolicy.server.db.engine import transaction, upsert
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.schema import rank_evaluations
 from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.subprocess_jobs import run_in_subprocess
+from recpolicy.server.rank.evaluation_files import candidates_folder, register_candidate, remove_candidates
+from recpolicy.server.rank.service import LEARNING, RESET
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +33,26 @@ _LOST_MS = 3_600_000
 _runner = ThreadPoolExecutor(1, thread_name_prefix="recpolicy-rank-evaluation")
 
 
-def begin(state: AppState, kind: str, identity: str, name: str, since: int, until: int) -> None:
-    """Record an evaluation and start it; raises ConflictError for an id that is taken."""
+def begin(
+    state: AppState, kind: str, identity: str, name: str, since: int, until: int,
+    candidates: Sequence[Mapping[str, str]] = (), *, optimize: bool = False,
+) -> None:  # fmt: skip
+    """Record an evaluation and start it; raises ConflictError for an id that is taken.
+
+    Args:
+        state: The server.
+        kind: EVALUATION or IMPORTANCE.
+        identity: Id of the evaluation.
+        name: Name of the evaluation.
+        since: First time, in milliseconds since 1970.
+        until: Time after the last event.
+        candidates: Names and arguments of learning settings; each is trained and evaluated.
+        optimize: Also search for settings.
+    """
+    parameters = {"kind": kind, "since": since, "until": until, "version": state.ranking_version().number}
+    if candidates or optimize:
+        folder = candidates_folder(state, identity)
+        parameters |= {"candidates": list(candidates), "optimize": optimize, "folder": str(folder)}
     engine = state.require_store().engine
     row = {"kind": kind, "id": identity, "name": name, "start_time": since, "end_time": until,
            "created_at": now_ms(), "status": RUNNING, "result": None}  # fmt: skip
@@ -36,7 +60,6 @@ def begin(state: AppState, kind: str, identity: str, name: str, since: int, unti
     with transaction(engine) as connection:
         if not connection.execute(insert).rowcount:
             raise ConflictError(f"there is an {kind} with this id; delete it, or choose another id")
-    parameters = {"kind": kind, "since": since, "until": until, "version": state.ranking_version().number}
     _runner.submit(_run, state, kind, identity, parameters)
 
 
@@ -75,7 +98,57 @@ def remove(state: AppState, kind: str, identity: str) -> bool:
     """Delete a record; return False for an unknown id."""
     mine = (rank_evaluations.c.kind == kind) & (rank_evaluations.c.id == identity)
     with transaction(state.require_store().engine) as connection:
-        return bool(connection.execute(delete(rank_evaluations).where(mine)).rowcount)
+        deleted = bool(connection.execute(delete(rank_evaluations).where(mine)).rowcount)
+    if deleted and kind == EVALUATION:
+        remove_candidates(state, identity)
+    return deleted
+
+
+def apply_candidate(state: AppState, caller: Caller, identity: str, name: str, *, ungated: bool) -> Version:
+    """Register a candidate of an evaluation, and make it the champion.
+
+    Args:
+        state: The server.
+        caller: The operator.
+        identity: Id of the evaluation.
+        name: Name of the candidate.
+        ungated: Promote it although its gate does not say pass.
+
+    Raises:
+        HTTPException: 404 for an unknown evaluation or policy.
+        ConflictError: The evaluation has not succeeded, its files are gone, or the gate does not say pass. Nothing
+            is registered then.
+        DataError: The evaluation did not train the policy.
+    """
+    with state.require_store().engine.connect() as connection:
+        record = find(connection, EVALUATION, identity)
+    if record is None:
+        raise HTTPException(404, "there is no evaluation with this id")
+    if record["status"] != SUCCEEDED:
+        raise ConflictError(f"the evaluation is {record['status']}; only one that succeeded can be applied")
+    policies = {policy["name"]: policy for policy in record["result"]["policies"]}
+    policy = policies.get(name)
+    if policy is None:
+        trained = ", ".join(other for other in policies if "folder" in policies[other]) or "none"
+        raise HTTPException(404, f"the evaluation has no policy {name[:80]!r}; it trained: {trained}")
+    if "folder" not in policy:
+        raise DataError(f"the evaluation did not train {name}; name one of the policies that it trained")
+    if policy["gate"] != "pass" and not ungated:
+        reasons = "; ".join(policy["gate_reasons"]) or "no reason given"
+        raise ConflictError(
+            f"the gate of {name[:80]} says {policy['gate']}: {reasons}. Nothing was registered; ?ungated=true applies"
+            " the policy all the same"
+        )
+    note = {"by": caller.name, "evaluation": identity, "policy": name}
+    version = register_candidate(state, identity, policy, note)
+    registry_actions.write_audit(state, caller, "apply_evaluation", {**note, "number": version.number})
+    registry_actions.apply(state, caller, "promote", registry_actions.promote(version.number, ungated=ungated))
+    registry_actions.sync_versions(state)
+    current, engine = state.rank.current, state.require_store().engine
+    for setting, value in ((RESET, current.reset_version), (LEARNING, current.learning)):
+        if value is not None:
+            state.rank.store(engine, setting, None)
+    return version
 
 
 def _current(row: Any) -> dict[str, Any]:

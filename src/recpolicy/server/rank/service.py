@@ -18,7 +18,7 @@ from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import rank_settings
 from recpolicy.server.settings import Settings
 
-SERVICE, RESET, REWARD = "service", "reset", "reward"
+SERVICE, RESET, REWARD, LEARNING = "service", "reset", "reward", "learning"
 FOLLOW_SECONDS = 1.0
 
 
@@ -33,6 +33,8 @@ class RankService:
     reward: RewardConfig
     reset_version: int | None = None
     """The version that an operator has reset: while it is the champion, every action is as likely."""
+    learning: Mapping[str, str] | None = None
+    """Name and arguments of the learning settings that an operator set; None: those of the champion."""
     changed_at: int | None = None
     """Time of the operator's last change; None: the settings of the file."""
     other: Mapping[str, Any] = field(default_factory=dict)
@@ -60,6 +62,8 @@ class RankSettings:
             )  # fmt: skip
         if RESET in stored:
             service = replace(service, reset_version=stored[RESET][0])
+        if LEARNING in stored:
+            service = replace(service, learning=stored[LEARNING][0])
         self.current = service
 
     def remember_reward(self, engine: Engine) -> None:
@@ -90,6 +94,13 @@ def stored_reward(engine: Engine) -> RewardConfig:
         stored = dict(connection.execute(select(rank_settings.c.name, rank_settings.c.value)).all())
     reward = build(RewardConfig, json.loads(stored[REWARD]), "[reward]") if REWARD in stored else RewardConfig()
     return _with_changes(reward, json.loads(stored[SERVICE])) if SERVICE in stored else reward
+
+
+def stored_learning_settings(engine: Engine) -> Mapping[str, str] | None:
+    """Return name and arguments of the learning settings that an operator set; None without any."""
+    with engine.connect() as connection:
+        value = connection.scalar(select(rank_settings.c.value).where(rank_settings.c.name == LEARNING))
+    return None if value is None else json.loads(value)
 
 
 def _with_changes(reward: RewardConfig, values: Mapping[str, Any]) -> RewardConfig:

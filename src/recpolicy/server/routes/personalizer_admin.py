@@ -15,23 +15,24 @@ from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.inference.feature_artifact import is_feature_policy
+from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.registry.import_version import import_version
 from recpolicy.server import registry_actions
 from recpolicy.server.auth.roles import Caller, Operator, Reader
 from recpolicy.server.db.deletion import delete_all_ranks
 from recpolicy.server.db.schema import rank_events
 from recpolicy.server.deps import AppState, StateDep
-from recpolicy.server.json_output import error_response, json_response
-from recpolicy.server.rank import personalizer
-from recpolicy.server.rank.service import RESET, SERVICE
+from recpolicy.server.json_output import json_response
+from recpolicy.server.rank import evaluations, personalizer
+from recpolicy.server.rank.learning_settings import settings_of_policy
+from recpolicy.server.rank.service import LEARNING, RESET, SERVICE
 from recpolicy.server.routes.admin_versions import receive_import
 from recpolicy.server.routes.personalizer import PERSONALIZER_ERRORS
 from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
-from recpolicy.server.schemas.personalizer import ServiceConfiguration
+from recpolicy.server.schemas.personalizer import AppliedPolicy, LearningSettingsBody, ServiceConfiguration
 
 router = APIRouter(tags=["personalizer"], responses=PERSONALIZER_ERRORS | ADMIN_ERROR_RESPONSES)
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-LEARNING_SETTINGS = "learning settings are the configuration of a training: recpolicy train has them"
 
 
 @router.get("/configurations/service")
@@ -57,31 +58,47 @@ def _configuration(state: AppState) -> dict[str, Any]:
 
 @router.get("/configurations/policy")
 def show_learning_settings(_: Reader, state: StateDep) -> Response:
-    """Show the agent of the champion in place of learning settings."""
+    """Show the learning settings: those that an operator set, or else those of the champion."""
     return json_response(_learning_settings(state))
 
 
 @router.put("/configurations/policy")
-def change_learning_settings(_: Operator) -> Response:
-    """Reject learning settings: they are arguments of another program."""
-    return error_response(422, "invalid_value", LEARNING_SETTINGS)
-
-
-@router.delete("/configurations/policy")
-def reset_learning_settings(_: Operator, state: StateDep) -> Response:
-    """Show the agent of the champion: there are no other learning settings to return to."""
+def change_learning_settings(request: LearningSettingsBody, caller: Operator, state: StateDep) -> Response:
+    """Set the learning settings of the next trainings: a new policy learns all ranks with them, and is gated."""
+    values = {"name": request.name, "arguments": request.arguments}
+    state.rank.store(state.require_store().engine, LEARNING, values)
+    registry_actions.write_audit(state, caller, "learning_settings", values)
     return json_response(_learning_settings(state))
 
 
-@router.post("/configurations/applyFromEvaluation")
-def apply_from_evaluation(_: Operator) -> Response:
-    """Reject it: an evaluation makes no policy here."""
-    return error_response(422, "invalid_value", f"an evaluation makes no policy; {LEARNING_SETTINGS}")
+@router.delete("/configurations/policy")
+def reset_learning_settings(caller: Operator, state: StateDep) -> Response:
+    """Return to the learning settings of the champion."""
+    if state.rank.current.learning is not None:
+        state.rank.store(state.require_store().engine, LEARNING, None)
+        registry_actions.write_audit(state, caller, "learning_settings", {})
+    return json_response(_learning_settings(state))
 
 
-def _learning_settings(state: AppState) -> dict[str, str]:
-    version = state.ranking_version()
-    return {"name": version.agent, "arguments": f"--agent {version.agent}"}
+@router.post("/configurations/applyFromEvaluation", status_code=204)
+def apply_from_evaluation(
+    request: AppliedPolicy, caller: Operator, state: StateDep,
+    ungated: Annotated[bool, Query(description="Apply a policy although its gate does not say pass.")] = False,
+) -> Response:  # fmt: skip
+    """Register a policy that an evaluation trained, with the record of its gate, and make it the champion."""
+    evaluations.apply_candidate(state, caller, request.evaluation_id, request.policy_name, ungated=ungated)
+    return Response(status_code=204)
+
+
+def _learning_settings(state: AppState) -> Mapping[str, str]:
+    """Return name and arguments of the learning settings in effect."""
+    if state.rank.current.learning is not None:
+        return state.rank.current.learning
+    version, registry = state.ranking_version(), state.models.registry
+    settings = settings_of_policy(version.policy) if isinstance(version.policy, FeaturePolicy) else None
+    registered = [] if registry is None else registry.versions()
+    name = next((each.lineage.get("policy_name") for each in registered if each.number == version.number), None)
+    return {"name": name or version.agent, "arguments": str(settings or f"--agent {version.agent}")}
 
 
 @router.get("/model", response_class=Response, responses={200: {"content": _BINARY}})

@@ -15,7 +15,7 @@ from recpolicy.server.rank.evaluations import EVALUATION, IMPORTANCE, SUCCEEDED
 from recpolicy.server.rank.personalizer import iso_time
 from recpolicy.server.routes.personalizer import PERSONALIZER_ERRORS
 from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
-from recpolicy.server.schemas.personalizer import EvaluationRequest
+from recpolicy.server.schemas.personalizer import EvaluationRequest, ImportanceRequest
 from recpolicy.server.schemas.rank import EventName
 
 router = APIRouter(tags=["personalizer"], responses=PERSONALIZER_ERRORS | ADMIN_ERROR_RESPONSES)
@@ -25,13 +25,22 @@ Skip = Annotated[int, Query(ge=0, le=10**9, description="Entries to leave out.")
 Unused = Annotated[str | None, Query(description="Has no effect: the whole time is one interval.")]
 
 
-@router.put("/evaluations/{evaluation_id}")
+@router.put("/evaluations/{evaluation_id:path}")
 def create_evaluation(evaluation_id: Id, request: EvaluationRequest, _: Operator, state: StateDep) -> Response:
-    """Start to estimate the rewards of the champion, the baseline and a random choice on the ranks of a time."""
-    return _create(state, EVALUATION, evaluation_id, request)
+    """Start to estimate the rewards of the champion, the baseline and a random choice on the ranks of a time.
+
+    Learning settings in `policies`, and with `enablePolicyOptimization` the best ones of a search, are trained on the
+    first ranks and evaluated on the last ones.
+    """
+    evaluations.begin(
+        state, EVALUATION, evaluation_id, request.name, _ms(request.start_time), _ms(request.end_time),
+        [{"name": policy.name, "arguments": policy.arguments} for policy in request.policies or ()],
+        optimize=request.optimizes,
+    )  # fmt: skip
+    return Response(status_code=200)
 
 
-@router.get("/evaluations/{evaluation_id}")
+@router.get("/evaluations/{evaluation_id:path}")
 def show_evaluation(
     evaluation_id: Id, _: Reader, state: StateDep,
     interval: Annotated[str | None, Query(alias="intervalInMinutes", description="Has no effect.")] = None,
@@ -48,6 +57,8 @@ def show_evaluation(
             "startTime": body["startTime"], "endTime": body["endTime"],
             "value": [_policy(policy) for policy in result["policies"]],
         }  # fmt: skip
+        body |= {"description": "; ".join(result["notes"])} if result.get("notes") else {}
+        body |= {"optimalPolicy": result["optimal"]} if result.get("optimal") else {}
     return json_response(body)
 
 
@@ -61,19 +72,20 @@ def list_evaluations(
     return json_response({"value": [_evaluation(record) for record in _find_all(state, EVALUATION, top, skip)]})
 
 
-@router.delete("/evaluations/{evaluation_id}", status_code=204)
+@router.delete("/evaluations/{evaluation_id:path}", status_code=204)
 def delete_evaluation(evaluation_id: Id, _: Operator, state: StateDep) -> Response:
     """Delete an evaluation."""
     return _remove(state, EVALUATION, evaluation_id)
 
 
-@router.put("/featureImportances/{importance_id}")
-def create_importance(importance_id: Id, request: EvaluationRequest, _: Operator, state: StateDep) -> Response:
+@router.put("/featureImportances/{importance_id:path}")
+def create_importance(importance_id: Id, request: ImportanceRequest, _: Operator, state: StateDep) -> Response:
     """Start to compute how much the predictions of the champion depend on each feature, on the ranks of a time."""
-    return _create(state, IMPORTANCE, importance_id, request)
+    evaluations.begin(state, IMPORTANCE, importance_id, request.name, _ms(request.start_time), _ms(request.end_time))
+    return Response(status_code=200)
 
 
-@router.get("/featureImportances/{importance_id}")
+@router.get("/featureImportances/{importance_id:path}")
 def show_importance(importance_id: Id, _: Reader, state: StateDep) -> Response:
     """Show feature importances, the largest first: 100 for the most important feature."""
     record = _find(state, IMPORTANCE, importance_id)
@@ -91,15 +103,10 @@ def list_importances(_: Reader, state: StateDep, top: Top = 1_000, skip: Skip = 
     return json_response({"value": [_described(record) for record in _find_all(state, IMPORTANCE, top, skip)]})
 
 
-@router.delete("/featureImportances/{importance_id}", status_code=204)
+@router.delete("/featureImportances/{importance_id:path}", status_code=204)
 def delete_importance(importance_id: Id, _: Operator, state: StateDep) -> Response:
     """Delete feature importances."""
     return _remove(state, IMPORTANCE, importance_id)
-
-
-def _create(state: AppState, kind: str, identity: str, request: EvaluationRequest) -> Response:
-    evaluations.begin(state, kind, identity, request.name, _ms(request.start_time), _ms(request.end_time))
-    return Response(status_code=200)
 
 
 def _find(state: AppState, kind: str, identity: str) -> Mapping[str, Any]:
@@ -136,7 +143,7 @@ def _evaluation(record: Mapping[str, Any]) -> dict[str, Any]:
 def _policy(policy: Mapping[str, Any]) -> dict[str, Any]:
     summary = {"expectedReward": policy["value"], "confidenceInterval": [policy["lo"], policy["hi"]]}
     body = {"name": policy["name"], "policySource": policy["source"], "summary": summary}
-    return body | ({"arguments": policy["reason"]} if "reason" in policy else {})
+    return body | ({"arguments": policy["arguments"]} if "arguments" in policy else {})
 
 
 def _ms(time: datetime) -> int:

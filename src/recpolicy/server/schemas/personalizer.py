@@ -6,17 +6,28 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
+from recpolicy.core.errors import ConfigError
 from recpolicy.server.rank.durations import parse_duration
+from recpolicy.server.rank.learning_settings import RESERVED_NAMES, parse_learning_settings
 from recpolicy.server.schemas.rank import MAX_ACTIONS, MAX_SIGNALS, EventName, check_action_ids
 from recpolicy.server.schemas.requests import Number, storable
 
 MAX_SLOTS = 50
+MAX_CANDIDATES = 10
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(storable)]
 FeatureList = Annotated[list[dict[str, Any]], Field(max_length=1_000)]
 RewardValue = Annotated[Number, Field(ge=-1e6, le=1e6)]
 Time = Annotated[datetime, AfterValidator(lambda time: time if time.tzinfo else time.replace(tzinfo=UTC))]
 """A time; one without an offset is in UTC."""
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
+
+
+def _checked_arguments(text: str) -> str:
+    """Return the text of learning settings; raises ValueError that says what is wrong."""
+    try:
+        return str(parse_learning_settings(storable(text)))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 class _Model(BaseModel):
@@ -136,15 +147,60 @@ class ServiceConfiguration(_Model):
         return self
 
 
-class EvaluationRequest(_Model):
-    """The name and the time of an evaluation, or of feature importances."""
+class LearningSettingsBody(_Model):
+    """Learning settings."""
+
+    name: Name = Field(description="Name of the settings.")
+    arguments: Annotated[str, StringConstraints(max_length=4_000), AfterValidator(_checked_arguments)] = Field(
+        description="Options of `recpolicy train` for a log with features, such as --agent squarecb --gamma_scale 100."
+    )
+
+
+class AppliedPolicy(_Model):
+    """A policy of an evaluation."""
+
+    evaluation_id: EventName = Field(description="Id of the evaluation.")
+    policy_name: Name = Field(description="Name of learning settings of the evaluation, or `optimized`.")
+
+
+class ImportanceRequest(_Model):
+    """The name and the time of feature importances."""
 
     name: Name = Field(description="Name of the evaluation.")
     start_time: Time = Field(description="Time of the first event.")
     end_time: Time = Field(description="Time after the last event.")
 
     @model_validator(mode="after")
-    def _check_times(self) -> "EvaluationRequest":
+    def _check_times(self) -> "ImportanceRequest":
         if not self.start_time < self.end_time:
             raise ValueError("startTime is not before endTime")
+        return self
+
+
+class EvaluationRequest(ImportanceRequest):
+    """The name and the time of an evaluation, and the policies to train for it."""
+
+    policies: Annotated[list[LearningSettingsBody], Field(max_length=MAX_CANDIDATES)] | None = Field(
+        default=None, description="Learning settings to train on the first ranks and to evaluate on the last ones."
+    )
+    enable_policy_optimization: bool | None = Field(
+        default=None, description="Search for settings of SquareCB, and evaluate the best ones as `optimized`."
+    )
+    enable_offline_experimentation: bool | None = Field(
+        default=None, description="The name of enablePolicyOptimization in version 1.0."
+    )
+
+    @property
+    def optimizes(self) -> bool:
+        """True if the evaluation searches for settings."""
+        return bool(self.enable_policy_optimization or self.enable_offline_experimentation)
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "EvaluationRequest":
+        names = [policy.name for policy in self.policies or ()]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise ValueError(f"policies: the name {name!r} occurs twice")
+            if name in RESERVED_NAMES:
+                raise ValueError(f"policies: {name!r} names another policy of the evaluation; choose another name")
         return self
