@@ -9,6 +9,7 @@ import typer
 import recpolicy
 from recpolicy.cli import (
     admin,
+    coldstart,
     data,
     features,
     gate,
@@ -41,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(admin.app, name="admin")
+app.add_typer(coldstart.app, name="coldstart")
 app.add_typer(data.app, name="data")
 app.add_typer(features.app, name="features")
 app.add_typer(log.app, name="log")

@@ -20,7 +20,7 @@ class Forecast:
     """Forecasts of the stickiness of I items."""
 
     belief: Belief
-    lo: Array  # [I], lower end of the 95 % interval of an item's stickiness
+    lo: Array  # [I], lower end of the 95 % interval of an item's stickiness, within what outcomes in 0..1 allow
     hi: Array  # [I]
     user_std: Array  # [I], standard deviation of the active days of one user
     explained: Array  # [I], share of the prior variance that the traces removed
@@ -43,8 +43,10 @@ def forecast(prior: ItemPrior, means: Array, statistics: ItemStatistics, weights
     spread = float(weights @ prior.trace_covariance @ weights)
     traces = statistics.count[:, 0]
     total = statistics.count.sum(axis=1)
+    lowest, highest = float(np.minimum(weights, 0).sum()), float(np.maximum(weights, 0).sum())
+    lo, hi = (np.clip(belief.mean + sign * _Z95 * belief.std, lowest, highest) for sign in (-1, 1))
     return Forecast(
-        belief, belief.mean - _Z95 * belief.std, belief.mean + _Z95 * belief.std,
+        belief, lo, hi,
         np.sqrt(belief.variance + spread), 1 - belief.variance / before, traces,
         np.divide(total, traces, out=np.zeros_like(total), where=traces > 0),
     )  # fmt: skip

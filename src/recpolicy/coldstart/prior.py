@@ -85,7 +85,7 @@ class FittedPrior:
 
 def fit_prior(
     moments: ItemMoments, design: Array | None = None, *, ridge: float = 1.0, max_passes: int = 2_000,
-    tolerance: float = 1e-9,
+    tolerance: float = 0.005,
 ) -> FittedPrior:  # fmt: skip
     """Fit the prior by EM, started at the moments of the traces.
 
@@ -94,7 +94,8 @@ def fit_prior(
         design: [I, P], attributes of the items; column 0 is 1. None is a prior without attributes.
         ridge: Penalty of the effects of attributes; it does not touch the intercept.
         max_passes: Limit of passes.
-        tolerance: EM ends when a pass raises the objective by less than this share of its size.
+        tolerance: EM ends when a pass raises the objective by less, in units of the log likelihood. The default leaves
+            a few units in directions in which items hardly differ.
 
     Raises:
         DataError: There are too few items or traces, or a day on which no trace, or every trace, is active.
@@ -107,7 +108,7 @@ def fit_prior(
     for _ in range(max_passes):
         prior = em_pass(prior, moments, design, ridge)
         objective.append(log_likelihood(prior, moments, design) - _penalty(prior, ridge))
-        if objective[-1] - objective[-2] <= tolerance * (1 + abs(objective[-1])):
+        if objective[-1] - objective[-2] <= tolerance:
             converged = True
             break
     return FittedPrior(prior, np.array(objective), converged)
