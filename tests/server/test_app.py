@@ -27,7 +27,7 @@ from recpolicy.server.lifespan import stateless_state
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.schemas.responses import Estimates, Predictions, Recommendation, Recommendations
-from recpolicy.server.settings import LimitsConfig, Settings
+from recpolicy.server.settings import LimitsConfig, Settings, UsersConfig
 
 MAX_BODY = LimitsConfig().body_bytes
 NEWCOMER = [{"item": 1, "rating": 5}, {"item": 2, "rating": 1.5}]
@@ -48,7 +48,7 @@ class Stub:
     """A scorer that says what it is told to say."""
 
     def __init__(self, answer):
-        self.metadata, self.predict = {"agent": "stub", "policy_digest": "0"}, lambda users: answer()
+        self.metadata, self.predict = {"agent": "stub", "policy_digest": "0"}, lambda users, learned: answer()
         real = load_scorer(trained("linucb"))
         self.artifact, self.item_ids, self.titles, self.item_row = (
             real.artifact,
@@ -59,7 +59,8 @@ class Stub:
 
 
 def stubbed(answer):
-    return make_app(AppState(ModelManager(LiveState(LoadedVersion(Stub(answer), 1))), None, Settings(), Metrics()))
+    known_only = Settings(users=UsersConfig(mode="off"))
+    return make_app(AppState(ModelManager(LiveState(LoadedVersion(Stub(answer), 1))), None, known_only, Metrics()))
 
 
 def test_it_says_that_it_lives_and_which_policy_it_serves(app, bare):
@@ -119,7 +120,7 @@ def test_what_is_shown_is_explained_by_items_that_the_user_rated(app):
 
 
 def test_a_batch_answers_each_request_and_says_which_were_refused(app):
-    body = {"requests": [{"user": 3, "k": 1}, {"user": "nobody"}, {"user": 3, "genres": ["Comdy"]}]}
+    body = {"requests": [{"user": 3, "k": 1}, {"user": "3"}, {"user": 3, "genres": ["Comdy"]}]}
     answer = ask(app, "POST", "/v1/recommend/batch", body)
     Recommendations.model_validate(answer.json())
     first, second, third = answer.json()["answers"]
@@ -129,7 +130,7 @@ def test_a_batch_answers_each_request_and_says_which_were_refused(app):
 
 
 def test_prediction_servers_are_answered_in_their_form(app):
-    instances = [{"user": 3, "k": 2}, {"user": 3, "items": [5, 6]}, {"user": "nobody"}]
+    instances = [{"user": 3, "k": 2}, {"user": 3, "items": [5, 6]}, {"user": "3"}]
     answer = ask(app, "POST", "/v1/models/recpolicy:predict", {"instances": instances, "parameters": {"x": 1}})
     Predictions.model_validate(answer.json())
     first, second, third = answer.json()["predictions"]
@@ -147,7 +148,7 @@ def test_lists_of_a_batch_are_those_of_single_requests(path):
     name, answers = ("requests", "answers") if path.endswith("batch") else ("instances", "predictions")
     alone = [ask(single, "POST", "/v1/recommend", request).json()["items"] for request in requests]
     for _ in range(2):  # computed, then cached
-        together = ask(several, "POST", path, {name: [*requests, {"user": "nobody"}]}).json()[answers]
+        together = ask(several, "POST", path, {name: [*requests, {"user": "3"}]}).json()[answers]
         assert together[-1]["error"]["code"] == "unknown_id"
         for first, second in zip(alone, together[:-1], strict=True):
             assert [item["item_id"] for item in first] == [item["item_id"] for item in second["items"]]
@@ -299,8 +300,8 @@ def test_no_body_makes_the_server_fail(app, body):
 
 
 def test_unknown_ids_are_named(app):
-    answer = ask(app, "POST", "/v1/predict", {"users": [1, 61]})
-    assert "no user with id 61" in refusal(answer, 404, "unknown_id")
+    answer = ask(app, "POST", "/v1/predict", {"users": [1, "2"]})
+    assert "no user with id 2 in this policy; the ids are integers" in refusal(answer, 404, "unknown_id")
     answer = ask(app, "POST", "/v1/predict", {"users": [1], "items": [999]})
     assert "no item with id 999" in refusal(answer, 404, "unknown_id")
 
@@ -366,7 +367,7 @@ def test_the_log_says_what_was_asked_but_not_by_whom(app, caplog):
     ask(app, "GET", "/newcomer")
     lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("recpolicy")]
     said = [(line["method"], line["route"], line["status"]) for line in map(json.loads, lines)]
-    assert said == [("POST", "/v1/recommend", 200), ("POST", "/v1/predict", 404), ("GET", "other", 404)]
+    assert said == [("POST", "/v1/recommend", 200), ("POST", "/v1/predict", 200), ("GET", "other", 404)]
     assert all(json.loads(line)["ms"] > 0 for line in lines)
     others = [record.getMessage() for record in caplog.records if record.name != "httpx"]  # which is the client here
     assert "newcomer" not in "".join(lines + others)
@@ -443,7 +444,7 @@ import asyncio, pathlib, sys
 import httpx
 from recpolicy.server.app import make_app
 from recpolicy.server.lifespan import open_state
-from recpolicy.server.settings import LimitsConfig, Settings
+from recpolicy.server.settings import LimitsConfig, Settings, UsersConfig
 
 async def ask(app):
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:

@@ -174,7 +174,7 @@ def test_the_route_erases_counts_and_leaves_an_audit_line_without_the_user(kind,
             answer = ask(app, "POST", "/v1/admin/users/erase", {"user": 3}, headers=headers).json()
         assert answer == {
             "user": 3, "events": 2, "feedback": 1, "rewards": 1, "ranks": 0, "signals": 0, "actions": 0,
-            "profiles": 0, "spooled": 1, "other_id_events": 1,
+            "profiles": 0, "user_ratings": 0, "spooled": 1, "other_id_events": 1,
             "job_running": False,
         }  # fmt: skip
         assert stored_ids(engine) == {other.id, typed.id}
@@ -185,7 +185,7 @@ def test_the_route_erases_counts_and_leaves_an_audit_line_without_the_user(kind,
         assert lines[1]["action"] == "erase_user"
         assert lines[1]["detail"] == {
             "events": 2, "feedback": 1, "rewards": 1, "ranks": 0, "signals": 0, "actions": 0, "profiles": 0,
-            "spooled": 1,
+            "user_ratings": 0, "spooled": 1,
         }  # fmt: skip
         as_text = ask(app, "POST", "/v1/admin/users/erase", {"user": "5"}, headers=headers).json()
         assert (as_text["user"], as_text["events"], as_text["other_id_events"]) == ("5", 0, 1)

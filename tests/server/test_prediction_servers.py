@@ -99,7 +99,6 @@ def test_inference_recommends(app):
 @pytest.mark.parametrize(
     ("inputs", "status", "message"),
     [
-        ([tensor("user", 3, 4711)], 404, "no user with id 4711"),
         ([tensor("user", "3", datatype="BYTES")], 404, "the ids are integers: 3 without quotes"),
         ([tensor("user", 3), tensor("item", 999)], 404, "no item with id 999"),
         ([tensor("user", 3), tensor("k", 79)], 422, "user 3 has only"),

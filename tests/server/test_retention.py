@@ -132,7 +132,8 @@ def test_the_job_deletes_what_is_older_than_the_setting(engine):
     result = delete_old_events(get_state(engine, settings), {})
     assert (result.status, result.records) == ("done", 1)
     assert result.metadata["deleted"] == {
-        "events": 1, "feedback": 2, "rewards": 1, "ranks": 0, "signals": 0, "actions": 0, "profiles": 0
+        "events": 1, "feedback": 2, "rewards": 1, "ranks": 0, "signals": 0, "actions": 0, "profiles": 0,
+        "user_ratings": 0,
     }  # fmt: skip
     assert result.metadata["before"] == pytest.approx(now_ms() - 30 * DAY_MS, abs=60_000)
     assert ids(engine) == {new.id}

@@ -56,6 +56,8 @@ def erase_user(
         print_text(f"ranks: {answer['ranks']:,} events, {answer['signals']:,} signals, {answer['actions']:,} actions")
     if answer["profiles"]:
         print_text("strategies: the profile of the user")
+    if answer["user_ratings"]:
+        print_text(f"posterior: {answer['user_ratings']:,} ratings")
     print_text(f"spool: {answer['spooled']:,} events")
     for name, log in logs.items():
         print_text(f"{name}: {log['rounds']:,} rounds, {log['rewards']:,} rewards in {log['files']:,} files")

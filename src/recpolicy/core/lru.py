@@ -45,8 +45,15 @@ class LRUCache(Generic[Value]):
             self._entries.move_to_end(key)
             return entry[0]
 
+    def remove(self, key: Hashable) -> None:
+        """Drop a value, if it is cached."""
+        with self._lock:
+            entry = self._entries.pop(key, None)
+            if entry is not None:
+                self._size -= entry[1]
+
     def put(self, key: Hashable, value: Value, size: int = 1) -> None:
-        """Return cache the value and drop the oldest ones that no longer fit; a value larger than the bound is not
+        """Cache the value and drop the oldest ones that no longer fit; a value larger than the bound is not
         cached."""
         if size > self.max_size:
             return

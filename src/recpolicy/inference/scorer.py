@@ -32,12 +32,15 @@ from recpolicy.inference.block_prediction import (
 from recpolicy.inference.catalog_features import CatalogFeatures
 from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.predictions import as_list
+from recpolicy.inference.user_vectors import LearnedUser, UserVectors
 from recpolicy.models.embeddings import Embeddings, item_std, mean_std
 from recpolicy.models.fold_in import expected_variance, fold_in_user
-from recpolicy.models.user_posterior import pack_covariance
+from recpolicy.models.user_posterior import UserPosterior, pack, pack_covariance
 
 FoldIn = Mapping[Hashable, Mapping[Hashable, float]]
 """New users' ratings: {user id: {item id: rating}}."""
+Learned = Mapping[Hashable, LearnedUser]
+"""Users that a posterior describes, by id; the others are known, or in the fold-in."""
 History = Mapping[Hashable, Sequence[tuple[Hashable, bool]]]
 """Sessions so far: {user id: [(item id, whether it was liked), ...]}, in the order shown."""
 Array = NDArray[Any]
@@ -75,7 +78,7 @@ class Scorer:
 
     def prepare(self) -> None:
         """Compute now what the first requests would wait for."""
-        _ = self._rated_by_user, self._mean_context, self._embeddings, self.directions
+        _ = self._rated_by_user, self._mean_context, self.embeddings, self.directions
 
     def with_policy(self, policy: Mapping[str, Array], metadata: Mapping[str, Any]) -> "Scorer":
         """Return a scorer with other arrays of the policy; it shares all tables, but no cached predictions."""
@@ -109,6 +112,14 @@ class Scorer:
         hint = type_hint(users, self._user_row) or f"; {advice}"
         return UnknownUserError(f"no user with id {_first_ids(users)} in this policy{hint}")
 
+    def is_mistyped(self, user: Hashable) -> bool:
+        """Return True for an unknown user whose id is known with the other type (7 and "7")."""
+        return not self.knows(user) and bool(type_hint([user], self._user_row))
+
+    def find_item(self, item: Hashable) -> int | None:
+        """Return the row of an item; None for one that the policy does not know."""
+        return self._item_row.get(item)
+
     def item_row(self, item: Hashable) -> int:
         """Return the row of an item id; raises UnknownIdError."""
         return int(self.item_rows([item])[0])
@@ -120,6 +131,23 @@ class Scorer:
             hint = type_hint(unknown, self._item_row)
             raise UnknownIdError(f"no item with id {_first_ids(unknown)} in this policy's catalog{hint}")
         return np.array([self._item_row[item] for item in items], np.int32)
+
+    @cached_property
+    def user_vectors(self) -> UserVectors:
+        """The posteriors of users who rate items while this policy serves."""
+        return UserVectors(self)
+
+    def context_of(self, posterior: UserPosterior, row: int | None) -> NDArray[np.float32]:
+        """Return the context [C] of a user with a posterior.
+
+        The agents that read a posterior get all of it, and others its mean, with the other columns of the known user in
+        `row`. Demographics of an unknown user (None) are those of the
+        average user.
+        """
+        if self.artifact.posterior_contexts:
+            return pack(posterior).astype(np.float32)
+        rest = self._mean_context if row is None else self.artifact.context[row]
+        return np.concatenate([posterior.mean, rest[len(posterior.mean) :]]).astype(np.float32)
 
     @cached_property
     def directions(self) -> NDArray[np.float32]:
@@ -140,11 +168,13 @@ class Scorer:
             self.directions[arms],
         )
 
-    def rated(self, user: Hashable, fold_in: FoldIn | None = None) -> NDArray[np.int32]:
-        """Return rows of the items that the user rated in the train part, or in `fold_in`; none of a user it does
-        not know."""
+    def rated(self, user: Hashable, fold_in: FoldIn | None = None, learned: Learned | None = None) -> NDArray[np.int32]:
+        """Return rows of the items that the user rated in the train part, in `fold_in` or before a state in `learned`;
+        none of a user it does not know."""
         if fold_in and user in fold_in:
             return self.item_rows(list(fold_in[user]))
+        if learned and user in learned:
+            return learned[user].rated
         if user not in self._user_row:
             return np.empty(0, np.int32)
         items, start = self._rated_by_user
@@ -157,20 +187,23 @@ class Scorer:
         fold_in: FoldIn | None = None,
         history: History | None = None,
         context: Array | None = None,
+        learned: Learned | None = None,
     ) -> Prediction:
         """Predict for one user; predictions for known users without history are cached.
 
-        A user in `fold_in` need not be known; one with a raw `context` ([C], or [D] for average demographics) neither,
-        and their std is that of a typical user. `history` tells a session policy what was shown so far: items shown
-        have probability 0. Raises UnknownIdError, DataError for ratings off the scale, a context of another length or a
-        history of the whole catalog, ConfigError for a history that the policy would not look at.
+        A user in `fold_in` or `learned` need not be known. One with a raw `context` ([C], or [D] for average
+        demographics) need not either, and their std is that of a typical user. `history` tells a session policy what
+        was shown so far: items shown have probability 0. Raises UnknownIdError, DataError for ratings off the scale, a
+        context of another length or a history of the whole catalog, ConfigError for a history that the policy would
+        not look at.
         """
-        cacheable = context is None and not history and not (fold_in and user in fold_in)
+        described = (fold_in and user in fold_in) or (learned and user in learned)
+        cacheable = context is None and not history and not described
         cached = self._cache.get(user) if cacheable else None
         if cached is not None:
             return cached
         contexts = None if context is None else np.asarray(context)[np.newaxis]
-        several = self.predict([user], fold_in, history, contexts)
+        several = self.predict([user], fold_in, history, contexts, learned)
         answer = Prediction(
             rating=several.rating[0],
             std=several.std[0],
@@ -189,12 +222,13 @@ class Scorer:
         fold_in: FoldIn | None = None,
         history: History | None = None,
         contexts: Array | None = None,
+        learned: Learned | None = None,
     ) -> Prediction:
         """Predict for n users, in blocks of one matrix product each; contexts [n, C] or [n, D] replace what is known.
 
         About 28 bytes a user and item are held at once. Raises what `answer` raises.
         """
-        blocks = list(self.predict_batches(users, fold_in, history, contexts=contexts))
+        blocks = list(self.predict_batches(users, fold_in, history, contexts=contexts, learned=learned))
         probability = np.concatenate([block.probability for block in blocks]).astype(np.float64)
         probability /= probability.sum(axis=1, keepdims=True)  # heads of single precision are off by 1e-7
         answer = Prediction(
@@ -216,6 +250,7 @@ class Scorer:
         history: History | None = None,
         at_once: int = USERS_AT_ONCE,
         contexts: Array | None = None,
+        learned: Learned | None = None,
     ) -> Iterator[BatchPrediction]:
         """Yield predictions, `at_once` users at a time; memory does not grow with the number of users.
 
@@ -223,7 +258,7 @@ class Scorer:
         """
         ids = as_list(users)
         histories = self.histories(ids, history)
-        inputs = self.contexts(ids, fold_in or {}, at_once, contexts)
+        inputs = self.contexts(ids, fold_in or {}, at_once, contexts, learned)
         groups = [histories[start : start + at_once] for start in range(0, len(ids), at_once)]
         return self._answered(inputs, groups, bool(history))
 
@@ -236,9 +271,12 @@ class Scorer:
                 raise DataError("the history contains every item of the catalog: no item is left")
             yield predict_block(self.artifact, user, allowed, histories)
 
-    def score_batches(self, users: Sequence[Hashable], at_once: int = USERS_AT_ONCE) -> Iterator[BatchScores]:
-        """Yield what lists for known users need, `at_once` users at a time; raises UnknownIdError."""
-        return (score_block(self.artifact, user) for user in self.contexts(as_list(users), {}, at_once))
+    def score_batches(
+        self, users: Sequence[Hashable], at_once: int = USERS_AT_ONCE, learned: Learned | None = None
+    ) -> Iterator[BatchScores]:
+        """Yield what lists for known and learned users need, `at_once` users at a time; raises UnknownIdError."""
+        inputs = self.contexts(as_list(users), {}, at_once, learned=learned)
+        return (score_block(self.artifact, user) for user in inputs)
 
     def histories(self, ids: list[Hashable], history: History | None) -> list[Shown]:
         """Return for each user the item rows of the session so far, and whether the user liked each."""
@@ -253,9 +291,17 @@ class Scorer:
         return [(self.item_rows([item for item, _ in past]), [bool(liked) for _, liked in past]) for past in histories]
 
     def contexts(
-        self, ids: list[Hashable], fold_in: FoldIn, at_once: int, contexts: Array | None = None
+        self,
+        ids: list[Hashable],
+        fold_in: FoldIn,
+        at_once: int,
+        contexts: Array | None = None,
+        learned: Learned | None = None,
     ) -> Iterator[UserInput]:
-        """Yield what is known of the users, `at_once` at a time; ids are checked at once."""
+        """Yield what is known of the users, `at_once` at a time; ids are checked at once.
+
+        Contexts come first, then the fold-in, then `learned`, then what the policy knows.
+        """
         starts = range(0, len(ids), at_once)
         if contexts is not None:
             rows = self._raw(contexts, len(ids))
@@ -263,19 +309,27 @@ class Scorer:
                 UserInput(part, self._typical(len(part)))
                 for part in (rows[start : start + at_once] for start in starts)
             )
-        unknown = [user for user in ids if user not in self._user_row and user not in fold_in]
+        described = {**learned, **fold_in} if learned else fold_in
+        unknown = [user for user in ids if user not in self._user_row and user not in described]
         if unknown:
             raise self.unknown_user_error(unknown, "describe a new user by some ratings")
-        return (self._stacked(ids[start : start + at_once], fold_in) for start in starts)
+        return (self._stacked(ids[start : start + at_once], fold_in, learned or {}) for start in starts)
 
-    def _stacked(self, ids: list[Hashable], fold_in: FoldIn) -> UserInput:
-        rows = [self._fold(fold_in[user]) if user in fold_in else self._known(user) for user in ids]
+    def _stacked(self, ids: list[Hashable], fold_in: FoldIn, learned: Learned) -> UserInput:
+        rows = [self._input_of(user, fold_in, learned) for user in ids]
         ratings = [rating for _, _, rating in rows if rating is not None]
         return UserInput(
             context=np.stack([context for context, _, _ in rows]),
             std=np.stack([std for _, std, _ in rows]),
             rating=np.stack(ratings) if len(ratings) == len(rows) else None,
         )
+
+    def _input_of(self, user: Hashable, fold_in: FoldIn, learned: Learned) -> tuple[Array, Array, Array | None]:
+        """Return context [C], std [I] and expected rating [I] of a user; the last is None if the embeddings have it."""
+        if user in fold_in:
+            return self._fold(fold_in[user])
+        described = learned.get(user)
+        return self._known(user) if described is None else (described.context, described.std, described.rating)
 
     def _known(self, user: Hashable) -> tuple[Array, Array, Array | None]:
         """Return context [C], std [I] and, if the artifact has one, the expected rating [I] of a known user."""
@@ -284,10 +338,10 @@ class Scorer:
 
     def _fold(self, ratings: Mapping[Hashable, float]) -> tuple[Array, Array, Array]:
         rows = self.item_rows(list(ratings))
-        embedding, covariance = fold_in_user(self._embeddings, rows, np.array(list(ratings.values()), np.float64))
+        embedding, covariance = fold_in_user(self.embeddings, rows, np.array(list(ratings.values()), np.float64))
         # Demographics are unknown: those of the average user stand in.
         rest = pack_covariance(covariance) if self.artifact.posterior_contexts else self._mean_context[len(embedding) :]
-        std = np.sqrt(expected_variance(self._embeddings, covariance))
+        std = np.sqrt(expected_variance(self.embeddings, covariance))
         return np.concatenate([embedding, rest]), std, embedding @ self.artifact.item.T + self.artifact.offset
 
     def _raw(self, contexts: Array, count: int) -> Array:
@@ -311,7 +365,8 @@ class Scorer:
         return mean_std(self.artifact.rating_std)
 
     @cached_property
-    def _embeddings(self) -> Embeddings:
+    def embeddings(self) -> Embeddings:
+        """The embeddings of users and items, with the noise of a rating."""
         artifact, rank = self.artifact, self.artifact.item.shape[1]
         return Embeddings(
             artifact.context[:, :rank], artifact.item, artifact.offset, artifact.scale, artifact.noise_std, np.nan,

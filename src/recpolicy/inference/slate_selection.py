@@ -18,7 +18,7 @@ from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.core.types import Array
 
 if TYPE_CHECKING:
-    from recpolicy.inference.scorer import FoldIn, Scorer
+    from recpolicy.inference.scorer import FoldIn, Learned, Scorer
 
 Arms = NDArray[np.intp]
 Mask = NDArray[np.bool_]
@@ -54,6 +54,7 @@ def allowed_rows(
     years: tuple[float | None, float | None] = (None, None),
     exclude_items: Sequence[Hashable] = (),
     fold_in: "FoldIn | None" = None,
+    learned: "Learned | None" = None,
 ) -> Mask:
     """Return a mask [A] of the allowed arms: of any of the `genres`, from the years (first, last), neither rated nor
     excluded.
@@ -70,7 +71,7 @@ def allowed_rows(
     if last is not None:
         allowed &= scorer.years <= last
     if exclude_rated:
-        allowed[scorer.rated(user, fold_in)] = False
+        allowed[scorer.rated(user, fold_in, learned)] = False
     if len(exclude_items):
         allowed[scorer.item_rows(exclude_items)] = False
     arms: Mask = allowed[scorer.action_items]
@@ -178,17 +179,19 @@ def mixed_propensity(drawn: Array, greedy: Array, share: float) -> Array:
 
 def explain(
     scorer: "Scorer", user: Hashable, rows: Sequence[int] | NDArray[np.integer], fold_in: "FoldIn | None" = None,
-    count: int = 2,
+    count: int = 2, learned: "Learned | None" = None,
 ) -> list[list[int]]:  # fmt: skip
     """Return for each row of `rows` the rows of the `count` nearest items that the user rated, nearest first.
 
-    Nearest by the cosine of the embeddings. Of a user in `fold_in` only items rated above the middle of the scale
-    count; of a known one it is not kept how they were rated. An item does not explain itself; fewer where there are
-    fewer, none of a user of whom nothing is known.
+    Nearest by the cosine of the embeddings. Of a user in `fold_in` or `learned` only items rated above the middle of
+    the scale count; of ratings of the training it is not kept how high they were. An item does not explain itself;
+    fewer where there are fewer, none of a user of whom nothing is known.
     """
     rated = scorer.rated(user, fold_in)  # [R]
     if fold_in and user in fold_in:
         rated = rated[np.array(list(fold_in[user].values())) > sum(scorer.scale) / 2]
+    elif learned and user in learned:
+        rated = learned[user].liked
     queried = np.asarray(rows, np.intp)
     if not len(rated) or not len(queried):
         return [[] for _ in queried]

@@ -17,7 +17,7 @@ from recpolicy.core.types import Bools
 from recpolicy.inference.block_prediction import BatchScores
 from recpolicy.inference.guarded_lists import GuardedSlate, guarded_slates
 from recpolicy.inference.guardrails import Guardrails, of_request
-from recpolicy.inference.scorer import Array, FoldIn, Prediction, Scorer
+from recpolicy.inference.scorer import Array, FoldIn, Learned, Prediction, Scorer
 from recpolicy.inference.slate_selection import (
     ExplorationConfig,
     Slate,
@@ -26,11 +26,13 @@ from recpolicy.inference.slate_selection import (
     explain,
     untied_slates,
 )
+from recpolicy.inference.user_vectors import LearnedUser
 from recpolicy.server.db.guardrail_record import pack_list
 from recpolicy.server.db.session_history import pack_history
 from recpolicy.server.json_output import encode, finite
 from recpolicy.server.live_models import LoadedVersion
 from recpolicy.server.schemas.requests import Instance, RecommendRequest
+from recpolicy.server.users.service import NO_USERS, DescribedUser, RequestUsers
 
 NEVER = threading.Event()
 """Is never set: work that runs to its end."""
@@ -56,17 +58,19 @@ class ComputedList:
     allowed: bytes | None
     """Packed bits over the catalog; None: every item was allowed."""
     context: bytes | None
-    """The float32 context of a user whom the version does not know; None for a known user."""
+    """The float32 context of a user whom a posterior or the request describes; None for one as in the training."""
     history: bytes | None
     """The packed session that a session policy saw; None for other policies."""
     guardrails: bytes | None = None
     """The guardrails (db/guardrail_record.py); None: there were none."""
     note: bytes = b""
-    """Further fields of the response, JSON after a comma: the guardrails, and why the list is short."""
+    """Further fields of the response, JSON after a comma: the posterior, the guardrails, why the list is short."""
     mean_std: float = float("nan")
     """Mean standard deviation of the predicted ratings of its items."""
     greedy: bool = True
     """False: it was drawn to explore, and its scores are not those of the best list."""
+    posterior: str = ""
+    """The start of the posterior that describes the user: prior or trained; empty: the user is as in the training."""
 
     @property
     def size(self) -> int:
@@ -76,9 +80,10 @@ class ComputedList:
         return _LIST_OVERHEAD + texts + sum(len(part) for part in packed if part is not None)
 
 
-def list_key(request: ListRequest, exploration: ExplorationConfig) -> tuple[Any, ...]:
-    """Return the key of a plain request's list in the cache of its version."""
-    return request.user, request.k, request.exclude_rated, exploration.share, exploration.top
+def list_key(request: ListRequest, exploration: ExplorationConfig, user: DescribedUser | None) -> tuple[Any, ...]:
+    """Return the key of a plain request's list in the cache of its version; `user` is that of the request."""
+    identity = request.user if user is None else user.cache_key
+    return identity, request.k, request.exclude_rated, exploration.share, exploration.top
 
 
 def compute_lists(
@@ -86,21 +91,23 @@ def compute_lists(
     requests: Sequence[ListRequest],
     exploration: ExplorationConfig,
     stop: threading.Event = NEVER,
+    users: RequestUsers = NO_USERS,
 ) -> dict[tuple[Any, ...], ComputedList]:
     """Compute the lists of plain requests that are not cached, together, and cache them; return them by their keys.
 
-    Leaves out unknown users, and lists with ties: lots decide them, so another request may get another list. Ends early
-    once `stop` is set.
+    Leaves out users of whom nothing is known, and lists with ties: lots decide them, so another request may get another
+    list. Ends early once `stop` is set.
     """
     missing: dict[int, dict[tuple[Any, ...], ListRequest]] = {}  # by length
     for request in requests:
-        key = list_key(request, exploration)
-        if request.plain and key not in version.lists and version.scorer.knows(request.user):
+        user = users.find(version.trained, request.user)
+        key = list_key(request, exploration, user)
+        if request.plain and key not in version.lists and (user is not None or version.scorer.knows(request.user)):
             missing.setdefault(request.k, {})[key] = request
     computed = {}
     for several in missing.values():
-        for request, result in _compute_together(version, list(several.values()), exploration):
-            key = list_key(request, exploration)
+        for request, result in _compute_together(version, list(several.values()), exploration, users):
+            key = list_key(request, exploration, users.find(version.trained, request.user))
             computed[key] = result
             version.lists.put(key, result, result.size)
             if stop.is_set():
@@ -109,21 +116,26 @@ def compute_lists(
 
 
 def _compute_together(
-    version: LoadedVersion, requests: Sequence[ListRequest], exploration: ExplorationConfig
+    version: LoadedVersion, requests: Sequence[ListRequest], exploration: ExplorationConfig, users: RequestUsers
 ) -> Iterator[tuple[ListRequest, ComputedList]]:
     """Yield the best lists of plain requests of the same length, without those that have ties."""
     scorer, waiting = version.scorer, iter(requests)
-    for scores in scorer.score_batches([request.user for request in requests]):
+    ids = [request.user for request in requests]
+    learned = users.learned(version.trained, ids)
+    for scores in scorer.score_batches(ids, learned=learned):
         block = list(islice(waiting, len(scores.score)))
         allowed = np.ones(scores.rating.shape, bool)  # [n, I]
         for place, request in enumerate(block):
             if request.exclude_rated:
-                allowed[place, scorer.rated(request.user)] = False
+                allowed[place, scorer.rated(request.user, learned=learned)] = False
         allowed = allowed[:, scorer.action_items]  # [n, A]
         slates = _best_slates(version, scores, allowed, block[0].k, exploration)
         for place, (request, slate) in enumerate(zip(block, slates, strict=True)):
             if slate is not None:
-                yield request, _as_json(version, request.user, slate, allowed[place], scores.of_user(place))
+                user = users.find(version.trained, request.user)
+                answer = scores.of_user(place)
+                computed = _as_json(version, request.user, slate, allowed[place], answer, learned=learned)
+                yield request, computed if user is None else _with_posterior(computed, learned[request.user], user)
 
 
 def _best_slates(
@@ -161,29 +173,39 @@ def _guarded_slate(
 
 
 def compute_list(
-    version: LoadedVersion, request: RecommendRequest, exploration: ExplorationConfig, explored: bool
+    version: LoadedVersion,
+    request: RecommendRequest,
+    exploration: ExplorationConfig,
+    explored: bool,
+    users: RequestUsers = NO_USERS,
 ) -> ComputedList:
     """Return a list for any request."""
     scorer, fold_in = version.scorer, request.fold_in()
     context = None if request.context is None else np.array(request.context, np.float32)
-    known = fold_in is None and context is None
-    if known and not scorer.knows(request.user):
+    by_id = fold_in is None and context is None
+    user = users.find(version.trained, request.user) if by_id else None
+    learned: Learned = {} if user is None else {request.user: user.learned()}
+    if by_id and user is None and not scorer.knows(request.user):
         raise scorer.unknown_user_error([request.user], "describe the user by `ratings` or `context`")
     answer: Prediction | BatchScores
     if request.plain:
-        answer = next(scorer.score_batches([request.user])).of_user(0)
+        answer = next(scorer.score_batches([request.user], learned=learned)).of_user(0)
     else:
-        answer = scorer.predict_one(request.user, fold_in, request.session(), context)
+        answer = scorer.predict_one(request.user, fold_in, request.session(), context, learned)
     excluded = [*request.exclude, *(each.item for each in request.history or ())]
     years = request.first_and_last_year()
-    allowed = allowed_rows(scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in)
+    allowed = allowed_rows(
+        scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in, learned
+    )
     rails = request_guardrails(version, request)
     if rails is None:
         slate = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), explored)
     else:
         slate = _guarded_slate(answer, scorer, allowed, request.k, rails, exploration, explored)
-    vector = None if known else _context_bytes(scorer, request, fold_in, context)
-    computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector)
+    vector = None if by_id else _context_bytes(scorer, request, fold_in, context)
+    computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector, learned)
+    if user is not None:
+        computed = _with_posterior(computed, learned[request.user], user)
     if explored:
         if rails is None:
             best = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), False)
@@ -196,14 +218,14 @@ def compute_list(
 
 def _as_json(
     version: LoadedVersion, user: Hashable, slate: Slate, allowed: Bools, answer: Prediction | BatchScores,
-    fold_in: FoldIn | None = None, context: bytes | None = None,
+    fold_in: FoldIn | None = None, context: bytes | None = None, learned: Learned | None = None,
 ) -> ComputedList:  # fmt: skip
     """Return a slate in the form in which it is served and stored; allowed [A], answer: of this user, [I]."""
     rows = version.scorer.action_items[slate.arms]
     ratings, stds = _number_texts(answer.rating[rows]), _number_texts(answer.std[rows])
     values = ["null"] * len(rows) if answer.value is None else _number_texts(answer.value[rows])
     propensities = [repr(number) for number in slate.propensity.tolist()]
-    nearest = explain(version.scorer, user, rows, fold_in)
+    nearest = explain(version.scorer, user, rows, fold_in, learned=learned)
     columns = zip(rows.tolist(), ratings, stds, values, propensities, nearest, strict=True)
     items = [
         f'{_item_json(version, row)},"rating":{rating},"std":{std},"value":{value},"propensity":{propensity},'
@@ -221,6 +243,12 @@ def _as_json(
         mean_std=float(answer.std[rows].mean()) if len(rows) else float("nan"),
     )
     return with_guardrails(computed, slate) if isinstance(slate, GuardedSlate) else computed
+
+
+def _with_posterior(computed: ComputedList, learned: LearnedUser, user: DescribedUser) -> ComputedList:
+    """Return a list with the context that the policy saw, and what the response says about the posterior."""
+    note = user.note + computed.note
+    return replace(computed, context=learned.context.tobytes(), note=note, posterior=user.start)
 
 
 def with_guardrails(computed: ComputedList, slate: GuardedSlate) -> ComputedList:

@@ -23,12 +23,14 @@ from recpolicy.server.rank.ranker import UniformPolicy
 from recpolicy.server.rank.service import RankSettings
 from recpolicy.server.rollout.counters import RolloutCounters
 from recpolicy.server.settings import Settings
+from recpolicy.server.users.service import LEARN, UserService
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from recpolicy.server.db.writer import GroupCommitWriter
     from recpolicy.server.strategies.service import StrategyService
+    from recpolicy.server.users.reader import UserReader
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,16 @@ class AppState:
     """The strategy engine; None: the server serves no strategies."""
     action_rows: ActionRows = field(default_factory=ActionRows)
     """The rows of the actions of earlier ranks."""
+    user_reader: "UserReader | None" = None
+    """Reads the ratings of users who learn; None: nobody does."""
+    users: UserService = field(init=False, compare=False)
+    """The users of requests, as far as a posterior describes them."""
     rank: RankSettings = field(init=False, compare=False)
     """The settings of ranks and rewards in effect."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", RankSettings(self.settings))
+        object.__setattr__(self, "users", UserService(self.settings.users.mode, self.user_reader))
 
     def ranking_state(self) -> LiveState:
         """Return the live versions as ranks use them; raises WrongPolicyKindError if the champion is one of ratings.
@@ -100,7 +107,9 @@ class AppState:
         scale = (0.0, 1.0) if champion.ranks else champion.scorer.scale  # a policy of features takes no feedback
         rewards = {RANK: self.rank.current.reward}
         rewards = {} if self.strategies is None else rewards | {STRATEGY: self.strategies.config.reward}
-        return RewardRules(scale, window, self.keyless, self.rank.current.reward.wait_ms, rewards)
+        users = self.settings.users
+        signals = frozenset(users.signals) if users.mode == LEARN else frozenset[str]()
+        return RewardRules(scale, window, self.keyless, self.rank.current.reward.wait_ms, signals, rewards)
 
     def check_signals(self, signals: Sequence[RankSignal]) -> None:
         """Raise DataError for a signal that the reward of no task can use."""

@@ -1,7 +1,8 @@
 """Erasure of one user: from the spool, the database and the files of jobs of a server.
 
-The spool comes first, because it does not need the database. A replay may store events that it read before; so after
-spooled events the database is searched once more.
+The spool comes first, because it does not need the database. A replay may store events that it read before, and a
+request events whose contexts come from ratings that it read before. So after spooled events, and where users learn, the
+database is searched once more.
 """
 
 import shutil
@@ -26,7 +27,7 @@ from recpolicy.server.jobs.subprocess_jobs import FOLDER
 EXPORTING_JOBS = ("retrain", "evaluate", "train_strategies", "evaluate_strategies")
 """Jobs that export events to a folder of their own."""
 REPLAY_SECONDS = 2.0
-"""Time in which a replay stores the events that it has read."""
+"""Time in which a replay stores the events that it has read, and a request the event that it computes."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class ErasedUser:
     """Actions that only these events offered."""
     profiles: int
     """Profiles for strategies."""
+    user_ratings: int
+    """Ratings that moved the posterior of the user."""
     spooled: int
     """Events in the spool."""
     other_id_events: int
@@ -64,7 +67,8 @@ def erase_user(state: AppState, user: int | str, actor: str) -> ErasedUser:
     spooled = erase_from_spool(state.folder / "spool", key)
     try:
         deleted = delete_user(store.engine, key)
-        if spooled:
+        state.users.forget(state.models.live, key)
+        if spooled or state.users.reader is not None:
             time.sleep(REPLAY_SECONDS)
             deleted += delete_user(store.engine, key)
         counts = {**asdict(deleted), "spooled": spooled}

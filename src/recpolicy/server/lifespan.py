@@ -6,7 +6,7 @@ single trained policy, it also holds a registry with that policy as version 1.
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,12 @@ from recpolicy.server.online.learned_policy import LearnedPolicy
 from recpolicy.server.online.rank_checkpoints import rank_checkpoint_folder
 from recpolicy.server.online.rank_learner import LearnedRanks
 from recpolicy.server.rank.ranker import Ranker
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import MIB, Settings, UsersConfig
 from recpolicy.server.state_files import DATABASE, make_private
 from recpolicy.server.state_lock import serving
 from recpolicy.server.strategies.service import StrategyService
+from recpolicy.server.users.reader import UserReader
+from recpolicy.server.users.service import LEARN
 
 DATABASE_URL = "RECPOLICY_DATABASE_URL"
 
@@ -133,9 +135,13 @@ def _open_locked(source: Path, folder: Path, settings: Settings) -> Iterator[App
         with closing(GroupCommitWriter(engine, spool, lambda: holder[0].reward_rules(), alert, seconds)) as writer:
             bound = KeylessBound(settings.online.keyless_per_hour)
             strategies = StrategyService(settings.strategies, folder) if settings.strategies.enabled else None
+            reader = _user_reader(engine, writer, settings.users)
             holder.append(
-                AppState(models, Store(engine, writer), settings, Metrics(), folder, bound, strategies=strategies)
-            )
+                AppState(
+                    models, Store(engine, writer), settings, Metrics(), folder, bound, strategies=strategies,
+                    user_reader=reader,
+                )
+            )  # fmt: skip
             holder[0].rank.remember_reward(engine)
             holder[0].rank.load(engine)
             models.on_fault = partial(send_alert, holder[0], "registry.version")
@@ -143,9 +149,21 @@ def _open_locked(source: Path, folder: Path, settings: Settings) -> Iterator[App
                 models.on_fault(models.fault)
             for name, is_alive in writer.tasks().items():
                 holder[0].background.add(name, is_alive)
-            yield holder[0]
+            with nullcontext() if reader is None else closing(reader):
+                if reader is not None:
+                    holder[0].background.add("user_reader", reader.is_alive)
+                yield holder[0]
     finally:
         engine.dispose()
+
+
+def _user_reader(engine: Engine, writer: GroupCommitWriter, config: UsersConfig) -> UserReader | None:
+    """Return the started reader of the ratings of users; None if no user learns."""
+    if config.mode != LEARN:
+        return None
+    reader = UserReader(engine, lambda: writer.down, config.cache_mib * MIB)
+    reader.start()
+    return reader
 
 
 def stateless_state(source: Path, settings: Settings) -> AppState:

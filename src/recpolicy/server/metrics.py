@@ -31,6 +31,10 @@ class Metrics:
         self.requests = counter("requests", "Requests answered.", ("method", "route", "status"))
         self.seconds = histogram("request_seconds", "Time to answer.", "route")
         self.events = counter("events", "Lists recommended.", ("version", "variant", "explored"))
+        self.described = counter("lists_of_posteriors", "Lists of users whom a posterior describes.", ("start",))
+        self.unread = gauge(
+            "users_unread", "Users answered without a look at their latest ratings, since the start.", "livesum"
+        )
         self.lost = counter("events_lost", "Lists recommended whose events could not be stored.")
         self.feedback = counter("feedback", "Feedback by outcome.", ("status",))
         self.ranks = counter("ranks", "Ranked events, each slot as one.", ("version", "variant", "mode"))
@@ -95,6 +99,10 @@ class Metrics:
     def count_lists(self, version: int, variant: str, explored: bool, count: int) -> None:
         """Count recommended lists."""
         self._events(version, variant, explored).inc(count)
+
+    def count_described(self, start: str) -> None:
+        """Count a list of a user whose posterior started at `start`: prior or trained."""
+        self.described.labels(start).inc()
 
     def count_ranks(self, version: int, variant: str, mode: str, count: int) -> None:
         """Count ranked events."""

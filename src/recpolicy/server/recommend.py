@@ -32,6 +32,7 @@ from recpolicy.server.middleware import FastPath
 from recpolicy.server.rollout.variant_answers import answer_by_variant
 from recpolicy.server.schemas.requests import RecommendBatch, RecommendRequest
 from recpolicy.server.schemas.responses import Recommendation, Recommendations
+from recpolicy.server.users.service import NO_USERS, RequestUsers
 
 router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 
@@ -57,6 +58,8 @@ class ServedList:
     """Mean standard deviation of the predicted ratings of the items."""
     greedy: bool = True
     """False: the scores of the items are not those of the best list."""
+    posterior: str = ""
+    """The start of the posterior that describes the user; empty: the user is as in the training."""
 
     @property
     def explored(self) -> bool:
@@ -89,7 +92,9 @@ async def recommend(request: RecommendRequest, state: StateDep) -> Response:
     # The fast path: RequestMiddleware calls this function through `fast_path` below, before routing, because FastAPI's
     # routing and dependency resolution cost more than the recommendation. Everything runs in the event loop for the
     # same reason: handing a cached list to a thread takes longer than serving it.
-    served = recommend_with_fallback(state, request, state.models.live)
+    live = state.models.live
+    users = await state.users.read(live, [request.user])
+    served = recommend_with_fallback(state, request, live, users)
     stored = await persist(state, [served])
     return JsonText(served.to_json(stored))
 
@@ -146,17 +151,22 @@ def parse(model: type[Body], scope: Message, body: bytes) -> Body:
         raise RequestValidationError(faults) from None
 
 
-def recommend_with_fallback(state: AppState, request: ListRequest, live: LiveState) -> ServedList:
+def recommend_with_fallback(
+    state: AppState, request: ListRequest, live: LiveState, users: RequestUsers = NO_USERS
+) -> ServedList:
     """Return the list of the user's variant, or the champion's if the challenger fails; count both during a rollout.
 
     Raises what the champion raises.
     """
     exploration = state.settings.exploration
     if live.challenger is None:
-        return choose(live, request, exploration)
-    served = answer_by_variant(state, live, id_key(request.user), lambda live: choose(live, request, exploration))
+        return choose(live, request, exploration, users)
+    served = answer_by_variant(
+        state, live, id_key(request.user), lambda live: choose(live, request, exploration, users)
+    )
     if live.shadow and not served.explored:
-        state.rollout_counters.shadow.offer(live, request.full(), served, state.settings.rollout.shadow_sample)
+        asked = request.full(), users
+        state.rollout_counters.shadow.offer(live, asked, served, state.settings.rollout.shadow_sample)
     return served
 
 
@@ -175,19 +185,23 @@ async def recommend_all(
         RejectedError: Too many large answers wait.
     """
     live = state.models.live
+    users = await state.users.read(live, [request.user for request in requests])
     exploration = state.settings.exploration if live.exploring else NO_EXPLORATION
     lists, together = live.champion.lists, live.challenger is None  # in a rollout, each request is timed by itself
-    cached = together and all(request.plain and list_key(request, exploration) in lists for request in requests)
+    cached = together and all(
+        request.plain and list_key(request, exploration, users.find(live.champion.trained, request.user)) in lists
+        for request in requests
+    )
 
     def answer_all(stop: threading.Event) -> list[ServedList | dict[str, Any]]:
         if together and not cached:
-            compute_lists(live.champion, requests, exploration, stop)
+            compute_lists(live.champion, requests, exploration, stop, users)
         answers: list[ServedList | dict[str, Any]] = []
         for request in requests:
             if stop.is_set():
                 break
             try:
-                answers.append(recommend_with_fallback(state, request, live))
+                answers.append(recommend_with_fallback(state, request, live, users))
             except (DataError, ConfigError) as error:
                 answers.append(item_error(error))
         return answers
@@ -195,7 +209,9 @@ async def recommend_all(
     return answer_all(NEVER) if cached else await active.compute(rows, answer_all)
 
 
-def choose(live: LiveState, request: ListRequest, exploration: ExplorationConfig) -> ServedList:
+def choose(
+    live: LiveState, request: ListRequest, exploration: ExplorationConfig, users: RequestUsers = NO_USERS
+) -> ServedList:
     """Return a list for one request with its event.
 
     Raises what the policy raises for unknown users, items or filters.
@@ -206,10 +222,10 @@ def choose(live: LiveState, request: ListRequest, exploration: ExplorationConfig
     explored = random.random() < exploration.share
     computed = None
     if request.plain and not explored:
-        key = list_key(request, exploration)
-        computed = version.lists.get(key) or compute_lists(version, [request], exploration).get(key)
+        key = list_key(request, exploration, users.find(version.trained, request.user))
+        computed = version.lists.get(key) or compute_lists(version, [request], exploration, users=users).get(key)
     if computed is None:
-        computed = compute_list(version, request.full(), exploration, explored)
+        computed = compute_list(version, request.full(), exploration, explored, users)
     time = now_ms()
     event = Event(
         id=new_event_id(time),
@@ -230,7 +246,7 @@ def choose(live: LiveState, request: ListRequest, exploration: ExplorationConfig
         guardrails=computed.guardrails,
     )
     note, std, greedy = computed.note, computed.mean_std, computed.greedy
-    return ServedList(event, version.policy_json[variant], computed.items, note, std, greedy)
+    return ServedList(event, version.policy_json[variant], computed.items, note, std, greedy, computed.posterior)
 
 
 async def persist(state: AppState, served: list[ServedList]) -> bool:
@@ -253,6 +269,8 @@ async def persist(state: AppState, served: list[ServedList]) -> bool:
         labels = each.event.version, each.event.variant, each.event.explored
         counts[labels] = counts.get(labels, 0) + 1
         state.metrics.observe_choice_of_list(each.event.version, each.greedy, each.mean_std)
+        if each.posterior:
+            state.metrics.count_described(each.posterior)
     for labels, count in counts.items():
         state.metrics.count_lists(*labels, count)
     return stored

@@ -281,6 +281,22 @@ def check_webhook_url(url: str, where: str) -> str:
 
 
 @config_dataclass
+class UsersConfig:
+    """Users whom the serving version does not know, and learning of the single user."""
+
+    mode: Literal["off", "prior", "learn"] = "prior"
+    """off: an unknown user is an error. prior: an unknown user gets the answers of the population's prior. learn: each
+    user's own feedback also moves the user's posterior, of known users, too."""
+    signals: Annotated[
+        tuple[Literal["rating", "like", "skip", "complete", "share", "watch_fraction"], ...], Field(min_length=1)
+    ] = ("rating",)
+    """Types of feedback that move the posterior, each by the reward that it would set."""
+    cache_mib: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    """Memory of a process for the posteriors of the latest users, in MiB: 20,000 users of 20 directions. Others are
+    computed from their ratings again."""
+
+
+@config_dataclass
 class ConsoleConfig:
     """The wording of the console."""
 
@@ -355,6 +371,7 @@ class Settings:
     jobs: JobsConfig = field(default_factory=JobsConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
+    users: UsersConfig = field(default_factory=UsersConfig)
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     rank: RankConfig = field(default_factory=RankConfig)

@@ -24,7 +24,7 @@ from recpolicy.core.lru import LRUCache
 from recpolicy.inference.guarded_lists import guarded_slates
 from recpolicy.inference.guardrails import GuardrailConfig, bind, of_request
 from recpolicy.inference.load_scorer import load_scorer
-from recpolicy.inference.scorer import Prediction, Scorer
+from recpolicy.inference.scorer import Learned, Prediction, Scorer
 from recpolicy.inference.slate_selection import ExplorationConfig, allowed_rows
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.json_output import finite
@@ -75,19 +75,28 @@ class RankedPreview:
         ]
 
 
-def rank_items(scorer: Scorer, request: RecommendRequest, config: GuardrailConfig = NO_GUARDRAILS) -> RankedPreview:
+def rank_items(
+    scorer: Scorer,
+    request: RecommendRequest,
+    config: GuardrailConfig = NO_GUARDRAILS,
+    learned: Learned | None = None,
+) -> RankedPreview:
     """Return a version's ranking for a request; raises what the policy raises for unknown ids or filters.
 
     Under guardrails, the list that they allow comes first, then the other items that they do not exclude as such.
     """
     fold_in = request.fold_in()
     context = None if request.context is None else np.array(request.context, np.float32)
-    if fold_in is None and context is None and not scorer.knows(request.user):
+    if fold_in is not None or context is not None:
+        learned = None
+    elif not learned and not scorer.knows(request.user):
         raise scorer.unknown_user_error([request.user], "describe the user by `ratings`")
-    answer = scorer.predict_one(request.user, fold_in, request.session(), context)
+    answer = scorer.predict_one(request.user, fold_in, request.session(), context, learned)
     excluded = [*request.exclude, *(each.item for each in request.history or ())]
     years = request.first_and_last_year()
-    allowed = allowed_rows(scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in)
+    allowed = allowed_rows(
+        scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in, learned
+    )
     listed = np.empty(0, np.intp)
     own = None if request.guardrails is None else request.guardrails.config()
     rails = of_request(bind(config, scorer) if config.active else None, own, request.k, scorer)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from time import perf_counter, sleep
+from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, delete, or_, select
 
@@ -24,6 +25,7 @@ from recpolicy.server.db.rank_deletion import (
 )
 from recpolicy.server.db.schema import STRATEGY, events, feedback, rewards, rollouts
 from recpolicy.server.db.strategy_profiles import delete_profile
+from recpolicy.server.db.user_ratings import delete_ratings, delete_user_ratings, old_ratings
 
 EVENTS_AT_ONCE = 500
 """Events of one transaction: about 20 ms of the writer's time on a 2-core machine."""
@@ -44,6 +46,8 @@ class Deleted:
     """Actions that no ranked event offers any more."""
     profiles: int = 0
     """Profiles for strategies."""
+    user_ratings: int = 0
+    """Ratings that moved the posterior of their user."""
 
     def __add__(self, other: "Deleted") -> "Deleted":
         pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
@@ -53,7 +57,9 @@ class Deleted:
 def delete_before(
     engine: Engine, time: int, stopping: Callable[[], bool] = lambda: False, at_once: int = EVENTS_AT_ONCE
 ) -> Deleted:
-    """Delete events before a time (milliseconds since 1970); events of a running rollout stay until it ends.
+    """Delete events before a time (milliseconds since 1970), and ratings of users that came before it.
+
+    Events of a running rollout stay until it ends.
 
     Args:
         engine: The store.
@@ -78,6 +84,8 @@ def delete_before(
     deleted = _delete(engine, next_ids, stop)
     if not stopped:
         deleted += _delete(engine, old_ranks(time, at_once), stop, _delete_ranks)
+    if not stopped:
+        deleted += _delete(engine, old_ratings(time, at_once), stop, _delete_ratings)
     return deleted if stopped else deleted + Deleted(actions=delete_unused_actions(engine, time, stop))
 
 
@@ -88,7 +96,7 @@ def delete_all_ranks(engine: Engine, at_once: int = EVENTS_AT_ONCE) -> Deleted:
 
 
 def delete_user(engine: Engine, user_key: str, at_once: int = EVENTS_AT_ONCE) -> Deleted:
-    """Delete all events of a user. Their bytes may stay in the files of SQLite until `rewrite_file`."""
+    """Delete all events and ratings of a user. Their bytes may stay in the files of SQLite until `rewrite_file`."""
     with engine.connect() as connection:  # no index: one pass over the events, which delays no writer
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
@@ -103,7 +111,9 @@ def delete_user(engine: Engine, user_key: str, at_once: int = EVENTS_AT_ONCE) ->
     with transaction(engine) as connection:
         profiles = delete_profile(connection, user_key)
     ranks, signals, actions = delete_user_ranks(engine, user_key)
-    return _delete(engine, next_ids) + Deleted(ranks=ranks, signals=signals, actions=actions, profiles=profiles)
+    deleted = _delete(engine, next_ids) + Deleted(ranks=ranks, signals=signals, actions=actions, profiles=profiles)
+    with transaction(engine) as connection:  # after the events: without them, no feedback adds a rating
+        return deleted + Deleted(user_ratings=delete_user_ratings(connection, user_key))
 
 
 def delete_user_strategies(engine: Engine, user_key: str) -> int:
@@ -160,3 +170,7 @@ def _delete_events(connection: Connection, ids: Sequence[str]) -> Deleted:
 def _delete_ranks(connection: Connection, ids: Sequence[str]) -> Deleted:
     ranks, signals = delete_ranks(connection, ids)
     return Deleted(ranks=ranks, signals=signals)
+
+
+def _delete_ratings(connection: Connection, numbers: Sequence[Any]) -> Deleted:
+    return Deleted(user_ratings=delete_ratings(connection, numbers))

@@ -17,6 +17,7 @@ from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.keyless_feedback import KeylessBound
 from recpolicy.server.db.schema import LIST, events, feedback, rewards
+from recpolicy.server.db.user_ratings import add_rating
 
 DAY_MS = 24 * 3600 * 1000
 REWARD_TYPES = ("rating", "like", "skip", "complete", "share", "watch_fraction")
@@ -76,6 +77,8 @@ class RewardRules:
     """Decides about online learning from feedback without a key."""
     signal_window_ms: int = 7 * DAY_MS
     """Signals on ranked events older than this are late: they are stored and count nowhere."""
+    user_signals: frozenset[str] = frozenset()
+    """Types of feedback that move the posterior of their user; empty: none does."""
     rewards: Mapping[str, RewardConfig] = field(default_factory=dict)
     """Settings of rewards by task, where ranks and strategies are served: a signal must suit its event."""
 
@@ -137,6 +140,8 @@ def _apply_one(
                 return Outcome("accepted", version=event["version"])
             client = item.keyless_client
             online = client is None or rules.keyless.admits(client, json.dumps(items[position]))
+            if online and item.type in rules.user_signals:
+                add_rating(connection, event["user_key"], items[position], reward, time)
             return _set_reward(connection, event, {**row, "reward": reward, "online": online})
         known |= _known_feedback(connection, {item.event_id: None})  # another process was faster
     if known[key] == item.value:

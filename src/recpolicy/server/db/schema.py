@@ -94,6 +94,18 @@ rewards = Table(
     sqlite_autoincrement=True,
 )  # fmt: skip
 
+user_ratings = Table(
+    "user_ratings", metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("user_key", String(KEY), nullable=False),
+    Column("item", String(KEY), nullable=False, doc="item id, JSON"),
+    Column("rating", Float(53), nullable=False, doc="on the scale of the ratings; the latest one of an item counts"),
+    Column("time", BigInteger, nullable=False),
+    Index(None, "user_key", "seq"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+"""Ratings that move the posterior of their user; written only while the setting [users] is learn."""
+
 IN_ROLLOUT = "rollout IS NOT NULL"
 EVENT_NAME = 256
 """Letters of the id of a ranked event, a slot or a signal, which callers may choose."""

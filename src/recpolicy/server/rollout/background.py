@@ -83,7 +83,8 @@ def _rank_in_shadow(pair: ShadowPair) -> Comparison:
 
 def _list_in_shadow(pair: ShadowPair) -> Comparison:
     """Let the challenger make a list for the same request; return the comparison."""
-    shadow = choose(_challenger_alone(pair.live), pair.request, NO_EXPLORATION)
+    request, users = pair.request
+    shadow = choose(_challenger_alone(pair.live), request, NO_EXPLORATION, users)
 
     def compare() -> tuple[float, float]:
         served, in_shadow = pair.served.item_ids, set(shadow.item_ids)
@@ -104,9 +105,11 @@ def _rating_difference(pair: ShadowPair) -> float:
     0 if the challenger knows none of the items.
     """
     assert pair.live.challenger is not None
-    scorer, request, served = pair.live.challenger.scorer, pair.request, pair.served
+    (request, users), served = pair.request, pair.served
+    challenger = pair.live.challenger
+    scorer, learned = challenger.scorer, users.learned(challenger.trained, [request.user])
     context = None if request.context is None else np.array(request.context, np.float32)
-    rating = scorer.predict_one(request.user, request.fold_in(), request.session(), context).rating
+    rating = scorer.predict_one(request.user, request.fold_in(), request.session(), context, learned).rating
     differences = []
     for item, champion_rating in zip(served.item_ids, served.ratings, strict=True):
         with suppress(UnknownIdError):

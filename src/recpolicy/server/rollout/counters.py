@@ -62,7 +62,8 @@ class VariantCounts:
 
 @dataclass(frozen=True)
 class ShadowPair:
-    """A request and the champion's answer to it: RecommendRequest and ServedList, or PreparedRank and DecidedRank."""
+    """A request and the champion's answer to it: a RecommendRequest with its users and a ServedList, or a PreparedRank
+    and a DecidedRank."""
 
     live: LiveState
     request: Any

@@ -5,6 +5,7 @@ listed for readers only: with a list, anybody could give feedback for every user
 never one of texts, which may be names or addresses.
 """
 
+import asyncio
 from collections.abc import Hashable
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.inference.guardrails import GuardrailConfig
-from recpolicy.inference.scorer import Scorer
+from recpolicy.inference.scorer import Learned, Scorer
 from recpolicy.server.auth.roles import OptionalCaller, Reader
 from recpolicy.server.console import pages, queries
 from recpolicy.server.console.queries import BusyError, RankedPreview, ScorerCache, rank_items, read_card
@@ -91,15 +92,18 @@ def find_items(request: console.SearchRequest, state: StateDep) -> Response:
 
 
 @router.post("/v1/console/estimates", response_model=console.EstimatesResponse, responses=ERROR_RESPONSES)
-def estimate_items(request: console.EstimatesRequest, state: StateDep) -> Response:
+async def estimate_items(request: console.EstimatesRequest, state: StateDep) -> Response:
     """Estimate items for a user by the version that serves the user now. The server stores no event."""
     served, variant = state.models.live.variant_for(id_key(request.user))
-    estimates = rank_items(served.scorer, request, state.settings.guardrails).describe(request.items)
+    scorer, users = served.scorer, await state.users.read_for([served.trained], [request.user])
+    learned = users.learned(served.trained, [request.user])
+    preview = await asyncio.to_thread(rank_items, scorer, request, state.settings.guardrails, learned)
+    estimates = preview.describe(request.items)
     return json_response({"user": request.user, "policy": served.describe(variant), "items": estimates})
 
 
 @router.post("/v1/admin/compare", response_model=console.Comparison, responses=ADMIN_ERROR_RESPONSES, tags=["admin"])
-def compare_versions(
+async def compare_versions(
     request: console.CompareRequest,
     _: Reader,
     state: StateDep,
@@ -107,10 +111,19 @@ def compare_versions(
 ) -> Response:
     """Compare the lists that two versions would recommend to a user. The server stores no event."""
     try:
-        scorers = [_version(state, scorer_cache, number, request.user) for number in request.versions]
+        scorers = [
+            await asyncio.to_thread(_version, state, scorer_cache, number, request.user) for number in request.versions
+        ]
     except BusyError as error:
         return error_response(429, "overloaded", str(error), {"retry-after": "1"})
-    seen = [_seen(scorer, request, state.settings.guardrails) for scorer in scorers]
+    policies = [_as_trained(state, scorer) for scorer in scorers]
+    users = await state.users.read_for(policies, [request.user])
+    seen = [
+        await asyncio.to_thread(
+            _seen, scorer, request, state.settings.guardrails, users.learned(policy, [request.user])
+        )
+        for scorer, policy in zip(scorers, policies, strict=True)
+    ]
     union = list(
         dict.fromkeys(
             item for preview in seen if isinstance(preview, RankedPreview) for item in preview.best(request.k)
@@ -172,11 +185,18 @@ def _version(state: AppState, scorer_cache: ScorerCache, number: int | None, use
         raise HTTPException(409, str(error)) from None
 
 
+def _as_trained(state: AppState, scorer: Scorer) -> Scorer:
+    """Return a version as trained: a live one may have learned since."""
+    live = state.models.live
+    versions = [live.champion] if live.challenger is None else [live.champion, live.challenger]
+    return next((version.trained for version in versions if version.policy is scorer), scorer)
+
+
 def _seen(
-    scorer: Scorer, request: console.CompareRequest, guardrails: GuardrailConfig
+    scorer: Scorer, request: console.CompareRequest, guardrails: GuardrailConfig, learned: Learned
 ) -> RankedPreview | dict[str, str]:
     """Return the version's ranking, or the reason for its absence."""
     try:
-        return rank_items(scorer, request, guardrails)
+        return rank_items(scorer, request, guardrails, learned)
     except (DataError, ConfigError) as error:
         return {"code": status_and_code(error)[1], "message": str(error)}

@@ -17,7 +17,6 @@ from fastapi import APIRouter, Response
 
 from recpolicy.core.errors import DataError, UnknownIdError
 from recpolicy.inference.block_prediction import user_blocks
-from recpolicy.inference.scorer import Scorer
 from recpolicy.server.active_request import ActiveDep, ActiveRequest
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
@@ -80,23 +79,27 @@ def open_inference_routes(model: str) -> APIRouter:
         if items is None:
             outputs = await _recommend(state, active, users, int((k or [_DEFAULT_K])[0]))
         else:
-            outputs = await _estimate(state.models.live.champion.scorer, active, users, items)
+            outputs = await _estimate(state, active, users, items)
         answer = {"model_name": model, "model_version": _version(state), "outputs": outputs}
         return json_response(answer if request.id is None else {**answer, "id": request.id})
 
     return routes
 
 
-async def _estimate(scorer: Scorer, active: ActiveRequest, users: Ids, items: Ids) -> list[dict[str, Any]]:
+async def _estimate(state: AppState, active: ActiveRequest, users: Ids, items: Ids) -> list[dict[str, Any]]:
     """Return rating, std and probability of the items for each user."""
+    version = state.models.live.champion
+    scorer = version.scorer
     rows, columns = active.admit([len(items)] * len(users)), scorer.item_rows(items)
+
+    described = await state.users.read_for([version.trained], users)
 
     def work(stop: threading.Event) -> dict[str, list[float | None]]:
         found: dict[str, list[float | None]] = {"rating": [], "std": [], "probability": []}
         for block in user_blocks(users, len(scorer.item_ids)):
             if stop.is_set():
                 break
-            answer = scorer.predict(block)
+            answer = scorer.predict(block, learned=described.learned(version.trained, block))
             for name, values in found.items():
                 values += finite(np.asarray(getattr(answer, name))[:, columns].ravel())
         return found

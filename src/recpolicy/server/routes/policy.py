@@ -23,6 +23,7 @@ from recpolicy.server.computed_lists import NEVER
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error
 from recpolicy.server.json_output import JsonText, encode, finite, json_response
+from recpolicy.server.live_models import LoadedVersion
 from recpolicy.server.middleware import FastPath
 from recpolicy.server.recommend import (
     ServedList,
@@ -34,6 +35,7 @@ from recpolicy.server.recommend import (
 from recpolicy.server.routes.health import show_liveness
 from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest
 from recpolicy.server.schemas.responses import Estimates, LivenessResponse, ModelList, ModelState, Predictions
+from recpolicy.server.users.service import NO_USERS, RequestUsers
 
 router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 
@@ -45,10 +47,14 @@ async def predict(request: PredictRequest, state: StateDep, active: ActiveDep) -
     An answer has at most 20,000 rows, users times items (setting `answer_rows`). It costs as many requests of the rate
     limit as it has hundreds of rows.
     """
-    scorer = state.models.live.champion.scorer
+    version = state.models.live.champion
+    scorer = version.scorer
     per_user = len(scorer.item_ids if request.items is None else request.items)
     rows = active.admit([per_user] * len(request.users))
-    return JsonText(await active.compute(rows, lambda stop: estimates(scorer, request.users, request.items, stop)))
+    users = await state.users.read_for([version.trained], request.users)
+    return JsonText(
+        await active.compute(rows, lambda stop: estimates(version, request.users, request.items, stop, users))
+    )
 
 
 def prediction_routes(model: str) -> APIRouter:
@@ -99,31 +105,40 @@ async def predict_instances(request: Instances, state: StateDep, active: ActiveD
     An answer has at most 20,000 rows (setting `answer_rows`), and costs as many requests of the rate limit as it has
     hundreds of rows, each instance at least a tenth of a request.
     """
-    scorer = state.models.live.champion.scorer
+    version = state.models.live.champion
     with_items = [each for each in request.instances if each.items is not None]
     lists = [each for each in request.instances if each.items is None]
     rows = active.admit([each.k if each.items is None else len(each.items) for each in request.instances])
     served = iter(await recommend_all(state, lists, active, rows))
     estimated: Iterator[bytes | dict[str, Any]] = iter(())
     if with_items:
-        estimated = iter(await active.compute(rows, lambda stop: _estimate_all(scorer, with_items, stop)))
+        users = await state.users.read_for([version.trained], [each.user for each in with_items])
+        estimated = iter(await active.compute(rows, lambda stop: _estimate_all(version, with_items, stop, users)))
     predictions = [next(served if each.items is None else estimated) for each in request.instances]
     stored = await persist(state, [each for each in predictions if isinstance(each, ServedList)])
     return list_response("predictions", predictions, stored)
 
 
-def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None, stop: threading.Event = NEVER) -> bytes:
+def estimates(
+    version: LoadedVersion,
+    users: list[Any],
+    items: list[Any] | None,
+    stop: threading.Event = NEVER,
+    described: RequestUsers = NO_USERS,
+) -> bytes:
     """Return {"rows": [...]} as JSON: the rows of the users one after the other, items in the order of the request.
 
     The encoder blocks all other threads while it works, so it works user by user. No more than one block of users is
-    held as arrays, and one user as objects. Ends early once `stop` is set.
+    held as arrays, and one user as objects. Ends early once `stop` is set. `described` has the users whom a posterior
+    describes.
     """
+    scorer = version.scorer
     rows = np.arange(len(scorer.item_ids)) if items is None else np.array([scorer.item_row(item) for item in items])
     rows = rows.astype(np.intp)
     names = [(scorer.item_ids[row], scorer.titles[row]) for row in rows]
     pieces = []
     for block in user_blocks(users, len(scorer.item_ids)):
-        answer = scorer.predict(block)
+        answer = scorer.predict(block, learned=described.learned(version.trained, block))
         for place, user in enumerate(block):
             if stop.is_set():
                 return b""
@@ -151,14 +166,16 @@ def _user_rows(
     ]
 
 
-def _estimate_all(scorer: Scorer, instances: list[Instance], stop: threading.Event) -> list[bytes | dict[str, Any]]:
+def _estimate_all(
+    version: LoadedVersion, instances: list[Instance], stop: threading.Event, users: RequestUsers
+) -> list[bytes | dict[str, Any]]:
     """Return the estimates for each instance as JSON, or an error in their place."""
     answers: list[bytes | dict[str, Any]] = []
     for instance in instances:
         if stop.is_set():
             break
         try:
-            answers.append(estimates(scorer, [instance.user], instance.items))
+            answers.append(estimates(version, [instance.user], instance.items, described=users))
         except (DataError, ConfigError) as error:
             answers.append(item_error(error))
     return answers

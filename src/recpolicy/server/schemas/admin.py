@@ -82,6 +82,7 @@ class ErasedUserResponse(BaseModel):
     signals: int = Field(description="Signals on these ranked events.")
     actions: int = Field(description="Actions that only these ranked events offered.")
     profiles: int = Field(description="Profiles for strategies.")
+    user_ratings: int = Field(description="Ratings that moved the posterior of the user.")
     spooled: int = Field(description="Events in the spool.")
     other_id_events: int = Field(
         description="Events of the id that looks the same but is of the other type (196 and `196`); they stay."

@@ -93,6 +93,15 @@ class GuardrailNote(BaseModel):
     reason: str | None = Field(description="The reason for a list that is shorter than requested; null if it is not.")
 
 
+class PosteriorNote(BaseModel):
+    """The posterior that describes the user."""
+
+    start: Literal["prior", "trained"] = Field(
+        description="prior: the version does not know the user; trained: it does, and the user has rated since."
+    )
+    ratings: int = Field(description="Number of the user's items whose ratings have moved it.")
+
+
 class Recommendation(BaseModel):
     """A list of items for one user."""
 
@@ -103,6 +112,9 @@ class Recommendation(BaseModel):
     policy: ServedPolicy = Field(description="The version that chose the items.")
     explored: bool = Field(description="True if the list was drawn at random to explore, false if it is the best list.")
     items: list[RecommendedItem] = Field(description="The items, best first.")
+    posterior: PosteriorNote | None = Field(
+        None, description="The posterior of the user; the field is missing for a user as in the training."
+    )
     guardrails: GuardrailNote | None = Field(
         None, description="The guardrails of the list; the field is missing if there are none."
     )
