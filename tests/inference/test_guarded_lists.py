@@ -6,10 +6,11 @@ from math import prod
 import numpy as np
 import pytest
 from guardrail_cases import all_lists, guardrails, open_items
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from recpolicy.inference.guarded_lists import NEVER_CLOSED, guarded_sample, guarded_slates
+from recpolicy.inference import guarded_lists
+from recpolicy.inference.guarded_lists import NEVER_CLOSED, _static_scores, guarded_sample, guarded_slates
 from recpolicy.inference.slate_selection import ExplorationConfig, choose_slate
 
 CATEGORY = [(0,), (0, 1), (1,), (2,), (0,), ()]
@@ -193,6 +194,52 @@ def test_without_guardrails_the_law_is_that_of_plain_lists(arms, k, top, share, 
             np.array([False]),
         )[0]  # fmt: skip
         np.testing.assert_array_equal(free.arms, plain.arms)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_lists_from_a_shortlist_are_those_from_all_items(data):
+    """Lists of the shortlist are those of the whole catalog, with the same propensities and records."""
+    arms, users = data.draw(st.integers(9, 40)), 3
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    category = [sorted(rng.choice(3, rng.integers(0, 3), replace=False).tolist()) for _ in range(arms)]
+    low = data.draw(st.integers(0, 2))
+    rails = guardrails(
+        category, caps=data.draw(st.dictionaries(st.integers(0, 2), st.integers(0, 3))),
+        blocked=rng.choice(arms, 2).tolist(), marked=rng.choice(arms, 5).tolist(),
+        max_marked=data.draw(st.integers(low, 4)), min_marked=low, min_rating=data.draw(st.sampled_from([None, 2.0])),
+        diversity=data.draw(st.sampled_from([0.0, 0.1, 0.6])), novelty=data.draw(st.sampled_from([0.0, 0.2])),
+    )  # fmt: skip
+    integers = data.draw(st.booleans())
+    score = rng.integers(0, 9, (users, arms)).astype(float) if integers else rng.normal(size=(users, arms))
+    rating, allowed = rng.uniform(1, 5, (users, arms)), rng.random((users, arms)) < 0.8
+    k, config = data.draw(st.integers(1, 6)), ExplorationConfig(share=0.3, top=data.draw(st.sampled_from([0, 3, 20])))
+    nobody, base = np.zeros(users, bool), rails.base_mask(allowed, rating)
+    part = _static_scores(score, base, rails), base, rating, allowed, k, rails, config
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guarded_lists, "SHORTLIST", 4)
+        short = guarded_lists._from_shortlists(*part)
+    whole = guarded_lists._from_catalog(*part, rng, nobody, None)
+    for one, other in zip(short, whole, strict=True):
+        if other.tied:
+            assert one is None
+        if one is not None:
+            event(f"a list of {len(one.arms)}")
+            np.testing.assert_array_equal(one.arms, other.arms)
+            np.testing.assert_allclose(one.propensity, other.propensity, rtol=1e-12)
+            np.testing.assert_array_equal(one.closed_at, other.closed_at)
+            assert (one.reason, one.explored, one.tied) == (other.reason, other.explored, other.tied)
+
+
+def test_a_catalog_is_served_from_shortlists_and_what_they_cannot_decide_from_all_items(monkeypatch):
+    rng, arms = np.random.default_rng(3), 60
+    monkeypatch.setattr(guarded_lists, "SHORTLIST", 8)
+    rails = guardrails([[number % 3] for number in range(arms)], caps={0: 1, 1: 1, 2: 1}, diversity=0.2)
+    score, allowed = rng.normal(size=(5, arms)), np.ones((5, arms), bool)
+    score[4] = 1.0  # all tie
+    found = guarded_slates(score, score, allowed, 3, rails, ExplorationConfig(), rng, np.zeros(5, bool))
+    assert [len(slate.arms) for slate in found] == [3] * 5
+    assert [slate.tied for slate in found] == [False] * 4 + [True]
 
 
 def test_weights_of_zero_change_no_list_and_no_propensity():

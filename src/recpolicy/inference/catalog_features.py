@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,16 @@ class CatalogFeatures:
     share: Array  # [G, A] 1 / number of the item's categories, 0 where it has not this one
     popularity: Array  # [A] log(1 + ratings) / log(1 + ratings of the most rated item), 0..1
     direction: Array  # [A, D] embeddings of length 1, so that products are cosines
+
+    @cached_property
+    def categories_of(self) -> list[tuple[int, ...]]:
+        """The numbers of the categories of each item [A]."""
+        return [tuple(np.flatnonzero(column).tolist()) for column in self.category.T]
+
+    @cached_property
+    def items_of(self) -> list[NDArray[np.intp]]:
+        """The items of each category [G]."""
+        return [np.flatnonzero(row) for row in self.category]
 
     @classmethod
     def of(

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from recpolicy.core.types import Array, Bools
 from recpolicy.inference.guardrails import NO_CAP, Guardrails
-from recpolicy.inference.slate_selection import ExplorationConfig, Slate, mixed_propensity
+from recpolicy.inference.slate_selection import ExplorationConfig, Slate, mixed_propensity, untied_propensity
 
 NEVER_CLOSED = 2**31 - 1
 """In `closed_at`: the guardrails close the item at no place."""
+SHORTLIST = 256
+"""Items of the highest values among which a greedy list is looked for first, at least."""
 _FLOOR = 1e-3
 """Least factor by which tilts change a probability, so that every allowed item keeps one."""
 
@@ -57,36 +59,160 @@ def guarded_slates(
     """
     base = guardrails.base_mask(allowed, rating)  # [n, A]
     values = _static_scores(score, base, guardrails)
+    rows: NDArray[np.intp] = np.arange(len(score))
+    slates: list[GuardedSlate | None] = [None] * len(score)
+    if forced is None and not explored.any() and score.shape[1] > 2 * SHORTLIST:
+        slates = _from_shortlists(values, base, rating, allowed, k, guardrails, exploration)
+        rows = np.array([row for row in rows if slates[row] is None], np.intp)
+    if len(rows):
+        some = values[rows], base[rows], rating[rows], allowed[rows]
+        drawn = _from_catalog(
+            *some, k, guardrails, exploration, rng, explored[rows], None if forced is None else forced[rows]
+        )
+        for row, slate in zip(rows.tolist(), drawn, strict=True):
+            slates[row] = slate
+    return [slate for slate in slates if slate is not None]
+
+
+def _from_catalog(
+    values: Array, base: Bools, rating: Array, allowed: Bools, k: int, guardrails: Guardrails,
+    exploration: ExplorationConfig, rng: np.random.Generator, explored: Bools, forced: NDArray[np.intp] | None,
+) -> list[GuardedSlate]:  # fmt: skip
+    """Draw lists place by place from all items; values [n, A] before the list has items, base [n, A]."""
     draw = _Draw(values, base.copy(), k, guardrails)
     places: list[tuple[NDArray[np.intp], Array, Array]] = []
     for place in range(k):
-        chosen = None if forced is None else forced[:, place] if place < forced.shape[1] else np.full(len(score), -1)
+        chosen = None if forced is None else forced[:, place] if place < forced.shape[1] else np.full(len(base), -1)
         step = draw.place(place, exploration.top, explored, rng, chosen)
         if (step[0] < 0).all():
             break
         places.append(step)
         draw.take(place, step[0])
-    arms = _columns(places, 0, len(score)).astype(np.intp)
-    drawn, greedy = _columns(places, 1, len(score)), _columns(places, 2, len(score))
+    arms = _columns(places, 0, len(base)).astype(np.intp)
+    drawn, greedy = _columns(places, 1, len(base)), _columns(places, 2, len(base))
     slates = []
-    for row in range(len(score)):
+    for row in range(len(base)):
         length = int((arms[row] >= 0).sum())
         propensity = mixed_propensity(drawn[row, :length], greedy[row, :length], exploration.share)
         tied = not explored[row] and bool((greedy[row, :length] < 1.0).any())
-        reason = short_reason(guardrails, rating[row], allowed[row], draw, row, length) if length < k else None
         slates.append(
-            GuardedSlate(
-                arms[row, :length],
-                propensity,
-                bool(explored[row]),
-                tied,
-                allowed=base[row],
-                closed_at=draw.closed_at[row],
-                digest=guardrails.digest,
-                reason=reason,
-            )
+            _slate(draw, row, arms[row, :length], propensity, base, rating, allowed, bool(explored[row]), tied)
         )
     return slates
+
+
+def _from_shortlists(
+    values: Array, base: Bools, rating: Array, allowed: Bools, k: int, guardrails: Guardrails,
+    exploration: ExplorationConfig,
+) -> list[GuardedSlate | None]:  # fmt: skip
+    """Return the greedy lists of n users from the items of the highest values; None where that is not provably right.
+
+    Similarity only lowers a score. So an item of a shortlist whose score is above the highest value outside is the best
+    of all. Lists with ties, and those that need items outside, are None.
+    """
+    arms = values.shape[1]
+    count = min(max(SHORTLIST, 2 * k), arms - 1)
+    high = np.where(base, values, -np.inf)
+    best = np.argpartition(high, arms - count - 1, axis=1)[:, arms - count - 1 :]
+    outside = np.take_along_axis(high, best[:, :1], axis=1)[:, 0]  # [n] highest value outside the shortlist
+    top = np.take_along_axis(high, best[:, 1:], axis=1)
+    order = np.argsort(-top, axis=1)
+    items, top = np.take_along_axis(best[:, 1:], order, axis=1), np.take_along_axis(top, order, axis=1)  # [n, M]
+    draw = _Draw(values, base.copy(), k, guardrails, similar=False)
+    walk = _walk_by_score if guardrails.diversity else _walk_by_value
+    left = draw.open.sum(axis=1)
+    slates: list[GuardedSlate | None] = []
+    for row in range(len(base)):
+        walked = walk(draw, row, items[row], top[row], float(outside[row]), int(left[row]))
+        slates.append(None)
+        if walked is not None:
+            chosen, open_before = walked
+            propensity = _greedy_propensity(open_before, k, exploration)
+            slates[row] = _slate(draw, row, np.array(chosen, np.intp), propensity, base, rating, allowed, False, False)
+    return slates
+
+
+Walked = tuple[list[int], list[int]]
+"""The arms of a list, and the number of open items before each place."""
+
+
+def _walk_by_value(
+    draw: "_Draw", row: int, items: NDArray[np.intp], value: Array, outside: float, left: int
+) -> Walked | None:
+    """Return the greedy list whose scores do not depend on earlier items: a walk down the shortlist."""
+    open_items, numbers, values = draw.open[row], items.tolist(), value.tolist()
+    chosen: list[int] = []
+    before: list[int] = []
+    for at, item in enumerate(numbers):
+        if len(chosen) == draw.k:
+            break
+        if not open_items[item]:
+            continue
+        if values[at] <= outside:
+            return None
+        ahead = at + 1
+        while ahead < len(numbers) and values[ahead] == values[at]:
+            if open_items[numbers[ahead]]:
+                return None
+            ahead += 1
+        before.append(left)
+        chosen.append(item)
+        left -= 1 + draw.take_one(len(chosen) - 1, row, item)
+    return None if len(chosen) < draw.k and outside > -np.inf else (chosen, before)
+
+
+def _walk_by_score(
+    draw: "_Draw", row: int, items: NDArray[np.intp], value: Array, outside: float, left: int
+) -> Walked | None:
+    """Return the greedy list of diverse items: the best score of the shortlist at each place."""
+    weight, directions = draw.guardrails.diversity, draw.guardrails.catalog.direction[items]
+    near, current = np.zeros(len(items)), np.where(draw.open[row, items], value, -np.inf)
+    chosen: list[int] = []
+    before: list[int] = []
+    for place in range(draw.k):
+        score = current - weight * near
+        at = int(score.argmax())
+        best = float(score[at])
+        if best <= outside and outside > -np.inf:
+            return None
+        if best == -np.inf:
+            break
+        if np.count_nonzero(score == best) > 1:
+            return None
+        before.append(left)
+        chosen.append(int(items[at]))
+        current[at] = -np.inf
+        closed = draw.take_one(place, row, chosen[-1])
+        left -= 1 + closed
+        if closed:
+            current[~draw.open[row, items]] = -np.inf
+        np.maximum(near, np.minimum(directions @ directions[at], 1.0), out=near)
+    return chosen, before
+
+
+def _greedy_propensity(open_before: list[int], k: int, exploration: ExplorationConfig) -> Array:
+    """Return the propensities [K] of a greedy list without ties."""
+    length, full = len(open_before), max(exploration.top, k)
+    if exploration.top and all(left >= full - place for place, left in enumerate(open_before)):
+        return untied_propensity(length, full, exploration.share)
+    pool = np.array(open_before, np.float64)
+    if exploration.top:
+        pool = np.minimum(pool, np.maximum(full - np.arange(length), 1))
+    return mixed_propensity(1.0 / pool, np.ones(length), exploration.share)
+
+
+def _slate(
+    draw: "_Draw", row: int, arms: NDArray[np.intp], propensity: Array, base: Bools, rating: Array, allowed: Bools,
+    explored: bool, tied: bool,
+) -> GuardedSlate:  # fmt: skip
+    """Return the list of a row, with what its guardrails closed."""
+    reason = None
+    if len(arms) < draw.k:
+        reason = short_reason(draw.guardrails, rating[row], allowed[row], draw, row, len(arms))
+    return GuardedSlate(
+        arms, propensity, explored, tied, allowed=base[row], closed_at=draw.closed_at[row],
+        digest=draw.guardrails.digest, reason=reason,
+    )  # fmt: skip
 
 
 def _columns(places: "list[tuple[NDArray[np.intp], Array, Array]]", part: int, users: int) -> Array:
@@ -168,7 +294,7 @@ def short_reason(guardrails: Guardrails, rating: Array, allowed: Bools, draw: "_
         below = int((allowed & ~guardrails.blocked & ~(rating >= guardrails.min_rating)).sum())
         if below:
             parts.append(f"{below} are predicted below min_rating {guardrails.min_rating:g}")
-    full = [name for name, shut in zip(guardrails.catalog.names, draw.full[row].tolist(), strict=True) if shut]
+    full = [name for name, shut in zip(guardrails.catalog.names, draw.full[row], strict=True) if shut]
     if full:
         parts.append(f"these categories are full: {', '.join(full)}")
     if draw.marked_count[row] >= guardrails.max_marked:
@@ -182,19 +308,21 @@ def short_reason(guardrails: Guardrails, rating: Array, allowed: Bools, draw: "_
 class _Draw:
     """The state of n lists while their places are filled."""
 
-    def __init__(self, values: Array, open_items: Bools, k: int, guardrails: Guardrails):
+    def __init__(self, values: Array, open_items: Bools, k: int, guardrails: Guardrails, similar: bool = True):
         users, arms = values.shape
         self.values, self.open, self.k, self.guardrails = values, open_items, k, guardrails
         self.reserved = min(guardrails.min_marked, k)
-        self.capped = np.flatnonzero(guardrails.cap < NO_CAP)
-        self.taken = np.zeros((users, len(guardrails.cap)), np.int64)
-        self.full = np.broadcast_to(guardrails.cap <= 0, self.taken.shape).copy()
-        self.marked_count = np.zeros(users, np.int64)
-        self.unmarked_count = np.zeros(users, np.int64)
+        self._cap = guardrails.cap.tolist()
+        self._bounded = any(cap < NO_CAP for cap in self._cap)
+        self.taken = [[0] * len(self._cap) for _ in range(users)]
+        self.full = [[cap <= 0 for cap in self._cap] for _ in range(users)]
+        self.marked_count, self.unmarked_count = [0] * users, [0] * users
         self.closed_at = np.full((users, arms), NEVER_CLOSED, np.int32)
-        self.similarity: Array | None = np.zeros((users, arms)) if guardrails.diversity else None
+        self.similarity: Array | None = np.zeros((users, arms)) if guardrails.diversity and similar else None
+        self._marked, self._unmarked = np.flatnonzero(guardrails.marked), np.flatnonzero(~guardrails.marked)
         if self.reserved == k:
-            self._close(np.ones(users, bool), ~guardrails.marked, 0)
+            for row in range(users):
+                self._close(row, self._unmarked, 0)
 
     def scores(self) -> Array:
         """Return the scores [n, A] at this place, -inf for closed items."""
@@ -235,33 +363,41 @@ class _Draw:
 
         Lists without an arm at this place (-1) stay as they are.
         """
-        rows = np.flatnonzero(arms >= 0)
-        taken, guardrails = arms[rows], self.guardrails
-        self.open[rows, taken] = False
-        category = guardrails.catalog.category
-        if len(self.capped):
-            self.taken[rows] += category[:, taken].T
-            newly = (self.taken[:, self.capped] >= guardrails.cap[self.capped]) & ~self.full[:, self.capped]
-            for row, column in zip(*np.nonzero(newly), strict=True):
-                self.full[row, self.capped[column]] = True
-                self._close(np.arange(len(self.open)) == row, category[self.capped[column]], place + 1)
-        if guardrails.max_marked < NO_CAP or self.reserved:
-            marked = guardrails.marked[taken]
-            self.marked_count[rows] += marked
-            self.unmarked_count[rows] += ~marked
-            self._close(self.marked_count >= guardrails.max_marked, guardrails.marked, place + 1)
-            if self.reserved:
-                self._close(self.unmarked_count >= self.k - self.reserved, ~guardrails.marked, place + 1)
+        for row in np.flatnonzero(arms >= 0).tolist():
+            self.take_one(place, row, int(arms[row]))
         if self.similarity is not None:
-            direction = guardrails.catalog.direction
-            near = direction[taken] @ direction.T  # [n, A]
+            rows, direction = np.flatnonzero(arms >= 0), self.guardrails.catalog.direction
+            near = direction[arms[rows]] @ direction.T  # [n, A]
             self.similarity[rows] = np.maximum(self.similarity[rows], np.minimum(near, 1.0))
 
-    def _close(self, users: Bools, items: Bools, place: int) -> None:
-        """Close the items for the users from this place on."""
-        shut = self.open & users[:, np.newaxis] & items
-        self.closed_at[shut] = place
-        self.open &= ~shut
+    def take_one(self, place: int, row: int, arm: int) -> int:
+        """Add the arm of a place to one list; return the number of items that close at the next place."""
+        guardrails, closed = self.guardrails, 0
+        self.open[row, arm] = False
+        if self._bounded:
+            taken, full = self.taken[row], self.full[row]
+            for name in guardrails.catalog.categories_of[arm]:
+                taken[name] += 1
+                if not full[name] and taken[name] >= self._cap[name]:
+                    full[name] = True
+                    closed += self._close(row, guardrails.catalog.items_of[name], place + 1)
+        if guardrails.max_marked < NO_CAP or self.reserved:
+            if guardrails.marked[arm]:
+                self.marked_count[row] += 1
+                if self.marked_count[row] == guardrails.max_marked:
+                    closed += self._close(row, self._marked, place + 1)
+            else:
+                self.unmarked_count[row] += 1
+                if self.reserved and self.unmarked_count[row] == self.k - self.reserved:
+                    closed += self._close(row, self._unmarked, place + 1)
+        return closed
+
+    def _close(self, row: int, items: NDArray[np.intp], place: int) -> int:
+        """Close the items for a list from this place on; return their number."""
+        shut = items[self.open[row, items]]
+        self.closed_at[row, shut] = place
+        self.open[row, shut] = False
+        return len(shut)
 
 
 def _static_scores(score: Array, base: Bools, guardrails: Guardrails) -> Array:

@@ -141,13 +141,19 @@ def untied_slates(score: Array, allowed: Mask, k: int, config: ExplorationConfig
             continue
         count = min(k, left)
         pool = min(max(config.top, k), left) if config.top else left
-        slates.append(Slate(top[user, :count], _untied_propensity(count, pool, config.share), explored=False))
+        slates.append(Slate(top[user, :count], untied_propensity(count, pool, config.share), explored=False))
     return slates
 
 
 @lru_cache(1_000)
-def _untied_propensity(count: int, pool: int, share: float) -> Array:
-    """Return the propensities [K] of the best slate when no items tie."""
+def untied_propensity(count: int, pool: int, share: float) -> Array:
+    """Return the propensities [K] of the best slate when no items tie.
+
+    Args:
+        count: K, places of the slate.
+        pool: Items that an explored slate would draw its first place from.
+        share: Share of explored slates.
+    """
     propensity = mixed_propensity(1.0 / (pool - np.arange(count)), np.ones(count), share)
     propensity.flags.writeable = False
     return propensity

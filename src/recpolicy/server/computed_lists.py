@@ -7,6 +7,7 @@ version. K positions, I items, A arms.
 import threading
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -237,7 +238,7 @@ def _as_json(
         item_ids=encode([version.scorer.item_ids[row] for row in rows.tolist()]),
         propensities=f"[{','.join(propensities)}]",
         ratings=f"[{','.join(ratings)}]",
-        allowed=None if allowed.all() else np.packbits(allowed).tobytes(),
+        allowed=_packed(slate.allowed if isinstance(slate, GuardedSlate) else allowed),
         context=context,
         history=b"" if version.scorer.sequential else None,
         mean_std=float(answer.std[rows].mean()) if len(rows) else float("nan"),
@@ -253,13 +254,22 @@ def _with_posterior(computed: ComputedList, learned: LearnedUser, user: Describe
 
 def with_guardrails(computed: ComputedList, slate: GuardedSlate) -> ComputedList:
     """Return a list with the record of its guardrails, and what the response says about them."""
-    note = encode({"digest": slate.digest, "reason": slate.reason})
     return replace(
         computed,
-        allowed=None if slate.allowed.all() else np.packbits(slate.allowed).tobytes(),
         guardrails=pack_list(slate.digest, slate.closed_at, len(slate.arms)),
-        note=f',"guardrails":{note}'.encode(),
+        note=_note(slate.digest, slate.reason),
     )
+
+
+def _packed(allowed: Bools) -> bytes | None:
+    """Return the bits of the allowed items [A]; None if all are."""
+    return None if allowed.all() else np.packbits(allowed).tobytes()
+
+
+@lru_cache(1_000)
+def _note(digest: str, reason: str | None) -> bytes:
+    """Return what a response says about the guardrails of a list."""
+    return f',"guardrails":{encode({"digest": digest, "reason": reason})}'.encode()
 
 
 def _item_json(version: LoadedVersion, row: int) -> str:

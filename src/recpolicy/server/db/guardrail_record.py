@@ -17,7 +17,7 @@ _DIGEST_BYTES = 16
 def pack_list(digest: str, closed_at: NDArray[np.int32], places: int) -> bytes:
     """Return the record of a list; closed_at [A], place (from 0) from which on each item is closed."""
     pieces = [bytes.fromhex(digest)]
-    for place in np.unique(closed_at[closed_at < places]).tolist():
+    for place in np.flatnonzero(np.bincount(closed_at[closed_at < places], minlength=1)).tolist():
         pieces.append(bytes([place]) + np.packbits(closed_at == place).tobytes())
     return b"".join(pieces)
 
