@@ -203,12 +203,17 @@ def test_what_the_log_cannot_hold_is_left_out_and_counted(tmp_path, registry, en
     for one in (kept, *others):
         say(engine, one, 104, 4.0)
     done = export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
-    assert done.left_out == {"new_user": 5, "other_policy": 3, "no_propensity": 1}
-    assert (done.rounds, done.rewards) == (2, 1)
+    assert done.left_out == {"new_user": 5, "other_policy": 1, "no_propensity": 1}
+    assert (done.rounds, done.rewards) == (6, 3)
     show(engine, seen(version=3))  # by their ids, users are those of the log, whatever the features
-    assert export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log")).rounds == 4
-    show(engine, seen(version=2))
-    assert export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log")).left_out["other_policy"] == 4
+    assert export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log")).rounds == 8
+    smaller = seen(version=2)  # its catalog is a part of the log's, and so are its candidates
+    show(engine, smaller)
+    assert export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log")).rounds == 10
+    (first, _) = (row for row in rows(tmp_path / "log") if row["event_id"].startswith(smaller.id))
+    assert candidates(first) == list(range(101, 107))
+    larger = export(engine, LogPolicy(registry, 2), ExportOptions(tmp_path / "small"))
+    assert larger.left_out["other_policy"] == 6  # those of versions with items that it does not have
     with pytest.raises(DataError, match="the log has another catalog or other features than the policy"):
         export(engine, LogPolicy(registry, 2), ExportOptions(tmp_path / "log"))
 

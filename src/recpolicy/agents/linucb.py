@@ -5,6 +5,7 @@ Equations: agents/linear_posterior.py; theta_a.x + alpha sqrt(x' A_a^-1 x). Sour
 Sherman-Morrison steps update the inverse, and a forgetting factor below 1 follows drifting preferences.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,11 @@ class DisjointLinear(Learner):
         if self._warm:
             arrays["prior_precision"] = np.array(self._config.precision, np.float32)
         return ExportedPolicy("linear", head, settings, arrays)
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Load the exported arrays theta [A, D] and covariance [A, D, D]."""
+        self._posterior.theta.assign(arrays["theta"])
+        self._posterior.covariance.assign(arrays["covariance"])
 
 
 class LinUCB(DisjointLinear):

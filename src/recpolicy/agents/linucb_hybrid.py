@@ -9,6 +9,7 @@ and one observation (x, z, r) is three recursive least-squares steps (tests comp
 With forgetting below 1, P and A0^-1 first return towards their priors (linear_posterior.py); C, c and beta stay.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,11 @@ class HybridLinUCB(Learner):
         for variable, value in zip(self._state, new, strict=True):
             variable.assign(value)
         return tf.reduce_mean(tf.square(reward - guess))
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Load the exported arrays, with covariances [A, D, D]."""
+        for name, part in zip(_PARTS, self._state, strict=True):
+            part.assign(arrays[name])
 
     def export(self) -> ExportedPolicy:
         """Return the arrays for the upper-confidence head."""

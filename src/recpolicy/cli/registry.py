@@ -1,14 +1,17 @@
 """`recpolicy registry`: list, import and promote versions of a policy, and route users to them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recpolicy.cli.output import print_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from recpolicy.registry.model_registry import Note, Registry
+    from recpolicy.registry.version_files import Version
 
 app = typer.Typer(
     help="Versions of a policy: list, import, promote, set a challenger, roll back.", no_args_is_help=True
@@ -16,6 +19,7 @@ app = typer.Typer(
 
 Folder = Annotated[Path, typer.Argument(metavar="REGISTRY", help="Folder of the registry.")]
 Number = Annotated[int, typer.Argument(metavar="N", min=1, help="Number of the version.")]
+Name = Annotated[str, typer.Argument(metavar="N", help="Number or alias of the version.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Ungated = Annotated[bool, typer.Option("--ungated", help="Let it serve although it passed no gate.")]
 Message = Annotated[str | None, typer.Option("--message", metavar="TEXT", help="Reason, for the audit log.")]
@@ -52,9 +56,7 @@ def list_versions(folder: Folder, as_json: Json = False) -> None:
 
 
 @app.command(epilog="Example:  recpolicy registry show runs/registry champion")
-def show(
-    folder: Folder, name: Annotated[str, typer.Argument(metavar="N", help="Number or alias.")], as_json: Json = False
-) -> None:
+def show(folder: Folder, name: Name, as_json: Json = False) -> None:
     """Show one version: digests, gate record, lineage."""
     from dataclasses import asdict
 
@@ -71,7 +73,7 @@ def show(
     split = split.get("name", "unknown") if isinstance(split, dict) else split
     rows = {
         "version": version.number, "alias": _names(registry, version.number) or "none", "agent": version.agent,
-        "gate": version.verdict or "none", "data": lineage.get("data", "unknown"),
+        "gate": version.verdict or "none", "data": lineage.get("data", "unknown"), "catalog": _catalog(lineage),
         "split": split, "seed": lineage.get("seed", "unknown"),
         "registered": version.registered_at, "note": _plain(version.note), "digest": version.digest,
         "policy": version.policy_digest, "folder": registry.resolve(name),
@@ -147,6 +149,45 @@ def import_archive(
     print_text(f"registered: version {version.number}, {registry.resolve(version.number)}")
 
 
+@app.command("add-items", epilog="Example:  recpolicy registry add-items runs/registry champion new_items.csv")
+def add_items(
+    folder: Folder,
+    name: Name,
+    items: Annotated[
+        Path, typer.Argument(metavar="ITEMS", help="CSV, TSV or Parquet with the columns item, title, genres and year.")
+    ],
+    message: Message = None,
+    as_json: Json = False,
+) -> None:
+    """Register a copy of a version with new items, whose estimates come from their genres; nothing is trained."""
+    from recpolicy.registry.add_items import change_items
+    from recpolicy.registry.model_registry import Registry
+
+    registry = Registry(folder)
+    version = change_items(registry, name, items, note=_note(message))
+    _say_changed(registry, version, as_json)
+
+
+@app.command("retire-items", epilog="Example:  recpolicy registry retire-items runs/registry champion 50 181")
+def retire_items(
+    folder: Folder,
+    name: Name,
+    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Ids of items that nobody shall be shown.")],
+    message: Message = None,
+    as_json: Json = False,
+) -> None:
+    """Register a copy of a version that no longer recommends some items."""
+    from recpolicy.cli.ids import parse_ids
+    from recpolicy.inference.artifact import read_inference_artifact
+    from recpolicy.registry.add_items import change_items
+    from recpolicy.registry.model_registry import Registry
+
+    registry = Registry(folder)
+    known = read_inference_artifact(registry.resolve(name)).tables.item_ids
+    version = change_items(registry, name, retire=parse_ids(items, known), note=_note(message))
+    _say_changed(registry, version, as_json)
+
+
 @app.command(epilog="Example:  recpolicy registry promote runs/registry 3")
 def promote(
     folder: Folder, number: Number, ungated: Ungated = False, message: Message = None, as_json: Json = False
@@ -191,8 +232,33 @@ def roll_back(folder: Folder, message: Message = None, as_json: Json = False) ->
     _say(registry, as_json)
 
 
+def _say_changed(registry: "Registry", version: "Version", as_json: bool) -> None:
+    """Print a version whose catalog was changed."""
+    from recpolicy.cli.output import print_json
+
+    change = version.lineage["catalog_change"]
+    if as_json:
+        print_json({"number": version.number, "from": version.lineage["changed_from"], **change})
+        return
+    counts = " and ".join(
+        f"{len(ids):,} {'item' if len(ids) == 1 else 'items'} {verb}"
+        for verb, ids in (("added", change["added"]), ("retired", change["retired"]))
+        if ids
+    )
+    print_text(f"registered: version {version.number}, version {version.lineage['changed_from']} with {counts}")
+    print_text(f"next: recpolicy registry promote {registry.folder} {version.number} --ungated, or gate it first")
+
+
 def _note(message: str | None) -> "Note":
     return None if message is None else {"why": message}
+
+
+def _catalog(lineage: "Mapping[str, Any]") -> str:
+    """Return the change of the catalog with which a version was made."""
+    change = lineage.get("catalog_change")
+    if change is None:
+        return "as trained"
+    return f"version {lineage['changed_from']}, {len(change['added'])} added, {len(change['retired'])} retired"
 
 
 def _names(registry: "Registry", number: int) -> str:

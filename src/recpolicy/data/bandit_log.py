@@ -227,6 +227,32 @@ def features_digest(table: NDArray[np.floating]) -> str:
     return content_digest(np.asarray(table, np.float32))
 
 
+def within_catalog(log: BanditLog, action_items: NDArray[np.int32]) -> BanditLog:
+    """Return the rounds whose candidates, and the items at earlier positions, are all in a smaller catalog [B].
+
+    Args:
+        log: The rounds, over a catalog [A].
+        action_items: Item rows, ascending.
+    """
+    known = np.isin(log.action_items, action_items)
+    if known.all():
+        return log
+    sets = log.candidates or CandidateSets.all_items(len(log), len(log.action_items))
+    able = np.zeros(len(log), bool)
+    for rows in sets.blocks():
+        able[rows] = ~sets.mask(rows)[:, ~known].any(axis=1)
+    strange = np.repeat(np.arange(len(log)), np.diff(sets.excluded_start))[~known[sets.excluded]]
+    able[strange] = False
+    part = log.select(np.flatnonzero(able), log.name)
+    chosen = sets.take(np.flatnonzero(able)).compact()
+    bits = np.unpackbits(chosen.sets, axis=1, count=chosen.actions)[:, known]
+    place = np.cumsum(known, dtype=np.int32) - 1
+    smaller = replace(
+        chosen, actions=int(known.sum()), sets=np.packbits(bits, axis=1), excluded=place[chosen.excluded]
+    )  # fmt: skip
+    return replace(part, action_items=log.action_items[known], candidates=smaller)
+
+
 def taken_users(
     user: NDArray[np.int32], context: NDArray[np.float32] | None, cold_start_users: ColdStartUsers | None,
     rows: slice | NDArray[np.int64],

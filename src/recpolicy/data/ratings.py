@@ -119,9 +119,14 @@ def rating_steps(scale: tuple[float, float]) -> int:
     return max(1, round((high - low) * (1 if whole else 2)))
 
 
+def genre_sets(items: pd.DataFrame) -> list[set[str]]:
+    """Return the names of the genres of each item [I]."""
+    return [set(filter(None, genres.split(GENRE_SEPARATOR))) for genres in items["genres"].tolist()]
+
+
 def genre_matrix(items: pd.DataFrame) -> tuple[list[str], NDArray[np.float32]]:
     """Return the genre names, sorted, and a 0/1 matrix [I, G]."""
-    sets = [set(filter(None, genres.split(GENRE_SEPARATOR))) for genres in items["genres"].tolist()]
+    sets = genre_sets(items)
     names = sorted(set().union(*sets))
     column = {name: index for index, name in enumerate(names)}
     matrix = np.zeros((len(sets), len(names)), np.float32)

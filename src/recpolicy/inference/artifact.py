@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 FORMAT, FORMAT_VERSION = ITEM_POLICY, 3
 ARRAYS, USERS, ITEMS, LEARNED = "arrays.npz", "users.parquet", "items.parquet", "learned_events.npy"
 _POLICY_PREFIX = "policy/"
+TRAINED_ITEMS, RETIRED_ITEMS = "trained_items", "retired_items"
+"""Arrays of a policy whose catalog was changed (catalog_changes.py)."""
 REAL_REWARDS = "real"
 """Value of `rewards` in the metadata of a training on logged rewards of real users."""
 
@@ -95,6 +97,21 @@ class PolicyParts:
     def has_all_items(self) -> bool:
         """True if the catalog is all items in row order."""
         return np.array_equal(self.action_items, np.arange(len(self.item)))
+
+    @property
+    def trained_items(self) -> int:
+        """The number of items of the training, which have the first rows; all others were added later."""
+        return int(self.policy.get(TRAINED_ITEMS, len(self.item)))
+
+    @property
+    def retired_items(self) -> NDArray[np.int32]:
+        """Rows of the items that the policy, or an ancestor, retired."""
+        return np.asarray(self.policy.get(RETIRED_ITEMS, ()), np.int32)
+
+    @property
+    def catalog_changed(self) -> bool:
+        """True if items were added or retired after the training."""
+        return TRAINED_ITEMS in self.policy or RETIRED_ITEMS in self.policy
 
     @property
     def learned_real_rewards(self) -> bool:

@@ -224,6 +224,22 @@ def check_arrays(arrays: Mapping[str, Any], policy: Mapping[str, NDArray[Any]]) 
     if not len(chosen) or len(np.unique(chosen)) != len(chosen):
         raise ArtifactError("action_items: expected at least one item, each once")
     _check_session(policy, items)
+    _check_catalog(policy, items, len(chosen))
+
+
+def _check_catalog(policy: Mapping[str, NDArray[Any]], items: int, arms: int) -> None:
+    """Check the record of a changed catalog (catalog_changes.py)."""
+    trained = policy.get("trained_items")
+    if trained is not None and (trained.shape or trained.dtype.kind != "i" or not 1 <= int(trained) <= items):
+        raise ArtifactError(f"policy/trained_items: expected one number of 1 to {items}: {_TRAINED}")
+    for name, size in (("retired_items", items), ("added_arm", arms)):
+        rows = policy.get(name)
+        if rows is None:
+            continue
+        if rows.ndim != 1 or rows.dtype.kind != "i" or not ((rows >= 0) & (rows < size)).all():
+            raise ArtifactError(f"policy/{name}: expected numbers of 0 to {size - 1}: {_TRAINED}")
+        if len(np.unique(rows)) != len(rows):
+            raise ArtifactError(f"policy/{name}: expected each number once: {_TRAINED}")
 
 
 def _rows(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:

@@ -18,6 +18,10 @@ Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
 
+ADDED_ARM, ADDED_PRIOR = "added_arm", "added_prior"
+"""Arrays of a policy: arms [M] that were added after the training, and their packed prior covariances [M, T]."""
+
+
 @dataclass(frozen=True)
 class PolicyInput:
     """The contexts of the users and the rating model's view of the catalog."""
@@ -48,6 +52,14 @@ def pack_symmetric(matrices: Array) -> Array:
     return matrices[:, rows, columns] * np.where(rows == columns, 1.0, 2.0).astype(matrices.dtype)
 
 
+def unpack_symmetric(packed: Array, size: int) -> Array:
+    """Return the matrices [A, D, D] of triangles [A, D (D + 1) / 2] whose off-diagonals are doubled."""
+    rows, columns = np.triu_indices(size)
+    matrices = np.empty((len(packed), size, size), packed.dtype)
+    matrices[:, rows, columns] = matrices[:, columns, rows] = packed / np.where(rows == columns, 1.0, 2.0)
+    return matrices
+
+
 def quadratic(packed: Array, x: Array) -> Array:
     """Return x' P_a x [n, A] for packed P [A, T] and x [n, D]."""
     rows, columns = np.triu_indices(x.shape[-1])
@@ -75,8 +87,18 @@ def _posterior(arrays: Arrays, x: Array, widths: bool) -> Estimate:
     width = np.sqrt(quadratic(arrays["covariance"], x))
     if "prior_precision" not in arrays:
         return Estimate(mean, width, mean)
-    prior = np.sqrt((x * x).sum(axis=1, keepdims=True) / arrays["prior_precision"])  # [n, 1]
-    return Estimate(mean, width, mean, std_ratio=width / prior)
+    prior = _prior_variance(arrays, x, arrays["prior_precision"])
+    return Estimate(mean, width, mean, std_ratio=width / np.sqrt(prior))
+
+
+def _prior_variance(arrays: Arrays, x: Array, precision: Array) -> Array:
+    """Return the variance that an arm's own model began with [n, 1], or [n, A] if arms were added since."""
+    prior = (x * x).sum(axis=1, keepdims=True) / precision
+    if ADDED_ARM not in arrays:
+        return prior
+    prior = np.repeat(prior, len(arrays["covariance"]), axis=1)
+    prior[:, arrays[ADDED_ARM]] = quadratic(arrays[ADDED_PRIOR], x)
+    return prior
 
 
 def _shared(arrays: Arrays, situation: PolicyInput) -> Estimate:
@@ -99,7 +121,7 @@ def _hybrid(arrays: Arrays, situation: PolicyInput) -> Estimate:
     square = ((rest @ arrays["shared_covariance"]) * rest).sum(axis=-1) + quadratic(arrays["covariance"], x)
     width = np.sqrt(np.maximum(square, 0.0))
     shared, own = arrays["prior_precision"]
-    prior = np.sqrt((z * z).sum(axis=-1) / shared + (x * x).sum(axis=1, keepdims=True) / own)
+    prior = np.sqrt((z * z).sum(axis=-1) / shared + _prior_variance(arrays, x, own))
     return Estimate(mean, width, mean, std_ratio=width / prior)
 
 

@@ -53,6 +53,12 @@ def item_std(std: Array) -> Array:
     return mean_std(std) * np.float32(np.sqrt(_ITEM_SHARE))
 
 
+def user_std(std: Array) -> Array:
+    """Return the part [U] of the users in standard deviations [U, I] of expected ratings."""
+    square = np.einsum("ui,ui->u", std, std, dtype=np.float64)
+    return np.sqrt((1 - _ITEM_SHARE) * square / std.shape[1]).astype(np.float32)
+
+
 def mean_std(std: Array) -> Array:
     """Return the root of the mean variance over users [I] of standard deviations [U, I]."""
     square = np.einsum("ui,ui->i", std, std, dtype=np.float64)

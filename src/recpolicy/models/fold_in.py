@@ -185,10 +185,11 @@ def _check_range(name: str, rows: NDArray[np.integer], size: int) -> None:
 
 @dataclass(frozen=True)
 class GenrePrior:
-    """The regression of offset and embedding on genres, with its residual covariance."""
+    """The regression of offset and embedding on genres, with the covariance that it leaves open."""
 
     coefficients: NDArray[np.float64]  # [1 + G, 1 + D]: intercept and genres -> offset and embedding
     residual_covariance: NDArray[np.float64]  # [1 + D, 1 + D]
+    inverse_gram: NDArray[np.float64]  # [1 + G, 1 + G]: the coefficients' covariance over the residual one
     user_moments: NDArray[np.float64]  # [1 + D, 1 + D], mean of (1, user) (1, user)^T
 
 
@@ -199,12 +200,23 @@ class FoldedItems:
     offset: Array  # [M]
     embedding: Array  # [M, D]
     std: Array  # [M] standard deviation of the expected rating (without rating noise), over users in the mean
+    covariance: NDArray[np.float64]  # [M, 1 + D, 1 + D] of offset and embedding
+
+    def ratings(self, user: NDArray[np.floating]) -> tuple[Array, Array]:
+        """Return expected ratings [U, M] of users [U, D], and their std [U, M] because the items are uncertain."""
+        x = _with_intercept(user)  # [U, 1 + D]
+        size = x.shape[1]
+        products = (x[:, :, np.newaxis] * x[:, np.newaxis, :]).reshape(len(x), size * size)
+        variance = np.maximum(products @ self.covariance.reshape(-1, size * size).T, 0)
+        return (user @ self.embedding.T + self.offset).astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
 def genre_prior(embeddings: Embeddings, genres: NDArray[np.floating], ridge: float = 1.0) -> GenrePrior:
     """Regress the I fitted items on their genres [I, G]; `ridge` shrinks genre effects, not the intercept.
 
-    Raises DataError unless there is one row of genres per item.
+    The residuals are those of posterior means, which lie closer together than the items do. The covariance therefore
+    grows by the mean posterior variance of an item (the law of total variance), where the rating model has one. Raises
+    DataError unless there is one row of genres per item.
     """
     if len(genres) != len(embeddings.item):
         raise DataError(f"genre prior: {len(genres)} rows of genres for {len(embeddings.item)} items")
@@ -212,24 +224,36 @@ def genre_prior(embeddings: Embeddings, genres: NDArray[np.floating], ridge: flo
     y = np.column_stack([embeddings.offset, embeddings.item]).astype(np.float64)  # [I, 1 + D]
     penalty = np.diag([_JITTER, *[ridge] * (x.shape[1] - 1)])
     gram = x.T @ x
-    shrunken = np.linalg.inv(gram + penalty)
-    coefficients = shrunken @ (x.T @ y)
+    inverse_gram = np.linalg.inv(gram + penalty)
+    coefficients = inverse_gram @ (x.T @ y)
     residual = y - x @ coefficients
-    freedom = max(len(x) - float(np.trace(shrunken @ gram)), 1.0)
+    freedom = max(len(x) - float(np.trace(inverse_gram @ gram)), 1.0)
+    covariance = residual.T @ residual / freedom
     user = _with_intercept(embeddings.user)
-    return GenrePrior(coefficients, residual.T @ residual / freedom, user.T @ user / len(user))
+    moments = user.T @ user / len(user)
+    open_variance = float(np.sum(covariance * moments))
+    if embeddings.item_std is not None and open_variance > 0:
+        covariance *= 1 + float(np.mean(np.square(embeddings.item_std, dtype=np.float64))) / open_variance
+    return GenrePrior(coefficients, covariance, inverse_gram, moments)
 
 
 def fold_in_items(prior: GenrePrior, genres: NDArray[np.floating]) -> FoldedItems:
-    """Offset, embedding and std of M items that nobody has rated, from their genres [M, G]."""
+    """Offset, embedding and their covariance of M items that nobody has rated, from their genres [M, G].
+
+    The covariance has the residual of the regression and the uncertainty of its coefficients, so that an item of rare
+    genres is less certain (Bishop 2006, section 3.3).
+    """
     if genres.ndim != 2 or genres.shape[1] != len(prior.coefficients) - 1:
         raise DataError(f"fold-in: genres are {genres.shape}; expected [M, {len(prior.coefficients) - 1}]")
-    expected = _with_intercept(genres) @ prior.coefficients  # [M, 1 + D]
+    x = _with_intercept(genres)
+    expected = x @ prior.coefficients  # [M, 1 + D]
+    factor = 1 + np.einsum("mg,gh,mh->m", x, prior.inverse_gram, x)
     variance = float(np.sum(prior.residual_covariance * prior.user_moments))  # mean over users of (1, w) C (1, w)^T
     return FoldedItems(
         offset=expected[:, 0].astype(np.float32),
         embedding=expected[:, 1:].astype(np.float32),
-        std=np.full(len(genres), np.sqrt(variance), np.float32),
+        std=np.sqrt(variance * factor).astype(np.float32),
+        covariance=factor[:, np.newaxis, np.newaxis] * prior.residual_covariance,
     )
 
 

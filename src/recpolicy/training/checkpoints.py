@@ -1,16 +1,22 @@
 """Checkpoints of a training run, with a check that a checkpoint fits the run.
 
 The artifact of an agent of single rounds has the learner's variables in `checkpoint/`. A later training run can
-continue from them.
+continue from them. A version whose catalog was changed (inference/catalog_changes.py) has none if they have a place for
+each arm; the arrays of the policy then hold what a linear learner needs.
 """
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from recpolicy.agents.learner import BanditAgent
+from recpolicy.agents.linucb import DisjointLinear
+from recpolicy.agents.linucb_hybrid import HybridLinUCB
 from recpolicy.core.errors import ArtifactError
+from recpolicy.inference.artifact import PolicyParts
+from recpolicy.inference.reward_estimators import unpack_symmetric
 
 _CHECKPOINT = "checkpoint"
 _VERSION_1_NAME = "learner"
@@ -54,6 +60,29 @@ def read_learner(agent: BanditAgent, folder: Path) -> None:
         _make_checkpoint(agent).read(str(state)).assert_consumed()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise ArtifactError(f"{state}: damaged, or of another agent ({str(error).splitlines()[0]})") from None
+
+
+def restore_learner(agent: BanditAgent, policy: PolicyParts, folder: Path) -> None:
+    """Load the learner's variables from the checkpoint in `folder`, or from the arrays if the catalog was changed.
+
+    Raises ArtifactError if neither has them.
+    """
+    if not policy.catalog_changed or _has_state(folder):
+        read_learner(agent, folder)
+    elif isinstance(agent.learner, DisjointLinear | HybridLinUCB):
+        arrays = {name: np.asarray(value) for name, value in policy.policy.items()}
+        width = policy.context.shape[1] + int(arrays.get("bias", True))
+        arrays["covariance"] = unpack_symmetric(arrays["covariance"], width)
+        agent.learner.restore(arrays)
+    else:
+        raise ArtifactError(
+            f"{folder}: {policy.agent} cannot continue its training after its catalog was changed; train again, or"
+            " retrain the version before and change the catalog of the new one"
+        )
+
+
+def _has_state(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in (_CHECKPOINT, _VERSION_1_NAME))
 
 
 def _make_checkpoint(agent: BanditAgent) -> tf.train.Checkpoint:

@@ -190,7 +190,9 @@ def check_trained_on(name: str, policy: Policy, split: Split) -> None:
 
 
 def _tables(policy: Policy) -> PolicyTables:
-    return PolicyTables(policy.scores()[0], rating=policy.ratings()[0])
+    """Return scores and ratings [U, I] of the items of the training; nobody rated those that were added later."""
+    trained = policy.artifact.trained_items
+    return PolicyTables(policy.scores()[0][:, :trained], rating=policy.ratings()[0][:, :trained])
 
 
 def get_rating_model(policy: Policy, train_ratings: Ratings) -> RatingModel:

@@ -17,8 +17,9 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.json import to_plain
 from recpolicy.core.memory import check_memory
 from recpolicy.core.statistics import Interval
-from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.candidates import blocks
+from recpolicy.core.types import Bools
+from recpolicy.data.bandit_log import BanditLog, within_catalog
+from recpolicy.data.candidates import CandidateSets, blocks
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
 from recpolicy.evaluation.relative_gain import gain_on_hits, relative_gain
@@ -206,6 +207,8 @@ def compare_on_log(
         check_same_ids(policy, incumbent)
         _check_same_features(policy, incumbent, log)
     notes = guardrail_notes(log, guardrails)
+    log, changed = _with_arms(policies, log, guardrails is not None)
+    notes += changed
     if guardrails is not None:
         log, left_out = _with_choice(policies, log, guardrails)
         notes += left_out
@@ -257,6 +260,48 @@ def _with_choice(
     return log.select(np.flatnonzero(possible), log.name), [note]
 
 
+def has_arms(policy: Policy, log: BanditLog) -> Bools:
+    """Return a mask [A] of the log's items that the policy can choose; others have probability 0."""
+    return np.isin(log.action_items, policy.artifact.action_items)
+
+
+def _with_arms(policies: Mapping[str, Policy], log: BanditLog, guarded: bool) -> tuple[BanditLog, list[str]]:
+    """Return the rounds in which every policy can choose, and a note if these are not all.
+
+    A log may span versions of different catalogs. Candidates without an arm have probability 0; a round of only such
+    candidates gives a policy no value. Under guardrails, whose bounds are over the catalog, rounds with any such
+    candidate are left out. The candidates alone decide, so that the rest is an unbiased log of fewer rounds.
+    """
+    catalogs = [has_arms(policy, log) for policy in policies.values()]
+    if all(catalog.all() for catalog in catalogs):
+        return log, []
+    rounds = len(log)
+    if guarded:
+        for policy in policies.values():
+            log = within_catalog(log, policy.artifact.action_items)
+    else:
+        candidates = log.candidates or CandidateSets.all_items(len(log), len(log.action_items))
+        able = np.ones(len(log), bool)
+        for part in candidates.blocks():
+            mask = candidates.mask(part)
+            for catalog in catalogs:
+                able[part] &= mask[:, catalog].any(axis=1)
+        log = log if able.all() else log.select(np.flatnonzero(able), log.name)
+    if not len(log):
+        raise DataError(f"{log.name}: no round has its candidates in the catalog of the policy")
+    why = "they have candidates that a policy lacks" if guarded else "a policy has none of their candidates"
+    note = f"{rounds - len(log):,} of {rounds:,} rounds are left out: {why}"
+    return log, [note] if len(log) < rounds else []
+
+
+def _known_candidates(log: BanditLog, part: slice, in_catalog: Bools) -> Bools:
+    """Return a mask [n, A] of the candidates of these rounds that are in a policy's catalog."""
+    candidates = log.allowed(part)
+    if candidates is None:
+        return np.broadcast_to(in_catalog, (len(range(*part.indices(len(log)))), len(in_catalog)))
+    return candidates & in_catalog
+
+
 def _tables(policy: Policy, log: BanditLog, guardrails: GuardrailConfig | None = None) -> tuple[Rows, Rows]:
     """Return the greedy probabilities and the rating estimates [n, A], as functions of a slice of rounds."""
     score, rating = _score_rows(policy, log)
@@ -267,6 +312,9 @@ def _tables(policy: Policy, log: BanditLog, guardrails: GuardrailConfig | None =
     if guardrails is not None:
         rounds, rails, served = GuardedRounds(log), bind_to_log(guardrails, policy, log), served_ratings(policy, log)
         return lambda part: rounds.probabilities(part, score(part), served(part), rails), clipped
+    in_catalog = has_arms(policy, log)
+    if not in_catalog.all():
+        return lambda part: greedy(score(part), _known_candidates(log, part, in_catalog)), clipped
     if log.candidates is not None or not isinstance(score, partial):
         return lambda part: greedy(score(part), log.allowed(part)), clipped
     distinct, row = score.args
@@ -278,8 +326,10 @@ def _score_rows(policy: Policy, log: BanditLog) -> tuple[Rows, Rows]:
     """Return the scores and the rating estimates [n, A], as functions of a slice of rounds."""
     distinct_contexts, row = log.distinct_contexts(policy.artifact.context)  # [U + V, C], [N]
 
+    items = np.where(log.action_items < len(policy.artifact.items), log.action_items, policy.artifact.action_items[0])
+
     def score(contexts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        score, rating = (table[:, log.action_items] for table in policy.scores(contexts))
+        score, rating = (table[:, items] for table in policy.scores(contexts))
         return score, rating
 
     if len(distinct_contexts) * len(log.action_items) > _MAX_CELLS:
@@ -313,11 +363,12 @@ def check_log_type(policy: Policy, sequential: bool, log: str) -> None:
 
 
 def check_same_ids(policy: Policy, incumbent: Policy) -> None:
-    """Raise DataError if the incumbent has other users or items."""
+    """Raise DataError if the incumbent has other users or items; one of them may know further items."""
     candidate, other = policy.artifact, incumbent.artifact
     for name, column in (("users", "user_id"), ("items", "item_id")):
         ids, other_ids = (getattr(artifact, name)[column].to_numpy() for artifact in (candidate, other))
-        if not np.array_equal(ids, other_ids):
+        shared = min(len(ids), len(other_ids)) if name == "items" else None  # items may have been added since
+        if not np.array_equal(ids[:shared], other_ids[:shared]):
             raise DataError(
                 f"the incumbent ({other.agent}) knows other {name} than the candidate ({candidate.agent}): only"
                 " policies of the same data can be compared"

@@ -15,6 +15,7 @@ from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.learned_events import log_events, merge
 from recpolicy.data.ratings import genre_directions
 from recpolicy.inference.artifact import Artifact
+from recpolicy.inference.catalog_changes import CATALOG_ARRAYS, CATALOG_CHANGE
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.embeddings import item_std
 from recpolicy.registry.artifact_kinds import verify
@@ -60,7 +61,7 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
         raise ConfigError(f"epochs is {epochs}: expected 1 or more")
     require_extra("train", "training")
     silence_libraries()
-    from recpolicy.training.checkpoints import read_learner
+    from recpolicy.training.checkpoints import restore_learner
     from recpolicy.training.offline import learn_from_log
 
     incumbent, out = Path(incumbent), Path(out)
@@ -71,8 +72,9 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     if log.exporter is not None and until is not None:
         # By time: the artifact's hashes also contain events behind the ratings, which the agent has not learned.
         log = unlearned_rounds(log, log.time <= until)
+    log = _without_retired(log, old)
     agent = untrained_agent(old)
-    read_learner(agent, incumbent)
+    restore_learner(agent, old, incumbent)
     parent: dict[str, Any] = {"policy_digest": old.metadata["policy_digest"], "log": old.metadata.get("log")}
     if "slate_digest" in old.metadata:
         parent["slate_digest"] = old.metadata["slate_digest"]
@@ -82,19 +84,29 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     release_memory()
     if not old.learned_real_rewards:
         figures["rewards"] = f"{old.metadata['training'].get('rewards', 'unknown')}, then {figures['rewards']}"
-    inherited = {name: value for name, value in old.metadata.items() if name != "slate_digest"}
+    if CATALOG_CHANGE in old.metadata:
+        parent[CATALOG_CHANGE] = {name: len(old.metadata[CATALOG_CHANGE][name]) for name in ("added", "retired")}
+    inherited = {name: value for name, value in old.metadata.items() if name not in ("slate_digest", CATALOG_CHANGE)}
     lineage: dict[str, Any] = {
         **log_lineage(log),
         "training": figures,
         "parents": [*old.metadata.get("parents", []), parent],
     }
-    new = with_policy(old, agent.learner.export(), {**inherited, **lineage})
+    exported = agent.learner.export()
+    record = {name: old.policy[name] for name in CATALOG_ARRAYS if name in old.policy}
+    new = with_policy(old, replace(exported, arrays={**exported.arrays, **record}), {**inherited, **lineage})
     new = replace(new, learned_events=merge(old.learned_events, log_events(log)))
     work = open_work_folder(
         out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed}
     )
     write_artifact(new, agent, old.context.shape[1], work, out)
     return load_policy(out)
+
+
+def _without_retired(log: BanditLog, old: Artifact) -> BanditLog:
+    """Return the rounds without those that show a retired item: the policy has no arm that could learn from them."""
+    shown = np.isin(log.item, old.retired_items)
+    return log.select(np.flatnonzero(~shown), log.name) if shown.any() else log
 
 
 def untrained_agent(artifact: Artifact) -> "BanditAgent":

@@ -92,6 +92,12 @@ def compare_in_sessions(
     """
     silence_libraries()
     check_trained_on("the policy", policy, split)
+    for role, compared in (("the policy", policy), ("the incumbent", incumbent)):
+        if compared is not None and compared.artifact.trained_items < len(compared.artifact.items):
+            raise ConfigError(
+                f"{role} has items that were added after its training; simulated sessions know only those of the"
+                " training: compare the versions on logged rounds"
+            )
     if incumbent is not None:
         check_same_ids(policy, incumbent)
         if policy.sequential and incumbent.sequential:

@@ -1,4 +1,8 @@
-"""The filter of an export: only events of versions with the users, items and catalog of the log's policy.
+"""The filter of an export: only events of versions whose users and items the log's policy knows.
+
+A version may have a smaller catalog than the log, such as the one before items were added (registry/add_items.py); the
+log has the items that its policy retired, too. The candidates of its events are then translated, item by item, so that
+they are exactly those among which that version chose.
 
 If a version did not identify a user by a known id, the event has the context vector that the version used. The log
 accepts it unless the type of the id differs from that of the policy's ids, or the version had other features: there,
@@ -31,18 +35,21 @@ class LogPolicy:
         self._known: dict[int, InferenceArtifact | None] = {}
         self._alike: dict[int, bool] = {}
         self._taken: dict[int, bool] = {}
+        self._actions: dict[int, NDArray[np.intp] | None] = {}
         number = registry.version(version).number
         artifact = self._artifact(number)
         if artifact is None:
             raise ArtifactError(f"{registry.folder}: version {number} cannot be read; export for another version")
         self.artifact = artifact
+        self.catalog: NDArray[np.int32] = np.union1d(artifact.action_items, artifact.retired_items).astype(np.int32)
+        """Item rows [A] of the log's actions."""
         self.item_id = _column(artifact.tables.item_ids)
         self.id_types = _id_type(artifact.tables.user_ids), _id_type(artifact.tables.item_ids)
 
     @property
     def metadata(self) -> dict[str, Any]:
         """Return the metadata of the events file."""
-        action_items = self.item_id[self.artifact.action_items].tolist()
+        action_items = self.item_id[self.catalog].tolist()
         return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -77,11 +84,20 @@ class LogPolicy:
             other, mine = self._artifact(version), self.artifact
             self._taken[version] = other is mine or (
                 other is not None
-                and np.array_equal(other.action_items, mine.action_items)
                 and other.tables.user_ids == mine.tables.user_ids
-                and other.tables.item_ids == mine.tables.item_ids
+                and other.tables.item_ids == mine.tables.item_ids[: len(other.tables.item_ids)]
+                and bool(np.isin(other.action_items, self.catalog).all())
             )
         return self._taken[version]
+
+    def actions(self, version: int) -> NDArray[np.intp] | None:
+        """Return the log's action of each arm of an accepted version; None if they are the same."""
+        if version not in self._actions:
+            other = self._artifact(version)
+            assert other is not None, "only accepted versions have actions"
+            same = np.array_equal(other.action_items, self.catalog)
+            self._actions[version] = None if same else np.searchsorted(self.catalog, other.action_items)
+        return self._actions[version]
 
     def _unreadable(self, rows: Sequence[Any]) -> Iterator[bool]:
         """Yield True for each row [n] whose context vector or whose user's id the log does not accept."""

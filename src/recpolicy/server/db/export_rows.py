@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from sqlalchemy import Select, func, select
 
 from recpolicy.data.bandit_log_files import GUARDRAILS
@@ -30,6 +31,8 @@ _EVENT_COLUMNS = (
     "seq", "id", "time", "user_key", "version", "policy_digest", "agent", "item_ids", "propensities", "allowed",
     "context", "history", "guardrails",
 )  # fmt: skip
+_SETS_AT_ONCE = 256
+"""Sets of candidates that are unpacked at once."""
 HISTORY_ITEM, HISTORY_LIKED = "history_item", "history_liked"
 """The session that a session policy saw, oldest item first; null for other policies and for events of before."""
 
@@ -99,7 +102,7 @@ class EventRows:
             "policy": pa.array([row.agent for row in rows], pa.string()).dictionary_encode().take(of_event),
             "policy_version": pa.array([row.policy_digest for row in rows], pa.string())
             .dictionary_encode().take(of_event),
-            CANDIDATES: _candidates(rows, start, count, len(self.policy.artifact.action_items)),
+            CANDIDATES: _candidates(rows, start, count, self.policy),
             EXCLUDED: _earlier_items(item, np.repeat(start, count), position),
             "reward": pa.nulls(len(event), pa.float64()),
             "context": _vectors([row.context for row in rows]).take(of_event),
@@ -194,26 +197,56 @@ def _digests(rows: Sequence[Any]) -> Any:
     return pa.array(digests, pa.string()).dictionary_encode()
 
 
-def _candidates(rows: Sequence[Any], start: Any, count: Any, actions: int) -> Any:
+def _candidates(rows: Sequence[Any], start: Any, count: Any, policy: LogPolicy) -> Any:
     """Return the candidates of each round [N] as packed bits, without those that guardrails close at its position.
 
     Args:
         rows: [n] events.
         start: [n] first round of each event.
         count: [n] rounds of each event.
-        actions: A, the items of the catalog.
+        policy: The policy of the log, whose catalog the bits are over.
     """
     sets, index = [row.allowed for row in rows], np.repeat(np.arange(len(rows)), count)
+    versions = [row.version for row in rows]
     for event, row in enumerate(rows):
         if row.guardrails is None:
             continue
-        everything = np.packbits(np.ones(actions, bool))
+        actions = policy.actions(row.version)
+        arms = len(policy.catalog if actions is None else actions)
+        everything = np.packbits(np.ones(arms, bool))
         current = everything if row.allowed is None else np.frombuffer(row.allowed, np.uint8)
-        for place, closed in unpack_list(row.guardrails, actions)[1]:
+        for place, closed in unpack_list(row.guardrails, arms)[1]:
             current = current & ~closed
             index[start[event] + place : start[event] + count[event]] = len(sets)
             sets.append(current.tobytes())
+            versions.append(row.version)
+    _translate(sets, np.array(versions), policy)
     return pa.array(sets, pa.binary()).dictionary_encode().take(pa.array(index))
+
+
+def _translate(sets: list[bytes | None], versions: NDArray[np.int64], policy: LogPolicy) -> None:
+    """Write the candidates of versions with another catalog [S] as bits over that of the log, in place."""
+    for version in np.unique(versions):
+        actions = policy.actions(int(version))
+        if actions is None:
+            continue
+        places = np.flatnonzero(versions == version)
+        distinct = list(dict.fromkeys(sets[place] for place in places))
+        translated: dict[bytes | None, bytes] = {}
+        for first in range(0, len(distinct), _SETS_AT_ONCE):
+            part = distinct[first : first + _SETS_AT_ONCE]
+            mask = np.zeros((len(part), len(policy.catalog)), bool)
+            mask[:, actions] = [_bits(packed, len(actions)) for packed in part]
+            translated |= zip(part, (row.tobytes() for row in np.packbits(mask, axis=1)), strict=True)
+        for place in places:
+            sets[place] = translated[sets[place]]
+
+
+def _bits(packed: bytes | None, count: int) -> NDArray[np.uint8]:
+    """Return the bits of a set [A]; all are 1 without one."""
+    if packed is None:
+        return np.ones(count, np.uint8)
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=count)
 
 
 def _earlier_items(item: Any, start: Any, position: Any) -> Any:

@@ -29,7 +29,8 @@ from recpolicy.core.files import Migration, content_digest, read_versioned_json,
 from recpolicy.core.types import Array
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.artifact_checks import is_digest
-from recpolicy.server.online.posterior import ArmPosterior, Posterior, find_fault, unpack_symmetric
+from recpolicy.inference.reward_estimators import unpack_symmetric
+from recpolicy.server.online.posterior import ArmPosterior, Posterior, find_fault
 
 CURRENT = "current.json"
 FORMAT, FORMAT_VERSION = "recpolicy online learning", 2

@@ -26,7 +26,7 @@ from recpolicy.core.arrays import find_implausible
 from recpolicy.core.errors import ConfigError, DivergedError
 from recpolicy.core.types import Array
 from recpolicy.inference.artifact import PolicyParts
-from recpolicy.inference.reward_estimators import encoded_context, pack_symmetric
+from recpolicy.inference.reward_estimators import encoded_context, pack_symmetric, unpack_symmetric
 
 _MAX_NORM_RATIO = 2.0
 """Longest accepted context, as a multiple of the longest one of the policy's training."""
@@ -132,14 +132,6 @@ def find_fault(theta: Array, covariance: Array) -> str:
 def as_policy_rows(theta: Array, covariance: Array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return theta [M, D] and covariance [M, D, D] in the format of an artifact: float32, packed [M, D (D + 1) / 2]."""
     return theta.astype(np.float32), pack_symmetric(covariance.astype(np.float32))
-
-
-def unpack_symmetric(packed: Array, size: int) -> Array:
-    """Return the matrices [A, D, D] of triangles [A, D (D + 1) / 2] whose off-diagonals are doubled."""
-    rows, columns = np.triu_indices(size)
-    matrices = np.empty((len(packed), size, size), packed.dtype)
-    matrices[:, rows, columns] = matrices[:, columns, rows] = packed / np.where(rows == columns, 1.0, 2.0)
-    return matrices
 
 
 def max_context_norm(contexts: NDArray[np.floating]) -> float:
