@@ -73,7 +73,7 @@ def test_retraining_moves_a_new_arm_by_exact_steps_from_its_prior(tmp_path):
     assert "catalog_change" not in after.metadata
 
 
-@pytest.mark.parametrize("name", ["linucb_hybrid", "eps_greedy", "linucb_shared attributes"])
+@pytest.mark.parametrize("name", ["linucb_user", "linucb_hybrid", "eps_greedy", "linucb_shared attributes"])
 def test_agents_that_take_new_items_show_and_learn_them(tmp_path, name):
     registry, number = changed(tmp_path, name, retire=(3,))
     before = read_artifact(registry.resolve(number))

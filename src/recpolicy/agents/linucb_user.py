@@ -18,10 +18,12 @@ B batch, A arms, D directions. A bare embedding [D] as observation is a vector w
 2010 with arms and users exchanged; Bishop 2006, section 3.3.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import ItemFeatures
@@ -121,6 +123,11 @@ class UserLinUCB(Learner):
         """Add sums over ratings to the posterior of the errors: of 1 / variance [A], and of residual / variance [A]."""
         self.precision.assign_add(tf.cast(precision, tf.float32))
         self.moment.assign_add(tf.cast(moment, tf.float32))
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Load the exported errors [A]."""
+        self.precision.assign(1 / arrays["error_variance"])
+        self.moment.assign(arrays["error_mean"] / arrays["error_variance"])
 
     def export(self) -> ExportedPolicy:
         """Return the errors of the items with the head of the configured exploration."""

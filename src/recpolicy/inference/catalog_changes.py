@@ -30,12 +30,12 @@ from recpolicy.inference.reward_estimators import ADDED_ARM, ADDED_PRIOR, pack_s
 from recpolicy.models.embeddings import Embeddings, item_std, user_std
 from recpolicy.models.fold_in import FoldedItems, fold_in_items, genre_prior
 
-CATALOG_ARRAYS = (ADDED_ARM, ADDED_PRIOR, RETIRED_ITEMS, TRAINED_ITEMS)
-"""Arrays of a policy that record changes of its catalog; a later training keeps them."""
+CATALOG_ARRAYS = (ADDED_ARM, ADDED_PRIOR, RETIRED_ITEMS, TRAINED_ITEMS, "prior_error_variance")
+"""Arrays of a policy that record changes of its catalog, and what arms began with; a later training keeps them."""
 CATALOG_CHANGE = "catalog_change"
 """Key in the metadata of a version whose catalog was changed: parent, added and retired ids."""
 OWN_POSTERIOR = ("linear", "hybrid")
-"""Estimators with a posterior per arm: feedback on a new item moves its own estimate."""
+"""Estimators with a linear model per arm: feedback on a new item moves its own estimate."""
 _CELL_BYTES = 16
 _ATTRIBUTES = "attributes"
 
@@ -102,7 +102,7 @@ def takes_items(parts: PolicyParts) -> bool:
         return "embedding" in parts.policy
     if parts.estimator == "rating_model":
         return "score" not in parts.policy
-    return parts.estimator in (*OWN_POSTERIOR, "shared")
+    return parts.estimator in (*OWN_POSTERIOR, "shared", "user")
 
 
 def check_takes_items(parts: PolicyParts) -> None:
@@ -110,8 +110,8 @@ def check_takes_items(parts: PolicyParts) -> None:
     if not takes_items(parts):
         raise ConfigError(
             f"{parts.agent} cannot take new items without training, because it learns each item from its own feedback"
-            " alone; linucb, lints, linucb_shared, linucb_hybrid, squarecb and rating_model can, and eps_greedy and"
-            " boltzmann with the head dot"
+            " alone; linucb, lints, linucb_user, linucb_hybrid, linucb_shared, squarecb and rating_model can, and"
+            " eps_greedy and boltzmann with the head dot"
         )
     forgetting = (parts.metadata.get("config", {}).get("agent") or {}).get("forgetting", 1)
     if parts.estimator in OWN_POSTERIOR and forgetting < 1:
@@ -164,6 +164,14 @@ def _with_arms(artifact: Artifact, folded: FoldedItems, items: pd.DataFrame) -> 
     if artifact.estimator == "hybrid":  # the shared part gives the mean, from embedding and offset
         for name in ("cross", "center"):
             arrays[name] = np.concatenate([arrays[name], np.zeros((new, *arrays[name].shape[1:]), np.float32)])
+    if artifact.estimator == "user":  # the item's own error, which ratings of all users move
+        variance = np.square(folded.std)
+        for name, values in (
+            ("error_mean", 0 * variance),
+            ("error_variance", variance),
+            ("prior_error_variance", variance),
+        ):
+            arrays[name] = np.concatenate([arrays[name], values.astype(np.float32)])
     if artifact.estimator == "mlp":
         arrays["embedding"] = np.concatenate([arrays["embedding"], folded.embedding])
         arrays["offset"] = np.concatenate([arrays["offset"], folded.offset])
@@ -218,6 +226,7 @@ def _arm_axes(artifact: Artifact) -> Mapping[str, int]:
         "linear": {"theta": 0, "covariance": 0},
         "encoded_linear": {"theta": 0, "covariance": 0},
         "shared": {"item_attributes": 0},
+        "user": {"error_mean": 0, "error_variance": 0, "prior_error_variance": 0},
         "hybrid": {"covariance": 0, "cross": 0, "center": 0, "item_attributes": 0},
         "arms": {"mean": 0, "width": 0, "score": 0, "weight": 0},
         "rating_model": {"score": -1},

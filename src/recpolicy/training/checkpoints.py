@@ -14,6 +14,7 @@ import tensorflow as tf
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.linucb import DisjointLinear
 from recpolicy.agents.linucb_hybrid import HybridLinUCB
+from recpolicy.agents.linucb_user import UserLinUCB
 from recpolicy.core.errors import ArtifactError
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.reward_estimators import unpack_symmetric
@@ -69,11 +70,15 @@ def restore_learner(agent: BanditAgent, policy: PolicyParts, folder: Path) -> No
     """
     if not policy.catalog_changed or _has_state(folder):
         read_learner(agent, folder)
-    elif isinstance(agent.learner, DisjointLinear | HybridLinUCB):
-        arrays = {name: np.asarray(value) for name, value in policy.policy.items()}
+        return
+    arrays = {name: np.asarray(value) for name, value in policy.policy.items()}
+    learner = agent.learner
+    if isinstance(learner, DisjointLinear | HybridLinUCB):
         width = policy.context.shape[1] + int(arrays.get("bias", True))
         arrays["covariance"] = unpack_symmetric(arrays["covariance"], width)
-        agent.learner.restore(arrays)
+        learner.restore(arrays)
+    elif isinstance(learner, UserLinUCB):
+        learner.restore(arrays)
     else:
         raise ArtifactError(
             f"{folder}: {policy.agent} cannot continue its training after its catalog was changed; train again, or"
