@@ -162,7 +162,11 @@ class ExactFilter:
     @staticmethod
     def _system(prior: Array, root: Array) -> Array:
         """Return I + R A R [..., I, J, J]."""
-        return np.eye(len(prior)) + root[..., np.newaxis] * prior * root[..., np.newaxis, :]
+        system = root[..., np.newaxis] * root[..., np.newaxis, :]
+        system *= prior
+        diagonal = np.arange(len(prior))
+        system[..., diagonal, diagonal] += 1.0
+        return system
 
 
 def day_mean_belief(

@@ -18,6 +18,8 @@ from recpolicy.coldstart.filter import Array, ExactFilter
 from recpolicy.core.errors import DataError
 
 _LOG_TAU = float(np.log(2 * np.pi))
+Basis = tuple[Array, Array]
+"""T [J, J] and variances [J] with T V T^T = I and T Sigma T^T = diag(variances)."""
 _TINY = 1e-10
 """Smallest variance of a day that counts as varying."""
 
@@ -103,26 +105,30 @@ def fit_prior(
     design = np.ones((len(moments.count), 1)) if design is None else np.asarray(design, np.float64)
     _check_moments(moments, design)
     prior = _initial_prior(moments, design, ridge)
-    objective = [log_likelihood(prior, moments, design) - _penalty(prior, ridge)]
+    basis = _joint_basis(prior)
+    objective = [log_likelihood(prior, moments, design, basis) - _penalty(prior, ridge)]
     converged = False
     for _ in range(max_passes):
-        prior = em_pass(prior, moments, design, ridge)
-        objective.append(log_likelihood(prior, moments, design) - _penalty(prior, ridge))
+        prior = em_pass(prior, moments, design, ridge, basis)
+        basis = _joint_basis(prior)
+        objective.append(log_likelihood(prior, moments, design, basis) - _penalty(prior, ridge))
         if objective[-1] - objective[-2] <= tolerance:
             converged = True
             break
     return FittedPrior(prior, np.array(objective), converged)
 
 
-def em_pass(prior: ItemPrior, moments: ItemMoments, design: Array, ridge: float = 0.0) -> ItemPrior:
-    """Return the prior after one pass of EM; arguments as in `fit_prior`."""
-    basis, spread = _joint_basis(prior)
+def em_pass(
+    prior: ItemPrior, moments: ItemMoments, design: Array, ridge: float = 0.0, basis: Basis | None = None
+) -> ItemPrior:
+    """Return the prior after one pass of EM; arguments as in `fit_prior`, and the basis of the prior if it is known."""
+    transform, spread = _joint_basis(prior) if basis is None else basis
     items, traces = len(moments.count), moments.count.sum()
     shrink = _shrinkage(spread, moments.count)  # [I, J]
     # In the joint basis the posterior of each direction is a scalar one.
     expected = prior.means(design)
-    back = np.linalg.inv(basis)
-    surprise = (moments.mean - expected) @ basis.T
+    back = np.linalg.inv(transform)
+    surprise = (moments.mean - expected) @ transform.T
     theta = expected + (surprise * shrink) @ back.T  # [I, J] posterior means
     variance = spread * (1 - shrink)  # [I, J] posterior variances
     coefficients = _regress(design, theta, ridge)
@@ -136,21 +142,21 @@ def em_pass(prior: ItemPrior, moments: ItemMoments, design: Array, ridge: float 
     return ItemPrior(coefficients, _symmetric(item_covariance / items), _symmetric(trace_covariance))
 
 
-def log_likelihood(prior: ItemPrior, moments: ItemMoments, design: Array) -> float:
+def log_likelihood(prior: ItemPrior, moments: ItemMoments, design: Array, basis: Basis | None = None) -> float:
     """Return the log likelihood of all traces of I items with a design matrix [I, P], exactly."""
-    basis, spread = _joint_basis(prior)
+    transform, spread = _joint_basis(prior) if basis is None else basis
     days, count = prior.days, moments.count
-    log_det = -2 * float(np.linalg.slogdet(basis)[1])  # of V
-    surprise = (moments.mean - prior.means(design)) @ basis.T  # [I, J]
+    log_det = -2 * float(np.linalg.slogdet(transform)[1])  # of V
+    surprise = (moments.mean - prior.means(design)) @ transform.T  # [I, J]
     variance = spread + 1 / count[:, np.newaxis]
     of_means = -0.5 * (len(count) * (days * _LOG_TAU + log_det) + (np.log(variance) + surprise**2 / variance).sum())
     inside = count.sum() - len(count)
-    quadratic = float(np.einsum("jk,kl,jl->", basis, moments.scatter, basis))
+    quadratic = float(((transform @ moments.scatter) * transform).sum())
     of_traces = -0.5 * (inside * (days * _LOG_TAU + log_det) + days * np.log(count).sum() + quadratic)
     return float(of_means + of_traces)
 
 
-def _joint_basis(prior: ItemPrior) -> tuple[Array, Array]:
+def _joint_basis(prior: ItemPrior) -> Basis:
     """Return T [J, J] and variances [J] with T V T^T = I and T Sigma T^T = diag(variances)."""
     inverse = prior.filter().whitening.inverse
     whitened = inverse @ prior.item_covariance @ inverse.T
