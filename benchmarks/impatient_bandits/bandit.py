@@ -96,7 +96,7 @@ def run_second_day(world: Stay, prior: ItemPrior, days: int, users: int, rng: np
             ones = np.ones(len(old), np.int64)
             statistics += ItemStatistics.from_traces(old, outcome, ones, len(world.worth), scalar.whitening)
 
-    def probabilities(_: int, rows: NDArray[np.int64]) -> Array:
+    def probabilities(*_: object) -> Array:
         return thompson_probabilities(scalar.belief(second.coefficients[0], statistics))
 
     return _run(world, days, users, rng, probabilities, add)
@@ -113,7 +113,7 @@ def run_elimination(
     inbox = Inbox(ItemPrior(prior.coefficients, np.eye(horizon), np.eye(horizon)), items, days, horizon, users, "p")
     left = np.ones(items, bool)
 
-    def probabilities(day: int, rows: NDArray[np.int64]) -> Array:
+    def probabilities(day: int, _: NDArray[np.int64]) -> Array:
         if day:
             mean = np.divide(inbox.sum, inbox.count, out=np.zeros_like(inbox.sum), where=inbox.count > 0)
             worth = np.where(inbox.count > 0, mean, prior.coefficients[0]).sum(axis=1)

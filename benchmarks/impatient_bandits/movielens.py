@@ -41,7 +41,7 @@ def user_panel(data: tuple) -> dict[str, dict[int, float]]:
     order = np.lexsort((np.arange(len(user)), start, user))
     _, first = np.unique(user[order], return_index=True)
     rows = order[first]  # the first rating of each user
-    begin = {u: s for u, s in zip(user[rows], start[rows], strict=True)}
+    begin = dict(zip(user[rows], start[rows], strict=True))
     own = np.zeros((user.max() + 1, genres.shape[1]))
     on_first_day = np.array([start[n] == begin[user[n]] for n in range(len(user))])
     np.add.at(own, user[on_first_day], genres[item[on_first_day]])
@@ -56,9 +56,11 @@ def user_panel(data: tuple) -> dict[str, dict[int, float]]:
     past = ItemStatistics.from_traces(cluster[1], y[teach], np.full(teach.sum(), DAYS), len(cluster[0]), whitening)
     means = prior.filter().posterior(prior.coefficients[0], past).mean
     mean = means[np.searchsorted(cluster[0], taste[test])]
-    return _errors(
-        lambda seen: _forecast_users(prior, mean, y[test], seen), y[teach], total[teach], y[test], total[test]
-    )
+
+    def forecast(seen: int) -> Array:
+        return _forecast_users(prior, mean, y[test], seen)
+
+    return _errors(forecast, y[teach], total[teach], y[test], total[test])
 
 
 def _forecast_users(prior: ItemPrior, mean: Array, y: Array, seen: int) -> Array:
@@ -115,11 +117,10 @@ def _errors(forecast, teach: Array, teach_total: Array, test: Array, total: Arra
     for seen in SEEN:
         errors["forecast"][seen] = _mae(forecast(seen), total)
         errors["mean"][seen] = _mae(np.full(len(total), teach_total.mean()), total)
-        for name, features in (
-            ("sum", lambda y: y[:, :seen].sum(axis=1)[:, np.newaxis]),
-            ("days", lambda y: y[:, :seen]),
-        ):
-            x, new = (np.column_stack([np.ones(len(y)), features(y)]) for y in (teach, test))
+        days = teach[:, :seen], test[:, :seen]
+        sums = tuple(part.sum(axis=1, keepdims=True) for part in days)
+        for name, parts in (("sum", sums), ("days", days)):
+            x, new = (np.column_stack([np.ones(len(part)), part]) for part in parts)
             errors[name][seen] = _mae(new @ np.linalg.lstsq(x, teach_total, rcond=None)[0], total)
     return errors
 

@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bandit import Run, run_elimination, run_random, run_second_day, run_thompson
+from bandit import FEEDBACK, Run, run_elimination, run_random, run_second_day, run_thompson
 from common import ROOT, arguments, context, write_results
 from movielens import item_panel, read_activity, user_panel
 from scipy.stats import t as student
@@ -49,9 +49,7 @@ def stationary(trial: int, days: int) -> dict[str, Run]:
         def rng(trial: int = trial) -> np.random.Generator:
             return generator(trial, "impatient bandit")
 
-        for feedback in (
-            ("progressive", "delayed") if name.startswith("shuffled") else ("oracle", "progressive", "delayed")
-        ):
+        for feedback in FEEDBACK[name.startswith("shuffled") :]:
             runs[f"{label}{feedback}"] = run_thompson(world, prior, feedback, days, USERS, rng())
         if not name.startswith("shuffled"):
             runs[f"{label}day_two"] = run_second_day(world, prior, days, USERS, rng())

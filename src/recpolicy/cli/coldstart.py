@@ -162,6 +162,50 @@ def report(
     print_text(out)
 
 
+@app.command(epilog="Example: recpolicy coldstart export runs/registry --horizon 30 --out runs/server_traces.parquet")
+def export(
+    state: Annotated[Path, typer.Argument(metavar="STATE", help="State folder of a server.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV or Parquet file to write.")],
+    horizon: Annotated[int, typer.Option("--horizon", help="Days of a trace.")] = 30,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Last day that counts (default: yesterday, in UTC).")
+    ] = None,
+    activity: Annotated[
+        str,
+        typer.Option("--activity", help="any: lists and feedback of the user; item: feedback on the item."),
+    ] = "any",
+) -> None:
+    """Write the traces of a server's lists: on which days users came back; the server may be running."""
+    import os
+
+    from recpolicy.core.errors import unknown_name_error
+    from recpolicy.core.optional_deps import require_extra
+
+    require_extra("serve", "recpolicy coldstart export")
+    from typing import cast
+
+    from recpolicy.cli.log_export import database_in
+    from recpolicy.coldstart.trace_files import parse_day
+    from recpolicy.server.db.engine import open_store, sqlite_url
+    from recpolicy.server.db.trace_export import Activity, export_traces
+    from recpolicy.server.lifespan import DATABASE_URL
+
+    if activity not in ("any", "item"):
+        raise unknown_name_error("activity", activity, ("any", "item"))
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(database_in(state)))
+    try:
+        day = None if until is None else parse_day(until)
+        traces = export_traces(engine, out, horizon, day, cast("Activity", activity))
+    finally:
+        engine.dispose()
+    finished = int(traces.finished.sum())
+    print_text(
+        f"{out}: {len(traces):,} traces of {len(traces.items):,} items until {traces.format_day(traces.until)};"
+        f" {finished:,} items are finished"
+    )
+    print_text(f"next: recpolicy coldstart fit {out} --horizon {horizon} --finished-only --out PRIOR")
+
+
 def _user_ids(path: Path) -> list[object]:
     from recpolicy.data.decision_table import DecisionTable
 

@@ -51,7 +51,7 @@ def export(
         _export_features(state, out, as_json)
         return
     policy = LogPolicy(versions, version)
-    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(_database_in(state)))
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(database_in(state)))
     try:
         done = export_log(
             engine, policy, ExportOptions(out, places=places), show_progress=None if not as_json else False
@@ -84,7 +84,7 @@ def _export_features(state: Path, out: Path, as_json: bool) -> None:
     from recpolicy.server.lifespan import DATABASE_URL
     from recpolicy.server.rank.service import stored_reward
 
-    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(_database_in(state)))
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(database_in(state)))
     try:
         done = export_features(engine, stored_reward(engine), out, show_progress=None if not as_json else False)
     finally:
@@ -117,7 +117,7 @@ def _registry_in(state: Path) -> Path:
     return state if (state / STATE).is_file() else state / "registry"
 
 
-def _database_in(state: Path) -> Path:
+def database_in(state: Path) -> Path:
     """Return the database file; raise DataError if it does not exist and no other database is configured."""
     from recpolicy.core.errors import DataError
     from recpolicy.server.lifespan import DATABASE_URL

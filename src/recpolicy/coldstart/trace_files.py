@@ -70,7 +70,10 @@ def write_traces(path: Path, traces: Traces) -> None:
     """Write traces as Parquet if the name says so, else as CSV; the file appears whole or not at all."""
     lists = [np.flatnonzero(row) + 1 for row in traces.active]
     start = [traces.format_day(day) for day in traces.start] if traces.dated else traces.start
-    columns = {ITEM: pa.array(traces.items[traces.item].tolist()), START: pa.array(start)}
+    ids = traces.items.tolist()
+    if len({type(item) for item in ids}) > 1:  # a column of a file has one type
+        ids = list(map(str, ids))
+    columns = {ITEM: pa.array(object_array(ids)[traces.item].tolist()), START: pa.array(start)}
     with atomic_path(path) as temporary:
         if is_parquet(path):
             columns |= {ACTIVE: pa.array(lists, pa.list_(pa.int16())), COUNT: pa.array(traces.count)}
