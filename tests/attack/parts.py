@@ -25,6 +25,7 @@ from attack.processes_killed import attack_by_kills, attack_by_signals
 from attack.registry import attack_registry
 from attack.session import Session
 from attack.sockets import attack_sockets
+from attack.users import attack_users
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ _PARTS = (
     Part("spool", "damaged files of the spool", attack_spool, True),
     Part("removed-database", "a database file that is removed or replaced", attack_removed_database, True),
     Part("hanging-database", "a database that does not answer", attack_hanging_database, True),
+    Part("users", "users who learn: kills, erasure in the middle of requests, hostile ratings", attack_users, True),
     Part("full-disk", "a disk without space", attack_full_disk),
     Part("signals", "SIGTERM, SIGHUP and SIGINT under load; a killed parent", attack_by_signals),
     Part("kills", "kill -9 under load", attack_by_kills),

@@ -75,14 +75,14 @@ def test_what_the_challenger_fails_to_answer_the_champion_answers(state, monkeyp
 
 def test_what_is_the_callers_fault_counts_against_nobody(state):
     controller.start(state, 2, "ann", {"stages": [1.0]})
-    assert recommend(state, user=999).status_code == 404
+    assert recommend(state, user="1").status_code == 404
     assert health(state) == {}
 
 
 def test_batches_and_prediction_servers_are_answered_as_well(state, monkeypatch):
     controller.start(state, 2, "ann", {"stages": [1.0]})
     broken(state, monkeypatch, ZeroDivisionError())
-    body = {"requests": [{"user": 1, "k": 2}, {"user": 999, "k": 2}, {"user": 2, "k": 2}]}
+    body = {"requests": [{"user": 1, "k": 2}, {"user": "1", "k": 2}, {"user": 2, "k": 2}]}
     answers = ask(make_app(state), "POST", "/v1/recommend/batch", body).json()["answers"]
     assert ["items" in one for one in answers] == [True, False, True]
     body = {"instances": [{"user": 1}]}

@@ -44,7 +44,18 @@ from recpolicy.server.rollout.background import compare_next
 from recpolicy.server.settings import OnlineConfig
 
 KEY = bearing(ADMIN_KEY)
-TOML = '[limits]\nrate = 0\n[jobs]\nenabled = false\n[exploration]\nshare = 0.0\n[users]\nmode = "learn"\n'
+TOML = """
+[limits]
+rate = 0
+[jobs]
+enabled = false
+[exploration]
+share = 0.0
+[online]  # it moves the lists of all users
+enabled = false
+[users]
+mode = "learn"
+"""
 
 
 class Learners:
@@ -218,7 +229,7 @@ def test_a_shadow_and_a_failing_challenger_use_the_same_ratings(tmp_path, monkey
         object.__setattr__(state.settings.rollout, "shadow_sample", 1.0)
         client.recommend(4711)
         (pair,) = list(state.rollout_counters.shadow._waiting.queue)
-        assert len(pair.request[1].states) == 2
+        assert len(pair.users.states) == 2
         assert compare_next(state)
         assert not state.metrics.failed.labels("shadow")._value.get()
 

@@ -165,8 +165,8 @@ def recommend_with_fallback(
         state, live, id_key(request.user), lambda live: choose(live, request, exploration, users)
     )
     if live.shadow and not served.explored:
-        asked = request.full(), users
-        state.rollout_counters.shadow.offer(live, asked, served, state.settings.rollout.shadow_sample)
+        sample = state.settings.rollout.shadow_sample
+        state.rollout_counters.shadow.offer(live, request.full(), served, sample, users)
     return served
 
 

@@ -83,8 +83,7 @@ def _rank_in_shadow(pair: ShadowPair) -> Comparison:
 
 def _list_in_shadow(pair: ShadowPair) -> Comparison:
     """Let the challenger make a list for the same request; return the comparison."""
-    request, users = pair.request
-    shadow = choose(_challenger_alone(pair.live), request, NO_EXPLORATION, users)
+    shadow = choose(_challenger_alone(pair.live), pair.request, NO_EXPLORATION, pair.users)
 
     def compare() -> tuple[float, float]:
         served, in_shadow = pair.served.item_ids, set(shadow.item_ids)
@@ -105,9 +104,8 @@ def _rating_difference(pair: ShadowPair) -> float:
     0 if the challenger knows none of the items.
     """
     assert pair.live.challenger is not None
-    (request, users), served = pair.request, pair.served
-    challenger = pair.live.challenger
-    scorer, learned = challenger.scorer, users.learned(challenger.trained, [request.user])
+    request, served, challenger = pair.request, pair.served, pair.live.challenger
+    scorer, learned = challenger.scorer, pair.users.learned(challenger.trained, [request.user])
     context = None if request.context is None else np.array(request.context, np.float32)
     rating = scorer.predict_one(request.user, request.fold_in(), request.session(), context, learned).rating
     differences = []

@@ -17,6 +17,7 @@ from recpolicy.server.db import rollouts
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.live_models import CHALLENGER, LiveState
 from recpolicy.server.rollout.stage_metrics import VariantHealth
+from recpolicy.server.users.service import NO_USERS, RequestUsers
 
 Key = tuple[int, str]
 """Rollout and variant."""
@@ -62,12 +63,13 @@ class VariantCounts:
 
 @dataclass(frozen=True)
 class ShadowPair:
-    """A request and the champion's answer to it: a RecommendRequest with its users and a ServedList, or a PreparedRank
-    and a DecidedRank."""
+    """A request and the champion's answer to it: RecommendRequest and ServedList, or PreparedRank and DecidedRank."""
 
     live: LiveState
     request: Any
     served: Any
+    users: RequestUsers = NO_USERS
+    """The user of a request for a list, as far as a posterior describes the user."""
 
 
 class ShadowQueue:
@@ -81,7 +83,9 @@ class ShadowQueue:
         self._counts = counts
         self._waiting: queue.Queue[ShadowPair] = queue.Queue(MAX_WAITING)
 
-    def offer(self, live: LiveState, request: Any, served: ComparableAnswer, sample: float) -> None:
+    def offer(
+        self, live: LiveState, request: Any, served: ComparableAnswer, sample: float, users: RequestUsers = NO_USERS
+    ) -> None:
         """Queue a fraction `sample` of the requests; never waits and never raises.
 
         Answers that the champion drew to explore are not compared.
@@ -89,7 +93,7 @@ class ShadowQueue:
         if not live.shadow or live.challenger is None or served.explored or random.random() >= sample:
             return
         try:
-            self._waiting.put_nowait(ShadowPair(live, request, served))
+            self._waiting.put_nowait(ShadowPair(live, request, served, users))
         except queue.Full:
             if live.rollout is not None:
                 self._counts.add(live.rollout, CHALLENGER, VariantHealth(dropped=1))

@@ -28,7 +28,7 @@ from recpolicy.server.users.state import UserState, fold
 
 logger = logging.getLogger(__name__)
 
-READ_SECONDS = 0.5
+READ_SECONDS = 1.0
 """Longest time that a request waits for its users."""
 _MAX_GROUP = 100
 _USERS_AT_ONCE = 100
