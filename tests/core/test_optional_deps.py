@@ -7,7 +7,7 @@ import pytest
 
 from recpolicy.core import optional_deps
 from recpolicy.core.errors import MissingExtraError
-from recpolicy.core.optional_deps import require_extra
+from recpolicy.core.optional_deps import name_missing_extra, require_extra
 
 
 def test_installed_extra_passes_without_being_imported(monkeypatch):
@@ -18,8 +18,17 @@ def test_installed_extra_passes_without_being_imported(monkeypatch):
 
 def test_missing_extra_says_what_needs_it_and_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "version_info", (3, 11, 9))
     with pytest.raises(MissingExtraError, match=r"^recpolicy train needs .* pip install 'recpolicy\[train\]'"):
         require_extra("train", "recpolicy train")
+
+
+def test_a_newer_python_is_told_that_training_needs_another(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    with pytest.raises(MissingExtraError, match=r"Training needs Python 3\.11.*; this is 3\.13\.$"):
+        require_extra("train", "recpolicy train")
+    assert "pip install 'recpolicy[train]'" in str(name_missing_extra(ModuleNotFoundError(name="scipy")))
 
 
 def test_a_module_within_a_package_that_is_missing_is_missing(monkeypatch):

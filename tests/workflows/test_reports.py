@@ -159,3 +159,10 @@ def test_the_demo_tells_the_whole_story(tmp_path):
     assert told["Report with the regret curve and all plots"] == tmp_path / "run" / "report.html"
     assert outside_resources((tmp_path / "run" / "report.html").read_text(encoding="utf-8")) == []
     verify(tmp_path / "run")
+
+
+def test_the_demo_replaces_a_policy_and_nothing_else(tmp_path):
+    (tmp_path / "thesis.txt").write_text("two years of work")
+    with pytest.raises(ConfigError, match="exists and is no policy"):
+        run_demo(str(write_miniature(tmp_path / "data")), tmp_path, lambda *_: None)
+    assert (tmp_path / "thesis.txt").is_file()

@@ -29,6 +29,7 @@ from recpolicy.cli import (
 from recpolicy.cli.output import print_text
 from recpolicy.core.errors import RecpolicyError
 from recpolicy.core.memory import out_of_memory
+from recpolicy.core.optional_deps import name_missing_extra
 from recpolicy.core.text import escape_controls
 
 _INTERRUPTED = 130
@@ -94,6 +95,11 @@ def main() -> None:
         sys.exit(_fail(str(error), 2))
     except MemoryError as error:
         sys.exit(_fail(out_of_memory(error), 1))
+    except ModuleNotFoundError as error:
+        missing = name_missing_extra(error)
+        if missing is None:
+            raise
+        sys.exit(_fail(str(missing), 2))
     except Exception as error:
         # typer's errors share no public base class over its versions, but all can format a message.
         if not hasattr(error, "format_message"):

@@ -184,11 +184,13 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Run the demo: fetch MovieLens 100K, learn embeddings, train LinUCB, evaluate it, estimate ratings, report."""
+    from recpolicy.core.optional_deps import require_extra
     from recpolicy.data.movielens_download import fetch
     from recpolicy.data.read_options import reading_for
     from recpolicy.workflows.demo import run_demo
     from recpolicy.workflows.policy_training import TrainConfig
 
+    require_extra("train", "recpolicy demo")
     if data == "ml-100k":
         files = fetch()
         origin = f"fetched from {files.source}" if files.fetched else "already there"

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 
 def read_spec(text: str) -> dict[str, Any]:
     """Return the pipeline of a compiled YAML, without settings for a platform."""
+    import yaml
+
     spec: dict[str, Any] = next(yaml.safe_load_all(text))
     return spec
 

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.ids import convert_id
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
+from recpolicy.inference.artifact_files import MANIFEST
 from recpolicy.workflows.policy_report import write_policy_report
 from recpolicy.workflows.policy_training import TrainConfig, train
 
@@ -34,7 +36,12 @@ def run_demo(
         user: Id of the user whose recommendations are printed, as text; None takes the first user.
         seed: Seed of all draws.
         config: Settings of the training.
+
+    Raises:
+        ConfigError: `out` exists and is no policy.
     """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise ConfigError(f"{out}: exists and is no policy, which the demo would replace; choose another --out")
     ratings = load_ratings(data)
     users, items = ratings.shape
     say("Ratings", f"{len(ratings):,} ratings of {users:,} users on {items:,} items, digest {ratings.digest[:12]}")
