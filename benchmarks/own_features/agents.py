@@ -3,7 +3,7 @@
 Each learns 100,000 rounds of a world. The grid is tried on the world of the first seed, and the best settings learn the
 worlds of all seeds. Values are true ones: 0 is the uniform policy, 1 the best one.
 
-    python benchmarks/own_features/agents.py [--quick] [--world NAME] --out agents.json
+    python benchmarks/own_features/agents.py [--quick] [--world NAME] [--agent NAME] --out agents.json
 """
 
 import argparse
@@ -67,8 +67,6 @@ GRIDS: dict[str, Grid] = {
     "boltzmann": Grid("boltzmann", NETWORK, {"temperature": (0.001, 0.005, 0.02, 0.1)}),
     "neural_linucb": Grid("neural_linucb", NETWORK, {"alpha": (0.0, 0.01, 0.1, 1.0)}),
 }
-WIDE = ("linucb_hybrid", "lints", "neural_linucb")
-"""Agents that are left out of the world with 1,600 columns a pair."""
 
 
 def with_head(policy: FeaturePolicy, settings: Mapping[str, float]) -> FeaturePolicy:
@@ -97,13 +95,20 @@ def tune(grid: Grid, world: World, new: World) -> tuple[dict[str, Any], dict[str
     return best["model"], best["head"], tried
 
 
-def measure(name: str, quick: bool, told: dict[str, Any]) -> Iterator[None]:
-    """Measure the agents of one world; adds to `told` those that it lacks, and yields after each."""
+def measure(name: str, quick: bool, told: dict[str, Any], wanted: list[str]) -> Iterator[None]:
+    """Measure the agents of one world; adds to `told` those that it lacks, and yields after each.
+
+    Args:
+        name: Name of the world.
+        quick: Measure a small part.
+        told: The results so far.
+        wanted: Labels of agents; none: all.
+    """
     rounds = TUNING // 10 if quick else TUNING
     worlds = [WORLDS[name](rounds + 2 * NEW, seed) for seed in SEEDS]
     learned, chooses, new = zip(*([world.take(*part) for part in parts(rounds)] for world in worlds), strict=True)
     for label, grid in GRIDS.items():
-        if label in told or (name == "open_bandit" and grid.agent in WIDE):
+        if label in told or (wanted and label not in wanted):
             continue
         start = time.process_time()
         model, head, tried = tune(grid, learned[0], chooses[0])
@@ -135,6 +140,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small part, to see that it runs; not for agents.json")
     parser.add_argument("--out", type=Path, required=True, help="results, as JSON; an existing file gets more of them")
     parser.add_argument("--world", choices=list(WORLDS), help="one world only")
+    parser.add_argument("--agent", action="append", default=[], choices=list(GRIDS), help="an agent; may be repeated")
     options = parser.parse_args()
     silence_libraries()
     logging.disable(logging.WARNING)
@@ -142,7 +148,7 @@ def main() -> None:
     if options.out.exists():
         told = json.loads(options.out.read_text(encoding="utf-8"))["context"]["measured"]
     for name in [options.world] if options.world else list(WORLDS):
-        for _ in measure(name, options.quick, told.setdefault(name, {})):
+        for _ in measure(name, options.quick, told.setdefault(name, {}), options.agent):
             metadata = context(SEEDS, rounds=TUNING, quick=options.quick, load_average_at_start=load, measured=told)
             write_results(options.out, figures_of(told), metadata)
 

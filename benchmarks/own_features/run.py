@@ -89,13 +89,14 @@ def learn(log: FeatureLog, schema: FeatureSchema, settings: dict[str, Any], epoc
 
 def values(policy: FeaturePolicy, new: World) -> dict[str, float]:
     """Return the relative values of the policy, and of its greedy choice."""
-    log = log_of(new)
-    scores = policy.scores_of(log).reshape(new.expected.shape)
+    different, place = new.distinct()  # contexts of a few categories repeat
+    log = log_of(different)
+    scores = policy.scores_of(log).reshape(different.expected.shape)
     if policy.head == "squarecb":
         probability = squarecb(scores, policy.settings["gamma"], None)
     else:
-        probability = policy.probabilities_of(log).reshape(new.expected.shape)
-    return {"value": new.relative(probability), "greedy": new.relative(greedy(scores, None))}
+        probability = policy.probabilities_of(log).reshape(different.expected.shape)
+    return {"value": new.relative(probability[place]), "greedy": new.relative(greedy(scores, None)[place])}
 
 
 def tune_ours(log: FeatureLog, schema: FeatureSchema, new: World) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -31,7 +31,7 @@ class Part:
             named[f"{self.prefix}_kind{place}"] = labels[self.codes[:, place]]
         return named
 
-    def take(self, rows: slice) -> "Part":
+    def take(self, rows: slice | NDArray[np.intp]) -> "Part":
         """Return some rows."""
         return Part(self.numbers[rows], self.codes[rows], self.sizes, self.prefix)
 
@@ -54,6 +54,15 @@ class World:
             self.context.take(rows), self.actions, self.expected[rows], self.chosen[rows], self.propensity[rows],
             self.reward[rows],
         )  # fmt: skip
+
+    def distinct(self) -> tuple["World", NDArray[np.intp]]:
+        """Return one round of each different context, and the place [N] of the context of each round among them."""
+        cells = np.concatenate([self.context.numbers, self.context.codes], axis=1)
+        _, rows, place = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+        return World(
+            self.context.take(rows), self.actions, self.expected[rows], self.chosen[rows], self.propensity[rows],
+            self.reward[rows],
+        ), place.ravel()  # fmt: skip
 
     def relative(self, probabilities: Array) -> float:
         """Return the true value of a policy with these probabilities [N, A]: 0 as the uniform one, 1 as the best."""

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.feature_log_builder import FeatureLogBuilder, log_of_propensity
-from recpolicy.data.feature_log_files import ROUNDS
+from recpolicy.data.log_parts import ROUNDS
 
 NEWS, MUSIC = ("news", {"price": 2, "tags": ["short", "free"]}), ("music", {"price": 0.5})
 DEAR_NEWS = ("news", {"price": 3, "tags": ["short", "free"]})

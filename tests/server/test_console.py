@@ -22,7 +22,7 @@ from recpolicy.server.live_models import LiveState, LoadedVersion
 from recpolicy.server.schemas import console
 from recpolicy.server.settings import ConsoleConfig, Settings
 
-PAGES = ("/", "/compare", "/operations")
+PAGES = ("/", "/compare", "/ranks", "/operations")
 
 
 @pytest.fixture(scope="module")

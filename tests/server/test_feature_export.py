@@ -7,7 +7,9 @@ from sqlalchemy import delete, update
 from recpolicy.core.errors import DataError
 from recpolicy.data.feature_log_files import read_feature_log
 from recpolicy.data.reward_signals import RewardConfig
-from recpolicy.server.db.feature_export import export_features
+from recpolicy.server.db import rank_export
+from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.rank_export import export_ranks
 from recpolicy.server.db.schema import action_rows, rank_events, rank_signals
 from recpolicy.server.rank.service import stored_reward
 
@@ -34,13 +36,14 @@ def reward(app, event, *values, **body):
 def end_of_windows(app):
     """Move all events, and the signals on them, into the past."""
     with app.state.server.store.engine.begin() as connection:
-        connection.execute(update(rank_events).values(time=rank_events.c.time - 700_000))
+        earlier = {name: rank_events.c[name] - 700_000 for name in ("time", "activated_at")}
+        connection.execute(update(rank_events).values(earlier))
         connection.execute(update(rank_signals).values(time=rank_signals.c.time - 700_000))
 
 
 def exported(app, folder):
     engine = app.state.server.store.engine
-    return export_features(engine, stored_reward(engine), folder)
+    return export_ranks(engine, stored_reward(engine), folder)
 
 
 def test_ranks_and_their_rewards_become_a_feature_log(app, tmp_path):
@@ -63,7 +66,7 @@ def test_ranks_and_their_rewards_become_a_feature_log(app, tmp_path):
     assert sorted(log.action_id.tolist()) == ["a", "b", "c"]
 
 
-def test_open_windows_and_inactive_events_are_left_out(app, tmp_path):
+def test_open_windows_and_inactive_events_are_left_out(app, tmp_path, monkeypatch):
     rank(app)
     rank(app, deferred=True, event_id="later")
     end_of_windows(app)
@@ -71,7 +74,10 @@ def test_open_windows_and_inactive_events_are_left_out(app, tmp_path):
     done = exported(app, tmp_path / "log")
     assert (done.rounds, done.left_out) == (1, {"inactive": 1, "waiting": 1})
     ask(app, "POST", "/v1/events/later/activate")
-    assert exported(app, tmp_path / "log").rounds == 2
+    assert exported(app, tmp_path / "log").new_rounds == 0  # other activations of this minute may not be stored yet
+    monkeypatch.setattr(rank_export, "now_ms", lambda: now_ms() + 61_000)
+    done = exported(app, tmp_path / "log")
+    assert (done.new_rounds, done.rounds, done.left_out) == (1, 2, {"waiting": 1})
     assert len(read_feature_log(tmp_path / "log")) == 2
 
 

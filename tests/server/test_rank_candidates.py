@@ -16,7 +16,7 @@ from recpolicy.data.feature_log_files import read_feature_log
 from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
-from recpolicy.server.db.feature_export import export_features
+from recpolicy.server.db.rank_export import export_ranks
 from recpolicy.server.jobs import subprocess_jobs
 from recpolicy.server.jobs.evaluate_worker import estimate_days
 from recpolicy.server.jobs.rank_evaluations import evaluate_ranks
@@ -184,7 +184,7 @@ def test_a_champion_that_learned_an_export_learns_the_rest(tmp_path):
     log = tiny_log(900, seed=9, name="new")
     with open_state(tmp_path / "registry", None, SETTINGS) as state:
         store(state, log.take(0, 400, "first"))
-        export_features(state.store.engine, stored_reward(state.store.engine), tmp_path / "log")
+        export_ranks(state.store.engine, stored_reward(state.store.engine), tmp_path / "log")
         train_feature_policy(read_feature_log(tmp_path / "log"), tiny_schema(), "squarecb", tmp_path / "policy")
         registry = state.require_registry()
         registry.register(tmp_path / "policy")

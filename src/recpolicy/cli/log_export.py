@@ -78,21 +78,22 @@ def _ranks(registry: "Registry", version: str) -> bool:
 
 
 def _export_features(state: Path, out: Path, as_json: bool) -> None:
-    """Write a feature log."""
+    """Append new ranks to a feature log."""
     from recpolicy.server.db.engine import open_store, sqlite_url
-    from recpolicy.server.db.feature_export import export_features
+    from recpolicy.server.db.rank_export import export_ranks
     from recpolicy.server.lifespan import DATABASE_URL
     from recpolicy.server.rank.service import stored_reward
 
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(database_in(state)))
     try:
-        done = export_features(engine, stored_reward(engine), out, show_progress=None if not as_json else False)
+        done = export_ranks(engine, stored_reward(engine), out, show_progress=None if not as_json else False)
     finally:
         engine.dispose()
     if as_json:
         print_json(done.as_dict())
         return
-    print_text(f"wrote {done.rounds:,} rounds with {done.actions:,} actions and {done.signals:,} signals: {out}")
+    print_text(f"added {done.new_rounds:,} rounds and {done.signals:,} signals: {out}")
+    print_text(f"the log now has {done.rounds:,} rounds and {done.actions:,} actions")
     for reason, count in sorted(done.left_out.items()):
         print_text(f"dropped: {count:,} events ({_RANK_REASONS[reason]})")
     print_text(f"next: recpolicy features infer {out} --out schema.toml")

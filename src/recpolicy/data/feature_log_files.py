@@ -5,16 +5,17 @@
                      policy, policy_version; optional user_id (null: unknown) and weight (float64)
     actions.parquet  action_id, digest, features (struct): each distinct action once
 
-Each may have further parts (log_parts.py); row numbers of actions run through the parts. Values that no Parquet type
-fits are JSON text; their field has the metadata `recpolicy: json`. The metadata of the rounds name the range of the
-reward. feature_log_json.py reads and writes JSON lines.
+Each may have further parts (log_parts.py); row numbers of actions run through the parts, and an action may occur in
+several of them. Values that no Parquet type fits are JSON text; their field has the metadata `recpolicy: json`. The
+metadata of the rounds name the range of the reward. feature_log_json.py reads and writes JSON lines.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -33,10 +34,9 @@ from recpolicy.data.feature_log import FeatureLog, check_identities
 from recpolicy.data.feature_log_arrow import FeatureStruct, arrow_field, arrow_kind, column_from_arrow, id_array
 from recpolicy.data.feature_log_json import JSON_LINES, json_records, read_json_lines
 from recpolicy.data.log_metadata import VERSION, check_format, encode_metadata, get_scale, read_metadata
-from recpolicy.data.log_parts import log_parts
+from recpolicy.data.log_parts import ACTIONS, ROUNDS, log_parts, part_number, part_path
 
 FORMAT, FORMAT_VERSION = "recpolicy feature log", VERSION
-ROUNDS, ACTIONS = "rounds.parquet", "actions.parquet"
 TRAINING, EVALUATION = "training", "evaluation"
 """Folders of an ingested feature log: the rounds to learn from, and the later rounds for evaluation."""
 _REQUIRED = ("event_id", "time", "offered", "chosen", "log_propensity")
@@ -108,19 +108,43 @@ def write_feature_log(log: FeatureLog, folder: Path) -> None:
     if further:
         raise DataError(f"{further[0]}: a part of another feature log; write to a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / ACTIONS) as temporary:
+    write_feature_log_part(log, folder, 0)
+
+
+def write_feature_log_part(
+    log: FeatureLog, folder: Path, number: int, added: Mapping[bytes, str] | None = None
+) -> None:
+    """Write a log as a part: its actions, then its rounds, each atomically.
+
+    Args:
+        log: The rounds of the part.
+        folder: The folder, with the parts before this one.
+        number: Number of the part; 0 is the first.
+        added: Further metadata of the rounds.
+    """
+    with atomic_path(part_path(folder, ACTIONS, number)) as temporary:
         pq.write_table(actions_table(log), temporary, compression="zstd")
     metadata: dict[str, Any] = {"format": FORMAT, "version": VERSION, "actions": _table_digest(log.action_digest)}
     if log.reward_range is not None:
         metadata["scale"] = list(log.reward_range)
+    before = sum(pq.read_metadata(part_path(folder, ACTIONS, earlier)).num_rows for earlier in range(number))
     context = FeatureStruct.from_columns(log.context)
-    schema = _rounds_schema(log, context).with_metadata(encode_metadata(metadata))
+    schema = _rounds_schema(log, context).with_metadata(encode_metadata(metadata) | dict(added or {}))
     with (
-        atomic_path(folder / ROUNDS) as temporary,
+        atomic_path(part_path(folder, ROUNDS, number)) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as out,
     ):
         for first in range(0, len(log), _ROWS):
-            out.write_table(_rounds_table(log, slice(first, min(first + _ROWS, len(log))), context, schema))
+            rows = slice(first, min(first + _ROWS, len(log)))
+            out.write_table(_rounds_table(log, rows, context, schema, before))
+
+
+def log_part_sizes(folder: Path) -> tuple[int, int]:
+    """Return the rounds and the rows of actions of all parts."""
+    rounds, actions = (
+        sum(pq.read_metadata(path).num_rows for path in log_parts(folder, name)) for name in (ROUNDS, ACTIONS)
+    )
+    return rounds, actions
 
 
 def actions_table(log: FeatureLog) -> Any:
@@ -159,9 +183,10 @@ def _rounds_schema(log: FeatureLog, context: FeatureStruct) -> Any:
     return pa.schema(fields)
 
 
-def _rounds_table(log: FeatureLog, rows: slice, context: FeatureStruct, schema: Any) -> Any:
+def _rounds_table(log: FeatureLog, rows: slice, context: FeatureStruct, schema: Any, before: int) -> Any:
+    """Return rounds as an Arrow table; row numbers of actions begin at `before`."""
     start = log.start[rows.start : rows.stop + 1]
-    offered = log.offered[start[0] : start[-1]]
+    offered = log.offered[start[0] : start[-1]] + np.int32(before)
     columns = {
         "event_id": pa.array(log.event_id[rows], pa.string()),
         "time": pa.array(log.time[rows], pa.int64()).cast(read.TIME),
@@ -189,12 +214,8 @@ def _read_parquet(folder: Path, name: str, reward_range: tuple[float, float] | N
     for path, description in zip(files, metadata, strict=True):
         check_format(description, (FORMAT, VERSION), path)
     _check_memory([*files, *tables], name)
-    action_id, digest, actions = _read_actions(tables or [folder / ACTIONS])
-    expected = metadata[-1].get("actions")
-    if isinstance(expected, str) and len(files) == 1 and expected != _table_digest(digest):
-        raise DataError(
-            f"{folder / ACTIONS}: its actions are not those that {ROUNDS} refers to; copy both files of the log"
-        )
+    action_id, digest, actions, sizes = _read_actions(tables or [folder / ACTIONS])
+    _check_actions(files, metadata, tables or [folder / ACTIONS], np.split(digest, np.cumsum(sizes)[:-1]))
     if reward_range is None and "scale" in metadata[0]:
         reward_range = get_scale(metadata[0], (0.0, 1.0), files[0])
     pieces = [_read_rounds(piece, len(action_id)) for path in files for piece in read.pieces(path, _REQUIRED)]
@@ -206,6 +227,11 @@ def _read_parquet(folder: Path, name: str, reward_range: tuple[float, float] | N
     optional = join_columns([(piece.pop("optional"), count) for piece, count in zip(pieces, rows, strict=True)])
     columns = {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
     count = columns.pop("count")
+    if len(tables) > 1:  # each part has the actions that it offers
+        row, digest = pd.factorize(digest)
+        first = np.unique(row, return_index=True)[1]
+        action_id, actions = action_id[first], take_rows(actions, first)
+        columns["offered"] = row[columns["offered"]].astype(np.int32)
     log = FeatureLog(
         **columns, context=context, action_id=action_id, actions=actions, action_digest=digest,
         start=np.concatenate([[0], np.cumsum(count)]).astype(np.int64), name=name, reward_range=reward_range,
@@ -232,14 +258,36 @@ def _check_memory(files: Sequence[Path], name: str) -> None:
     )  # fmt: skip
 
 
-def _read_actions(paths: Sequence[Path]) -> tuple[NDArray[np.object_], NDArray[np.object_], Columns]:
-    """Return ids [M], digests [M] and columns of the actions; digests are computed again and must agree."""
-    parts, ids, stored = [], [], []
+def _check_actions(
+    files: Sequence[Path], metadata: Sequence[Mapping[str, Any]], tables: Sequence[Path],
+    digests: Sequence[NDArray[np.object_]],
+) -> None:  # fmt: skip
+    """Raise DataError if the actions of a part are not those that its rounds name."""
+    by_number = {part_number(path, ACTIONS): part for path, part in zip(tables, digests, strict=True)}
+    for path, description in zip(files, metadata, strict=True):
+        part, expected = by_number.get(part_number(path, ROUNDS)), description.get("actions")
+        if isinstance(expected, str) and part is not None and expected != _table_digest(part):
+            raise DataError(
+                f"{part_path(path.parent, ACTIONS, part_number(path, ROUNDS) or 0)}: its actions are not those that"
+                f" {path.name} refers to; copy both files of the log"
+            )
+
+
+def _read_actions(
+    paths: Sequence[Path],
+) -> tuple[NDArray[np.object_], NDArray[np.object_], Columns, list[int]]:
+    """Return ids [M], digests [M] and columns of the actions, and the rows of each file.
+
+    Digests are computed again and must agree.
+    """
+    parts, ids, stored, sizes = [], [], [], []
     for path in paths:
+        sizes.append(0)
         for piece in read.pieces(path, ("action_id",)):
             identifier = _ids(piece, "action_id", missing=False)
             columns = _struct_columns(piece, "features")
             ids.append(identifier)
+            sizes[-1] += len(piece)
             parts.append((columns, len(piece)))
             digest = action_digests(identifier, columns)
             if piece.has("digest"):
@@ -248,7 +296,7 @@ def _read_actions(paths: Sequence[Path]) -> tuple[NDArray[np.object_], NDArray[n
             stored.append(digest)
     if not ids:
         raise DataError(f"{paths[0]}: no actions")
-    return np.concatenate(ids), np.concatenate(stored), join_columns(parts)
+    return np.concatenate(ids), np.concatenate(stored), join_columns(parts), sizes
 
 
 def _ids(piece: read.Piece, name: str, *, missing: bool) -> NDArray[np.object_]:

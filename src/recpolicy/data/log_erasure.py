@@ -1,12 +1,17 @@
-"""Erasure of one user from an exported log of rounds (log_parts.py): events by user id, rewards by their event ids.
+"""Erasure of one user from an exported log (log_parts.py): rounds by user id, rewards by their event ids.
+
+A log of lists has events and rewards, a feature log has rounds that contain their rewards. The actions of a feature log
+stay: other rounds may refer to them.
 
 A file is rewritten row group by row group, and only if it has rows of the user. Its metadata stay, also the cursor of
 the export, so a later export continues and brings nothing back. Rewards are rewritten first: after a kill in between,
 the next call still finds their event ids.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,7 @@ from filelock import FileLock
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data.bandit_log_files import parquet_writer
-from recpolicy.data.log_parts import EVENTS, REWARDS, log_parts
+from recpolicy.data.log_parts import EVENTS, REWARDS, ROUNDS, log_parts
 
 _ARROW_SCHEMA = b"ARROW:schema"
 
@@ -34,9 +39,9 @@ class ErasedLog:
 
 def erase_from_log(folder: Path, user: int | str) -> ErasedLog:
     """Erase a user from the log in a folder; raises DataError for a folder without one, or with a damaged file."""
-    parts = log_parts(folder, EVENTS)
+    parts = log_parts(folder, EVENTS) or log_parts(folder, ROUNDS)
     if not parts:
-        raise DataError(f"{folder}: no {EVENTS}; expected the folder of recpolicy log export")
+        raise DataError(f"{folder}: no {EVENTS} and no {ROUNDS}; expected the folder of recpolicy log export")
     try:
         with FileLock(folder / ".lock", timeout=60):
             return _erase(folder, parts, user)
@@ -51,17 +56,28 @@ def _erase(folder: Path, parts: list[Path], user: int | str) -> ErasedLog:
     rewards = [
         _rewrite(path, "event_id", lambda event_id: pc.is_in(event_id, ids)) for path in log_parts(folder, REWARDS)
     ]
-    rounds = [_rewrite(path, "user_id", lambda user_id: _is_user(user_id, user)) for path in parts]
+    rounds = [_rewrite(path, "user_id", partial(_is_user, user=_stored_id(path, user))) for path in parts]
     return ErasedLog(sum(rounds), sum(rewards), sum(count > 0 for count in (*rounds, *rewards)))
 
 
 def _event_ids(path: Path, user: int | str) -> Any:
     """Return the ids of the user's rows in a file."""
     found = [pa.array([], pa.string())]
+    stored = _stored_id(path, user)
     with pq.ParquetFile(path) as file:
+        if "user_id" not in file.schema_arrow.names:
+            return found[0]
         for batch in file.iter_batches(columns=["event_id", "user_id"]):
-            found.append(batch["event_id"].filter(_is_user(batch["user_id"], user)).cast(pa.string()))
+            found.append(batch["event_id"].filter(_is_user(batch["user_id"], stored)).cast(pa.string()))
     return pa.concat_arrays(found)
+
+
+def _stored_id(path: Path, user: int | str) -> int | str:
+    """Return a user's id as a file has it: JSON text where a feature log has ids of both types."""
+    schema = pq.read_schema(path)
+    field = schema.field("user_id") if "user_id" in schema.names else None
+    as_json = field is not None and (field.metadata or {}).get(b"recpolicy") == b"json"
+    return json.dumps(user) if as_json else user
 
 
 def _is_user(user_id: Any, user: int | str) -> Any:
@@ -73,6 +89,8 @@ def _is_user(user_id: Any, user: int | str) -> Any:
 def _rewrite(path: Path, column: str, erased: Callable[[Any], Any]) -> int:
     """Write a file without the rows that a mask of a column names; return their number. A file without any stays."""
     with pq.ParquetFile(path) as file:
+        if column not in file.schema_arrow.names:
+            return 0
         groups = range(file.num_row_groups)
         count = sum(_count(erased(file.read_row_group(group, columns=[column])[column])) for group in groups)
         if not count:

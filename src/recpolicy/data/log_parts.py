@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
+ROUNDS, ACTIONS = "rounds.parquet", "actions.parquet"
+"""Files of feature logs."""
 _DIGITS = 6
 
 

@@ -1,7 +1,7 @@
 """Export of ranked events as a feature log (data/feature_log_files.py): each slot of an event becomes a round.
 
 A round appears once its reward is final: the event is active, and its window is over. Its reward comes from the
-signals by the function that training uses. Each export writes the whole log anew.
+signals by the function that training uses. Jobs read such a log into memory; rank_export.py writes it in parts.
 """
 
 import json
@@ -9,18 +9,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from sqlalchemy import ColumnElement, Connection, Engine, func, select
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.progress import progress
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.feature_log_builder import FeatureLogBuilder
-from recpolicy.data.feature_log_files import write_feature_log
 from recpolicy.data.reward_signals import RewardConfig, combined_rewards, signal_parts, within_range
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.guardrail_record import closed_offers
@@ -45,23 +42,6 @@ class FeaturesExported:
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON values."""
         return asdict(self)
-
-
-def export_features(
-    engine: Engine, reward: RewardConfig, out: Path, since: int = 0, show_progress: bool | None = False
-) -> FeaturesExported:
-    """Write the ranked events since a time (milliseconds since 1970) as a feature log in the folder `out`.
-
-    Raises DataError if there is no event to export, or the folder holds another log.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / ".lock", timeout=60):
-        log, exported = collect_features(engine, reward, str(out), since, show_progress=show_progress)
-        if log is None:
-            counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(exported.left_out.items())) or "none"
-            raise DataError(f"no ranked event has a final reward yet; left out: {counts}")
-        write_feature_log(log, out)
-    return exported
 
 
 def collect_features(
@@ -95,13 +75,13 @@ def collect_features(
     with engine.connect() as connection, progress("export ranks", total, unit="events", show=show_progress) as shown:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-        actions = _Actions(connection)
+        actions = Actions(connection)
         query = select(rank_events).where(*conditions).order_by(rank_events.c.seq)
         with engine.connect() as reading:
             for part in reading.execution_options(yield_per=_ROWS_AT_ONCE).execute(query).partitions():
                 actions.load(part)
                 for row in part:
-                    reason = _refusal(row, final) or _add(builder, row, actions)
+                    reason = _refusal(row, final) or add_round(builder, row, actions)
                     if reason is None:
                         keys[row.id, row.slot] = len(times)
                         times.append(row.time)
@@ -109,7 +89,7 @@ def collect_features(
                         left_out[reason] += 1
                 shown.advance(len(part))
         signals_since = _read_signals(connection, rank_signals.c.time >= since)
-        rewards, signals = _rewards(signals_since, keys, np.array(times, np.int64), reward)
+        rewards, signals = rewards_of(signals_since, keys, np.array(times, np.int64), reward)
     if not times:
         return None, FeaturesExported(0, 0, 0, left_out)
     log = replace(builder.build(), reward=rewards)
@@ -119,15 +99,15 @@ def collect_features(
 def log_of_rows(connection: Connection, rows: Sequence[Any], reward: RewardConfig, name: str) -> FeatureLog | None:
     """Return rows of `rank_events` as a log; None if none can be read."""
     builder, keys, times = FeatureLogBuilder(name, reward.reward_range), dict[tuple[str, int], int](), list[int]()
-    reward, actions = within_range(reward), _Actions(connection)
+    reward, actions = within_range(reward), Actions(connection)
     actions.load(rows)
     for row in rows:
-        if _add(builder, row, actions) is None:
+        if add_round(builder, row, actions) is None:
             keys[row.id, row.slot] = len(times)
             times.append(row.time)
     if not times:
         return None
-    rewards, _ = _rewards(_signals_of(connection, list(keys)), keys, np.array(times, np.int64), reward)
+    rewards, _ = rewards_of(signals_of(connection, list(keys)), keys, np.array(times, np.int64), reward)
     return replace(builder.build(), reward=rewards)
 
 
@@ -137,7 +117,7 @@ def _refusal(row: Any, final: int) -> str | None:
     return WAITING if row.time > final else None
 
 
-class _Actions:
+class Actions:
     """The actions of the events, each parsed once."""
 
     def __init__(self, connection: Connection):
@@ -162,7 +142,7 @@ def _digests(event: Any) -> list[bytes]:
     return [event.offers[start : start + DIGEST_BYTES] for start in range(0, len(event.offers), DIGEST_BYTES)]
 
 
-def _add(builder: FeatureLogBuilder, row: Any, actions: _Actions) -> str | None:
+def add_round(builder: FeatureLogBuilder, row: Any, actions: Actions) -> str | None:
     """Add the round of an event, without the offers that guardrails closed; return the reason if it cannot be read."""
     try:
         chosen, propensity = logged_choice(row)
@@ -190,14 +170,14 @@ def _read_signals(connection: Connection, condition: ColumnElement[bool]) -> Ite
         yield from part
 
 
-def _signals_of(connection: Connection, keys: Sequence[tuple[str, int]]) -> Iterator[Any]:
+def signals_of(connection: Connection, keys: Sequence[tuple[str, int]]) -> Iterator[Any]:
     """Yield the signals of some events; the table of all signals may be large."""
     ids = list(dict.fromkeys(event_id for event_id, _ in keys))
     for start in range(0, len(ids), 500):
         yield from _read_signals(connection, rank_signals.c.event_id.in_(ids[start : start + 500]))
 
 
-def _rewards(
+def rewards_of(
     signals: Iterable[Any], keys: Mapping[tuple[str, int], int], times: Any, reward: RewardConfig
 ) -> tuple[Any, int]:
     """Return the reward of each round [N], NaN for none, and the number of signals that count.

@@ -1,11 +1,15 @@
-"""Rewards of the ranked events of a rollout, by variant and unit.
+"""Rewards of ranked events, also those of a rollout by variant and unit.
 
 N events, S signals. A unit is a user, or an event without a user. An event counts once its reward is final: it is
 active, and its window is over. Rewards come from the signals by the function that training and exports use.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
-from sqlalchemy import Connection, func, select
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from recpolicy.core.types import Array, Bools, Ints
 from recpolicy.data.reward_signals import RewardConfig, combined_rewards, signal_parts, within_range
@@ -18,23 +22,44 @@ from recpolicy.server.rollout.stage_metrics import VariantStats
 def rank_variant_stats(
     connection: Connection, rollout: int, since: int, reward: RewardConfig
 ) -> dict[str, VariantStats]:
-    """Return the units' rewards per variant, from the events of a rollout at `since` (milliseconds) or later.
-
-    Combined rewards beyond the range take the nearest value of the range, as in an export.
-    """
-    columns, signals = rank_events.c, rank_signals.c
+    """Return the units' rewards per variant, from the events of a rollout at `since` (milliseconds) or later."""
+    columns = rank_events.c
     mine = (
         columns.rollout == rollout,
         columns.time >= since,
         columns.time <= now_ms() - reward.wait_ms,
         columns.activated_at.is_not(None),
     )
+    found = read_rank_rewards(connection, mine, reward)
+    return {
+        name: stats for name in (CHAMPION, CHALLENGER)
+        if (stats := _stats(found.unit, found.reward, np.isfinite(found.reward) & (found.variant == name))) is not None
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RankRewards:
+    """Final rewards of N events in order of writing."""
+
+    seq: Ints  # [N]
+    unit: Ints  # [N], equal for events of one user; an event without a user is its own
+    variant: NDArray[np.str_]  # [N], champion or challenger
+    reward: Array  # [N]; NaN: no signal counts, and there is no default
+
+
+def read_rank_rewards(connection: Connection, mine: Sequence[ColumnElement[bool]], reward: RewardConfig) -> RankRewards:
+    """Return the rewards of the events that meet all conditions; the caller excludes events that still wait.
+
+    Combined rewards beyond the range take the nearest value of the range, as in an export.
+    """
+    columns, signals = rank_events.c, rank_signals.c
     unit = func.dense_rank().over(order_by=func.coalesce(columns.user_key, columns.id))
     events = connection.execute(
         select(columns.seq, columns.time, unit, columns.variant).where(*mine).order_by(columns.seq)
     ).all()
     if not events:
-        return {}
+        none = np.empty(0, np.int64)
+        return RankRewards(none, none, np.empty(0, str), np.empty(0))
     *numbers, variant = zip(*events, strict=True)
     seq, time, units = np.array(numbers, np.int64)  # [N] each
     given = connection.execute(
@@ -50,10 +75,7 @@ def rank_variant_stats(
     rewards = combined_rewards(
         place[known], parts[known], np.array(at, np.int64)[known], time, within_range(reward)
     )  # an event that became active between the two queries counts next time
-    return {
-        name: stats for name in (CHAMPION, CHALLENGER)
-        if (stats := _stats(units, rewards, np.isfinite(rewards) & (np.array(variant) == name))) is not None
-    }  # fmt: skip
+    return RankRewards(seq, units, np.array(variant), rewards)
 
 
 def _stats(unit: Ints, reward: Array, mask: Bools) -> VariantStats | None:

@@ -48,7 +48,7 @@ class SignalRate:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; None for an unbounded end."""
-        return {**vars(self), "rate": _plain(self.rate), "mean": _plain(self.mean)}
+        return {**vars(self), "rate": plain_interval(self.rate), "mean": plain_interval(self.mean)}
 
 
 def signal_rates(connection: Connection, since: int, until: int | None = None) -> list[SignalRate]:
@@ -160,5 +160,6 @@ def _as_share(interval: Interval) -> Interval:
     return Interval(interval.value, max(interval.lo, 0.0), min(interval.hi, 1.0), interval.level)
 
 
-def _plain(interval: Interval) -> dict[str, float | None]:
+def plain_interval(interval: Interval) -> dict[str, float | None]:
+    """Return value and ends for JSON; None where they are not finite."""
     return {name: value if np.isfinite(value) else None for name, value in interval.as_dict().items()}

@@ -12,7 +12,8 @@ from recpolicy.server.db import jobs as job_runs
 from recpolicy.server.db.events import daily_rewards, now_ms
 from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.jobs import NEVER, list_schedules
-from recpolicy.server.db.signal_rates import signal_rates
+from recpolicy.server.db.recent_ranks import list_recent, summarize_recent
+from recpolicy.server.db.signal_rates import plain_interval, signal_rates
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import hide_folders
 from recpolicy.server.jobs.drift import NAME as DRIFT
@@ -22,6 +23,7 @@ from recpolicy.server.schemas.admin import (
     Checklist,
     DriftResponse,
     JobList,
+    RankOverview,
     RewardList,
     RunList,
     RunParameters,
@@ -131,6 +133,24 @@ def list_signals(
     with _engine(state).connect() as connection:
         rows = signal_rates(connection, first_day * DAY_MS)
     return json_response({"rows": [row.as_dict() for row in rows]})
+
+
+@router.get("/ranks", response_model=RankOverview)
+def show_ranks(
+    _: Reader, state: StateDep,
+    count: Annotated[int, Query(ge=1, le=_MAX_RUNS, description="Most ranks.")] = 50,
+) -> Response:  # fmt: skip
+    """Show the model of ranks, the rewards of the latest ranks, and the latest ranks without contexts and users."""
+    version, service = state.ranking_version(), state.rank.current
+    with _engine(state).connect() as connection:
+        summary = summarize_recent(connection, service.reward)
+        ranks = list_recent(connection, service.reward, count)
+    ends = {name: plain_interval(getattr(summary, name)) for name in ("positive", "mean")}
+    policy = {"version": version.number, "agent": version.agent, "policy_digest": version.policy_digest}
+    return json_response({
+        "policy": policy, "mode": service.mode, "exploration": service.exploration, "learning": service.learning,
+        "summary": {**vars(summary), **ends}, "ranks": ranks,
+    })  # fmt: skip
 
 
 @router.get("/checklist", response_model=Checklist)

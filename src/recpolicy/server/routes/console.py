@@ -53,6 +53,12 @@ def compare_page(state: StateDep) -> Response:
     return _page("compare", state)
 
 
+@router.get("/ranks", include_in_schema=False)
+def ranks_page(state: StateDep) -> Response:
+    """Return the page of ranked events."""
+    return _page("ranks", state)
+
+
 @router.get("/operations", include_in_schema=False)
 def operations_page(state: StateDep) -> Response:
     """Return the page for operators."""

@@ -268,6 +268,44 @@ class SignalList(BaseModel):
     rows: list[DaySignals] = Field(description="The rows, oldest day first.")
 
 
+class RewardsOfRanks(BaseModel):
+    """The rewards of the latest ranks."""
+
+    events: int = Field(description="The latest ranks, at most 10,000; each slot is one.")
+    since: int | None = Field(description="Time of the first of them; null without ranks.")
+    final: int = Field(description="Ranks whose reward is final: active, and the window is over.")
+    positive: Estimate = Field(description="Share of these with a reward above 0, clustered by user.")
+    mean: Estimate = Field(description="Mean reward of these, clustered by user.")
+
+
+class RecentRank(BaseModel):
+    """A ranked event, or one of its slots, without its context and its user."""
+
+    event_id: str = Field(description="Id of the event.")
+    slot_id: str | None = Field(description="Id of the slot; null without slots.")
+    time: int = Field(description="Milliseconds since 1970, UTC.")
+    version: int | None = Field(description="Number of the version that ranked; null: no version, all alike.")
+    agent: str = Field(description="Agent of the version.")
+    variant: str = Field(description="champion or challenger.")
+    mode: str = Field(description="online, apprentice or logging_only.")
+    action: int | str | None = Field(description="Id of the chosen action; null if it cannot be read.")
+    actions: int = Field(description="Number of actions to choose from.")
+    propensity: float = Field(description="Probability with which the action was chosen.")
+    state: Literal["inactive", "waiting", "final"] = Field(description="inactive: deferred, not activated.")
+    reward: float | None = Field(description="The reward; null unless it is final, or without signals and default.")
+
+
+class RankOverview(BaseModel):
+    """The model of ranks, the rewards of the latest ranks, and the latest ranks."""
+
+    policy: dict[str, Any] = Field(description="Version, agent and digest of the policy that ranks now.")
+    mode: str = Field(description="online, apprentice or logging_only.")
+    exploration: float = Field(description="Share of ranks whose action is drawn from all alike.")
+    learning: dict[str, str] | None = Field(description="Learning settings that an operator set; null: of the version.")
+    summary: RewardsOfRanks = Field(description="Rewards of the latest ranks.")
+    ranks: list[RecentRank] = Field(description="The latest ranks, newest first.")
+
+
 class ChecklistItem(BaseModel):
     """One item of the production checklist."""
 

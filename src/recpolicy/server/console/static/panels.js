@@ -11,7 +11,7 @@ const button = (action, text, data = {}, cls = "quiet") =>
   el("button", { type: "button", class: cls, id: `do-${action}-${data.number ?? data.name ?? ""}`, data: { action, ...data }, text });
 
 /** Return a table; cells are texts or elements. */
-function table(label, heads, rows) {
+export function table(label, heads, rows) {
   const text = heads.map((_, place) => place && rows.some((row) => !/^[-–−+±≤≥<>\d.,]/.test(row[place] instanceof Node ? "text" : String(row[place]))));
   const left = (place) => (text[place] ? "text" : null);
   const cell = (name, value, words = {}) => (value instanceof Node ? el(name, words, value) : el(name, { ...words, text: value }));
@@ -21,7 +21,7 @@ function table(label, heads, rows) {
       cell("th", first, { scope: "row" }), rest.map((value, place) => cell("td", value, { class: left(place + 1) })))))));
 }
 
-const tiles = (pairs) => el("dl", { class: "tiles" }, pairs.map(([term, value, hint]) => el("div", { title: hint }, el("dt", { text: term }), el("dd", { text: value }))));
+export const tiles = (pairs) => el("dl", { class: "tiles" }, pairs.map(([term, value, hint]) => el("div", { title: hint }, el("dt", { text: term }), el("dd", { text: value }))));
 
 export function metrics(rows, recent, ready, low) {
   const count = total(rows, "recpolicy_reward_count_total");
