@@ -143,7 +143,9 @@ def test_text_ids_are_erased_as_text(engine, tmp_path):
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no events\.parquet and no rounds\.parquet; expected the folder of recpolicy log export"):
+    with pytest.raises(
+        DataError, match=r"no events\.parquet and no rounds\.parquet; expected the folder of recpolicy log export"
+    ):
         erase_from_log(tmp_path, 3)
     (tmp_path / EVENTS).write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match="a file cannot be rewritten"):
