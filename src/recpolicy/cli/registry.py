@@ -255,10 +255,10 @@ def _note(message: str | None) -> "Note":
 
 def _catalog(lineage: "Mapping[str, Any]") -> str:
     """Return the change of the catalog with which a version was made."""
-    change = lineage.get("catalog_change")
-    if change is None:
+    change, parent = lineage.get("catalog_change"), lineage.get("changed_from")
+    if not isinstance(change, dict) or parent is None:
         return "as trained"
-    return f"version {lineage['changed_from']}, {len(change['added'])} added, {len(change['retired'])} retired"
+    return f"version {parent}, {len(change['added'])} added, {len(change['retired'])} retired"
 
 
 def _names(registry: "Registry", number: int) -> str:

@@ -14,6 +14,9 @@ from recpolicy.server.rate_limit import MIN_ROWS
 IMPORT = "/v1/admin/versions/import"
 STREAMED = {("POST", IMPORT), ("PUT", "/personalizer/model"), ("PUT", "/personalizer/v1.0/model")}
 """Requests whose bodies the handlers read themselves: archives of versions."""
+CHANGE_ITEMS = "/v1/admin/items"
+SLOW = {*STREAMED, ("POST", CHANGE_ITEMS)}
+"""Requests that write a version."""
 IMPORT_SECONDS = 600.0
 SCOPE_KEY = "recpolicy.request"
 """Key of the ASGI scope under which handlers find the request."""
@@ -44,7 +47,7 @@ class ActiveRequest:
         self.caller: Caller | None = None
         self.address = self.client = "nobody"  # `client` is the key's name or, without a key, the address
         self.streams = (scope["method"], scope["path"]) in STREAMED  # the handler reads and limits the body
-        self.seconds = IMPORT_SECONDS if self.streams else seconds
+        self.seconds = IMPORT_SECONDS if (scope["method"], scope["path"]) in SLOW else seconds
 
     def admit(self, parts: Sequence[int]) -> int:
         """Check the size of the answer, and take the tokens that the request costs beyond the first one.

@@ -1,4 +1,4 @@
-"""Routes for versions and routing: list, promote, roll back, set traffic, import.
+"""Routes for versions and routing: list, promote, roll back, set traffic, import, change items.
 
 A change is in effect in this process before the response; other processes follow within half a second
 (registry_actions.py).
@@ -17,14 +17,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from recpolicy.core.errors import ArtifactError, DataError
+from recpolicy.core.processes import run_in_process
 from recpolicy.registry.import_version import import_version
 from recpolicy.registry.version_files import Version
 from recpolicy.server import registry_actions
-from recpolicy.server.active_request import IMPORT
+from recpolicy.server.active_request import CHANGE_ITEMS, IMPORT
 from recpolicy.server.auth.roles import Caller, Operator, Reader
 from recpolicy.server.deps import AppState, StateDep
+from recpolicy.server.item_changes import change_catalog
 from recpolicy.server.json_output import error_response, json_response
 from recpolicy.server.schemas.admin import (
+    ItemsRequest,
     RoutingChangeResponse,
     TrafficRequest,
     VersionList,
@@ -102,6 +105,35 @@ def resume_exploration(caller: Operator, state: StateDep) -> Response:
     return json_response(
         registry_actions.apply(state, caller, "resume_exploration", registry_actions.set_exploration(True))
     )
+
+
+@router.post(CHANGE_ITEMS.removeprefix("/v1/admin"), response_model=VersionResponse, status_code=201)
+def change_items(request: ItemsRequest, caller: Operator, state: StateDep) -> Response:
+    """Register a copy of a version with new items, without retired ones, or both. It serves nobody yet."""
+    registry = state.require_registry()
+    if not request.add and not request.retire:
+        raise DataError("no items to add and none to retire; name some in add or retire")
+    number = registry.routing().champion if request.version is None else request.version
+    if number is None:
+        raise HTTPException(409, "the registry has no champion; name the version to change")
+    _known(state, number)
+    if not _importing.acquire(blocking=False):
+        return error_response(
+            429, "overloaded", "the server is writing another version; try again", {"retry-after": "5"}
+        )
+    try:
+        added = [item.model_dump() for item in request.add]
+        note = {"by": caller.name}
+        new = run_in_process(change_catalog, registry.folder.absolute(), number, added, request.retire, note)
+    except ArtifactError as error:
+        raise HTTPException(409, str(error)) from None
+    finally:
+        _importing.release()
+    version = registry.version(new)
+    counts = {"added": len(request.add), "retired": len(request.retire)}
+    registry_actions.write_audit(state, caller, "items", {"number": new, "from": number, **counts})
+    registry_actions.sync_versions(state)
+    return json_response(_describe(version, registry.aliases()) | {"gate": version.gate}, 201)
 
 
 @router.post(IMPORT.removeprefix("/v1/admin"), response_model=VersionResponse, status_code=201, openapi_extra=_ARCHIVE)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from recpolicy.server.errors import ERROR_RESPONSES
-from recpolicy.server.schemas.requests import Number, UserId, example_config
+from recpolicy.server.schemas.requests import MAX_ITEMS, ItemId, Number, Text, UserId, Year, example_config
 from recpolicy.server.schemas.responses import AgentName, ErrorResponse, PolicyDigest
 
 ADMIN_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -115,6 +115,33 @@ class VersionList(BaseModel):
 
     routing: RoutingResponse = Field(description="The versions that serve users.")
     versions: list[VersionResponse] = Field(description="The versions, oldest first.")
+
+
+class NewItem(BaseModel):
+    """An item that the policy does not know."""
+
+    model_config = example_config(item=90001, title="The Long Test (2026)", genres=["Drama"], year=2026)
+
+    item: ItemId
+    title: Annotated[Text, Field(max_length=1_000)] | None = Field(None, description="Title; by default the id.")
+    genres: list[Annotated[Text, Field(min_length=1, max_length=200)]] = Field(
+        default_factory=list, max_length=100, description="Names of genres that the policy knows."
+    )
+    year: Year | None = Field(None, description="Year, if it is known.")
+
+
+class ItemsRequest(BaseModel):
+    """A change of the catalog of a version."""
+
+    model_config = example_config(add=[{"item": 90001, "genres": ["Drama"]}], retire=[50])
+
+    version: int | None = Field(
+        None, ge=1, lt=10**9, description="Number of the version to change; if omitted, the champion."
+    )
+    add: list[NewItem] = Field(default_factory=list, max_length=MAX_ITEMS, description="Items to add.")
+    retire: list[ItemId] = Field(
+        default_factory=list, max_length=MAX_ITEMS, description="Ids of items that no answer may recommend any more."
+    )
 
 
 class KeyRequest(BaseModel):

@@ -72,8 +72,20 @@ function version(one, routing, whole) {
           el("label", { class: "check" }, el("input", { type: "checkbox", name: "shadow", id: `shadow-${n}` }), " shadow"),
           el("button", { type: "submit", class: "quiet", id: `traffic-${n}`, text: "Set traffic" })))),
     el("p", { class: "hint", text: `registered ${when(Date.parse(one.registered_at))} · policy ${one.policy_digest.slice(0, 12)} · ${one.lineage.data ?? "data unknown"}` }),
+    catalogChange(one.lineage),
     el("details", { data: { gate: n, key: `gate-${n}` } }, el("summary", { id: `gate-${n}`, text: "Gate record and lineage" }),
       whole ? record(whole) : el("p", { class: "hint", text: "…" })));
+}
+
+/** Say which items a version has more and fewer than the one that it was made from. */
+function catalogChange({ catalog_change: change, changed_from: from }) {
+  if (!Array.isArray(change?.added) || !Array.isArray(change?.retired)) return null;
+  const some = (ids) => `${ids.slice(0, 5).join(", ")}${ids.length > 5 ? ` and ${ids.length - 5} more` : ""}`;
+  const parts = [
+    change.added.length ? `added: ${some(change.added)}` : "",
+    change.retired.length ? `retired: ${some(change.retired)}` : "",
+  ].filter(Boolean);
+  return el("p", { class: "hint", text: `Version ${from ?? "unknown"} with other items; ${parts.join("; ")}.` });
 }
 
 function record({ gate, lineage }) {
