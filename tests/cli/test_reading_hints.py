@@ -21,7 +21,7 @@ TABLES = {
 }
 REMEDIES = {
     "option": (
-        "name it with --rating NAME",
+        "name it with --rating stars",
         "give --scale 1 9,",
         'give --separator ";"',
         "give --no-header",
@@ -29,7 +29,7 @@ REMEDIES = {
         "give --no-timestamps",
     ),
     "config": (
-        'columns = { rating = "NAME" } in [data]',
+        'columns = { rating = "stars" } in [data]',
         "scale = [1, 9]",
         'separator = ";" in [data]',
         "header = false in [data]",
@@ -37,7 +37,7 @@ REMEDIES = {
         "timestamps = false",
     ),
     "parameter": (
-        'name it with data_settings={"columns": {"rating": "NAME"}}',
+        'name it with data_settings={"columns": {"rating": "stars"}}',
         'set data_settings={"scale": [1, 9]}',
         'set data_settings={"separator": ";"}',
         'set data_settings={"header": false}',
@@ -115,7 +115,7 @@ def test_the_config_that_is_named_is_the_one_that_was_given(capsys, directory):
     (directory / "shop.toml").write_text("")
     words = ("--data", "bad.csv", "--config", "shop.toml", "--split", "random", "--out", "out")
     message = refused(recpolicy(capsys, "train", "highest_mean", *words))
-    assert message.endswith('name it with columns = { rating = "NAME" } in [data] of shop.toml\n')
+    assert message.endswith('name it with columns = { rating = "stars" } in [data] of shop.toml\n')
     (directory / "shop.toml").write_text('[data]\ncolumns = { rating = "stars" }\n')
     assert "no column" not in refused(recpolicy(capsys, "train", "highest_mean", *words))
 

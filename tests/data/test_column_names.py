@@ -7,6 +7,7 @@ import pytest
 from recpolicy.core.errors import DataError
 from recpolicy.data.column_names import find_column
 from recpolicy.data.csv_reader import Source
+from recpolicy.data.read_options import reading_for
 
 
 def message(names, meaning, wanted=None):
@@ -40,6 +41,13 @@ def test_a_missing_column_suggests_a_column_of_its_meaning_only(names, meaning, 
     assert f"no column {meaning!r} for the {meaning}." in text
     assert (f"Did you mean {suggested!r}?" in text) is (suggested is not None), text
     assert ("Did you mean" in text) is (suggested is not None), text
+
+
+def test_the_remedy_names_the_column_that_is_likely():
+    assert "name it with columns={\"user\": 'uid'}" in message(["uid", "film", "stars"], "user")
+    assert 'name it with columns={"user": NAME}' in message(["usr", "film", "stars"], "user")
+    with pytest.raises(DataError, match=r"; name it with --item 'my film'$"), reading_for("option"):
+        find_column(["uid", "my film", "stars"], "item", Source(Path("own.csv"), ","))
 
 
 def test_a_given_name_suggests_the_column_that_it_misspells():

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from recpolicy.core.errors import DataError, suggest_name
 from recpolicy.data.csv_reader import Source
-from recpolicy.data.read_options import column_error, header_error
+from recpolicy.data.read_options import NAME, column_error, header_error
 
 RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 """Meanings of the columns of ratings; only timestamp may be missing."""
@@ -85,21 +85,26 @@ def find_column(
     fact = f"{start}: no column {candidates[0]!r} for the {meaning}."
     if not source.header:
         raise column_error(f"{fact} The columns are numbered from 1 to {len(names)}", meaning, table)
-    hint = suggest_name(wanted, names) if wanted is not None else _suggest_column(names, meaning)
+    likely = None if wanted is not None else _likely_column(names, meaning)
+    if likely is not None:
+        hint = f" Did you mean {likely!r}?"
+    else:
+        hint = suggest_name(wanted, names) if wanted is not None else suggest_name(meaning, _unnamed(names), 0.75)
     fact = f"{fact}{hint} Found in the first line: {', '.join(names)}"
     if wanted is None and source.separator and table == "columns" and any(map(_is_number, names)):
         raise header_error(fact)
-    raise column_error(fact, meaning, table)
+    raise column_error(fact, meaning, table, likely or NAME)
 
 
-def _suggest_column(names: Sequence[str], meaning: str) -> str:
-    """Return " Did you mean ...?" with the column that probably has this meaning; "" if none has."""
-    words = {name: _last_word(name) for name in names}
-    for name, word in words.items():
-        if word in _SYNONYMS[meaning]:
-            return f" Did you mean {name!r}?"
+def _likely_column(names: Sequence[str], meaning: str) -> str | None:
+    """Return the column whose name people give a column of this meaning; None if there is none."""
+    return next((name for name in names if _last_word(name) in _SYNONYMS[meaning]), None)
+
+
+def _unnamed(names: Sequence[str]) -> list[str]:
+    """Return the columns whose names say no meaning; one of them may be misspelled."""
     elsewhere = frozenset().union(*_SYNONYMS.values())
-    return suggest_name(meaning, [name for name, word in words.items() if word not in elsewhere], 0.75)
+    return [name for name in names if _last_word(name) not in elsewhere]
 
 
 def _last_word(name: str) -> str:

@@ -5,6 +5,7 @@ pipelines their parameter `data_settings`. A command without any of these tells 
 """
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ class ReadOptionError(DataError):
         self.fact, self.remedies = fact, remedies
 
 
-def column_error(fact: str, meaning: str, table: str = "columns") -> ReadOptionError:
+def column_error(fact: str, meaning: str, table: str = "columns", name: str = NAME) -> ReadOptionError:
     """Return the error of a file that names its column of this meaning in another way.
 
     Args:
@@ -32,19 +33,21 @@ def column_error(fact: str, meaning: str, table: str = "columns") -> ReadOptionE
         meaning: user, item, rating, ...
         table: The option that maps the columns of this file: columns, or user_columns or item_columns of a table that
             accompanies the ratings. The command line has an option for each column of the ratings only.
+        name: The column that probably has this meaning.
     """
-    config = f'{table} = {{ {meaning} = "{NAME}" }}'
+    config = f"{table} = {{ {meaning} = {json.dumps(name)} }}"
+    value = NAME if name == NAME else repr(name)
     return ReadOptionError(
         fact,
         {
-            "argument": f'name it with {table}={{"{meaning}": {NAME}}}',
+            "argument": f'name it with {table}={{"{meaning}": {value}}}',
             "option": (
-                f"name it with --{meaning} {NAME}"
+                f"name it with --{meaning} {shlex.quote(name)}"
                 if table == "columns"
                 else f"name it with {config} in [data] of a TOML file, given as --config FILE"
             ),
             "config": f"name it with {config}",
-            "parameter": f"name it with {_parameter({table: {meaning: NAME}})}",
+            "parameter": f"name it with {_parameter({table: {meaning: name}})}",
             "file": f"rename the column to {meaning!r} in the file",
         },
     )
