@@ -57,6 +57,26 @@ def test_the_way_of_a_user(capsys, tmp_path):
     assert "nothing new to learn" in again
 
 
+def test_recommend_re_ranks_the_list_of_a_user(capsys, folder, tmp_path):
+    """The list is that of the policy under the weights that the answer names; a catalog without genres has no tilt."""
+    from tiny_policies import write_tiny
+
+    from recpolicy.inference.guardrails import GuardrailConfig
+    from recpolicy.inference.predictor import load_policy
+
+    items = write_tiny(tmp_path / "items")
+    words = ["strategy", "recommend", folder / "policy", "--request", folder / "request.json", "--event-id", "e"]
+    body = json.loads(printed(capsys, *words, "--items", items, "--user", "3", "-k", "4", "--json"))
+    weights = body["item_weights"]
+    rails = GuardrailConfig(diversity=weights["diversity"], novelty=weights["novelty"])
+    expected = load_policy(items).recommend(3, 4, guardrails=rails)
+    assert [each["item_id"] for each in body["items"]] == expected["item_id"].tolist()
+    out = printed(capsys, *words, "--items", items, "--user", "3", "-k", "4")
+    assert "weights of items: diversity=" in out
+    assert "Items for user 3" in out
+    assert "go together" in recpolicy(capsys, *words, "--items", items).err
+
+
 def test_recommend_prints_levels_parameters_propensity_and_source(capsys, folder):
     out = printed(
         capsys, "strategy", "recommend", folder / "policy", *(f"--trait={name}=60" for name in TRAITS),

@@ -2,17 +2,20 @@
 
 import json
 
+import numpy as np
 import pytest
 from client_helpers import ask
 from event_factory import event
 from sqlalchemy import insert, text
 from strategy_fixtures import SITUATION, TRAITS, strategist, strategy_event
 
+from recpolicy.data.feature_log_files import read_feature_log
 from recpolicy.server.backup.create import create_backup
 from recpolicy.server.backup.restore import restore_backup
 from recpolicy.server.db import jobs as job_runs
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events, now_ms
+from recpolicy.server.db.feature_export import export_features
 from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.rank_events import insert_rank_events
 from recpolicy.server.db.schema import rank_signals
@@ -20,6 +23,10 @@ from recpolicy.server.jobs.strategy_jobs import train_strategies as train_job
 from recpolicy.server.jobs.strategy_worker import evaluate_strategies, train_strategies
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
 from recpolicy.strategies.artifact import read_strategy_policy
+from recpolicy.strategies.config import StrategyConfig
+from recpolicy.strategies.log_rounds import rounds_from_log
+from recpolicy.strategies.policy import StrategyPolicy
+from recpolicy.strategies.training import train_on_rounds
 
 DAY = 86_400_000
 
@@ -97,6 +104,42 @@ def test_a_training_run_twice_says_that_there_is_nothing_new(server):
     policy = read_strategy_policy(state.strategies.registry.resolve("champion"))
     assert policy.policy_digest != digest
     assert policy.table.visits.sum() == 40
+
+
+def test_a_user_counts_by_all_interactions_of_the_window(server):
+    """User 1 has 20 learned events and 1 new one: 21 in the window, so the new one is learned; user 2 has 4."""
+    state, _, _ = server
+    store(state, [days_ago(3, user=1) for _ in range(20)])
+    assert train(state).status == "done"
+    store(state, [days_ago(2, user=1), *(days_ago(2, user=2) for _ in range(4))])
+    again = train(state, min_interactions=1)
+    assert (again.status, again.records) == ("done", 1)
+    assert again.metadata["left_out"] == {"already_learned": 20, "users_with_few": 4}
+
+
+def test_an_exported_log_trains_the_same_table_as_the_job(server, tmp_path):
+    """Events without the traits are left out; the export has levels, parameters and weights of the strategies."""
+    state, _, _ = server
+    config = StrategyConfig()
+    actions = [days_ago(3, user=user, action=5 + user) for user in range(4) for _ in range(6)]
+    rows = state.strategies.live.rows
+    digests = state.strategies.live.offers
+    actions = [each._replace(offers=digests, rows=rows) for each in actions]
+    store(state, [*actions, days_ago(3, profile=None)._replace(offers=digests, rows=rows), days_ago(0.5)])
+    assert train(state).status == "done"
+    needed = config.profile.traits
+    done = export_features(
+        state.store.engine, config.reward, tmp_path / "log", task="strategy", needed=needed
+    )  # fmt: skip
+    assert (done.rounds, done.signals) == (24, 24)
+    assert done.left_out == {"incomplete": 1, "waiting": 1}
+    log = read_feature_log(tmp_path / "log", "log")
+    assert set(log.actions) >= {"energy", "min_energy", "genre_count", "item_diversity", "item_energy_tilt"}
+    rounds = rounds_from_log(log, config)
+    learned, _ = train_on_rounds(StrategyPolicy(config), rounds, days_back=30)
+    job = read_strategy_policy(state.strategies.registry.resolve("champion"))
+    np.testing.assert_array_equal(learned.table.states, job.table.states)
+    np.testing.assert_allclose(learned.table.q, job.table.q)
 
 
 def test_fewer_events_than_asked_for_are_skipped_with_the_reason(server):

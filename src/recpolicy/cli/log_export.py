@@ -5,7 +5,7 @@ Lists of a policy of ratings become a log to ingest, ranks of a policy of featur
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -34,6 +34,14 @@ def export(
     places: Annotated[
         int, typer.Option("--places", min=0, help="Number of first positions of each event; 0: all.")
     ] = 0,
+    task: Annotated[
+        Literal["policy", "strategy"],
+        typer.Option("--task", help="policy: lists or ranks of the policies; strategy: events of the strategy engine."),
+    ] = "policy",
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="With --task strategy: TOML file of the engine, with the server's weights."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = False,
 ) -> None:
     """Append new events and rewards of a server to a log; the server may be running."""
@@ -46,6 +54,11 @@ def export(
     from recpolicy.server.db.export import export as export_log
     from recpolicy.server.lifespan import DATABASE_URL
 
+    if config is not None and task != "strategy":
+        raise typer.BadParameter("only for --task strategy; leave it out", param_hint="--config")
+    if task == "strategy":
+        _export_strategies(state, out, config, as_json)
+        return
     versions = Registry(registry or _registry_in(state))
     if _ranks(versions, version):
         _export_features(state, out, as_json)
@@ -99,7 +112,34 @@ def _export_features(state: Path, out: Path, as_json: bool) -> None:
     print_text(f"next: recpolicy features infer {out} --out schema.toml")
 
 
+def _export_strategies(state: Path, out: Path, config: Path | None, as_json: bool) -> None:
+    """Write the events of the strategy engine that have the traits as a feature log."""
+    from recpolicy.server.db.engine import open_store, sqlite_url
+    from recpolicy.server.db.feature_export import export_features
+    from recpolicy.server.db.schema import STRATEGY
+    from recpolicy.server.lifespan import DATABASE_URL
+    from recpolicy.strategies.config import read_strategy_config
+
+    settings = read_strategy_config(config)
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(_database_in(state)))
+    try:
+        done = export_features(
+            engine, settings.reward, out, show_progress=False if as_json else None, task=STRATEGY,
+            needed=settings.profile.traits,
+        )  # fmt: skip
+    finally:
+        engine.dispose()
+    if as_json:
+        print_json(done.as_dict())
+        return
+    print_text(f"wrote {done.rounds:,} rounds with {done.signals:,} signals: {out}")
+    for reason, count in sorted(done.left_out.items()):
+        print_text(f"dropped: {count:,} events ({_RANK_REASONS[reason]})")
+    print_text(f"next: recpolicy strategy train --log {out} --out runs/strategy")
+
+
 _RANK_REASONS = {
+    "incomplete": "the user did not agree that the server keeps the traits",
     "waiting": "the window of their rewards is not over",
     "inactive": "deferred and not activated",
     "damaged": "they cannot be read",

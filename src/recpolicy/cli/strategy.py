@@ -1,11 +1,14 @@
 """`recpolicy strategy`: simulate a log, train, recommend, evaluate, and look into the Q-table."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recpolicy.cli.output import print_frame, print_json, print_text
+
+if TYPE_CHECKING:
+    from recpolicy.strategies.item_parameters import ItemParameters
 
 app = typer.Typer(
     help="Learn which strategy (energy, diversity, novelty) suits which profile and situation.", no_args_is_help=True
@@ -137,20 +140,36 @@ def recommend(
         str | None,
         typer.Option("--event-id", help="Seed of the draw: the same id gives the same answer (default: random)."),
     ] = None,
+    items: Annotated[
+        Path | None, typer.Option("--items", help="Folder of a policy of items, whose list the strategy re-ranks.")
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", help="With --items: user of the list.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="With --items: items of the list.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a strategy for one request, with its parameters, propensity, expected reward and source."""
+    """Draw a strategy for one request; with --items, list the items of a user as the strategy re-ranks them.
+
+    Diversity, novelty and energy become weights of the list: dissimilar items, less popular ones, and the genres Action
+    and Thriller.
+    """
     from dataclasses import asdict
 
     from recpolicy.strategies.artifact import read_strategy_policy
+    from recpolicy.strategies.item_parameters import item_parameters
     from recpolicy.strategies.log_rounds import context_request
 
     loaded = read_strategy_policy(policy)
     situation = {"content_type": content_type, "mood": mood, "time_of_day": time_of_day}
     context = {**_read_request(request), **_traits(trait), **{k: v for k, v in situation.items() if v is not None}}
     answer = loaded.recommend(context_request(context, loaded.config), event_id)
+    if (items is None) != (user is None):
+        raise typer.BadParameter("--items and --user go together: whose list, by which policy", param_hint="--items")
+    weights = item_parameters(answer.parameters)
+    table = None if items is None or user is None else _reranked(items, user, k, weights)
     if as_json:
-        print_json({**asdict(answer), "event_id": event_id, "policy_digest": loaded.policy_digest})
+        listed = {} if table is None else {"items": table[["item_id", "title"]].to_dict("records")}
+        body = {"item_weights": weights.as_dict(), "event_id": event_id, "policy_digest": loaded.policy_digest}
+        print_json({**asdict(answer), **body, **listed})
         return
     words = ", ".join(f"{dimension} {level}" for dimension, level in answer.strategy.items())
     print_text(f"{words} (action {answer.action})")
@@ -159,6 +178,21 @@ def recommend(
         f"propensity {answer.propensity:.4f}, expected reward {answer.expected_reward:.3f} from {answer.source}"
         f"{', explored' if answer.explored else ''}"
     )
+    print_text("weights of items: " + "  ".join(f"{name}={value:g}" for name, value in weights.as_dict().items()))
+    if table is not None:
+        print_frame(table[["item_id", "title"]], f"\nItems for user {user}")
+
+
+def _reranked(folder: Path, user: str, k: int, weights: "ItemParameters") -> Any:
+    """Return the list of a user by a policy of items, under the weights of a strategy."""
+    from recpolicy.cli.guardrail_options import warnings_on_stderr
+    from recpolicy.cli.ids import parse_ids
+    from recpolicy.inference.predictor import load_policy
+
+    policy = load_policy(folder)
+    (identity,) = parse_ids([user], policy.scorer.user_ids)
+    with warnings_on_stderr():
+        return policy.recommend(identity, k, guardrails=weights.guardrails(policy.scorer.genre_names))
 
 
 @app.command(epilog="Example: recpolicy strategy evaluate runs/strategy --log runs/later_log --test-days 3")

@@ -5,7 +5,7 @@ energy prefers such movies, low energy avoids them. Diversity becomes the weight
 novelty the penalty on popular items (inference/guardrails.py). All weights are clipped.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 from recpolicy.inference.guardrails import GuardrailConfig
@@ -28,9 +28,14 @@ class ItemParameters:
     energy_tilt: float
     """Added to the relevance of an item, times the share of Action and Thriller among its genres."""
 
-    def guardrails(self) -> GuardrailConfig:
-        """Return the weights as guardrails of a list."""
-        tilt = dict.fromkeys(ENERGY_GENRES, self.energy_tilt) if self.energy_tilt else {}
+    def guardrails(self, genres: Collection[str] | None = None) -> GuardrailConfig:
+        """Return the weights as guardrails of a list.
+
+        Args:
+            genres: Names of the catalog's genres; tilts to others are left out. None: all are known.
+        """
+        known = [name for name in ENERGY_GENRES if genres is None or name in genres]
+        tilt = dict.fromkeys(known, self.energy_tilt) if self.energy_tilt else {}
         return GuardrailConfig(diversity=self.diversity, novelty=self.novelty, category_tilt=tilt)
 
     def as_dict(self) -> dict[str, float]:

@@ -85,23 +85,55 @@ def train_on_rounds(
     end = int(rounds.time.max()) if until is None else until
     start = end - round(days_back * DAY_MS)
     inside = (rounds.time > start) & (rounds.time <= end)
-    number = interactions_of_users(rounds, inside)
-    enough = inside & (number >= min_interactions)
-    known = np.isin(text_hashes(rounds.event_id), policy.learned_events)
-    new = enough & ~known
-    if not new.any():
-        raise DataError(_nothing_new(inside, enough, number, days_back, min_interactions))
-    selected = rounds.select(np.flatnonzero(new))
+    parts = rounds_to_learn(policy, rounds, min_interactions, inside)
+    enough = parts.new | parts.already_learned
+    if not parts.new.any():
+        raise DataError(_nothing_new(inside, enough, parts.interactions, days_back, min_interactions))
+    selected = rounds.select(np.flatnonzero(parts.new))
     updated = policy.updated(selected)
     rewards = summarize_rewards(selected.reward)
     return updated, TrainingStatistics(
         days_back=days_back, min_interactions=min_interactions, window_start=start, window_end=end,
-        rounds_in_log=len(rounds), outside_window=int((~inside).sum()), few_interactions=int((inside & ~enough).sum()),
-        already_learned=int((enough & known).sum()), interactions=len(selected),
+        rounds_in_log=len(rounds), outside_window=int((~inside).sum()),
+        few_interactions=int(parts.few_interactions.sum()),
+        already_learned=int(parts.already_learned.sum()), interactions=len(selected),
         users=len({(type(user), user) for user in selected.user.tolist() if user is not None}),
         sessions=updated.sessions - policy.sessions, average_reward=rewards.mean, reward_std=rewards.std,
         share_positive=rewards.share_positive, new_states=len(updated.table.states) - len(policy.table.states),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RoundParts:
+    """The rounds [N] of a window by what a training does with them; each round of the window is in one part."""
+
+    new: Bools
+    already_learned: Bools
+    few_interactions: Bools
+    """Rounds of users with too few interactions in the window."""
+    interactions: Ints
+    """Interactions of the round's user in the window."""
+
+
+def rounds_to_learn(
+    policy: StrategyPolicy, rounds: StrategyRounds, min_interactions: int, inside: Bools | None = None
+) -> RoundParts:
+    """Return which rounds a training learns: new ones of users with enough interactions in the window.
+
+    A user's interactions in the window count whether or not they were learned before: a user who was active enough last
+    week stays so while those days are in the window.
+
+    Args:
+        policy: The policy that learns.
+        rounds: The rounds [N].
+        min_interactions: Interactions in the window that a user needs.
+        inside: The rounds [N] of the window; None: all.
+    """
+    window = np.ones(len(rounds), bool) if inside is None else inside
+    number = interactions_of_users(rounds, window)
+    enough = window & (number >= min_interactions)
+    known = np.isin(text_hashes(rounds.event_id), policy.learned_events)
+    return RoundParts(enough & ~known, enough & known, window & ~enough, number)
 
 
 def interactions_of_users(rounds: StrategyRounds, inside: Bools | None = None) -> Ints:

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.progress import progress
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.feature_log_builder import FeatureLogBuilder
+from recpolicy.data.feature_log_files import write_feature_log
 from recpolicy.data.reward_signals import RewardConfig, combined_rewards, signal_parts, within_range
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.guardrail_record import closed_offers
 from recpolicy.server.db.rank_events import DIGEST_BYTES, logged_choice
-from recpolicy.server.db.schema import action_rows, rank_events, rank_signals
+from recpolicy.server.db.schema import STRATEGY, action_rows, rank_events, rank_signals
 
-WAITING, INACTIVE, DAMAGED = "waiting", "inactive", "damaged"
+WAITING, INACTIVE, DAMAGED, INCOMPLETE = "waiting", "inactive", "damaged", "incomplete"
 _ROWS_AT_ONCE = 2_000
 
 
@@ -37,16 +39,35 @@ class FeaturesExported:
     signals: int
     """Signals that count."""
     left_out: Mapping[str, int]
-    """Events left out: waiting (their window is not over), inactive (deferred, not activated) or damaged."""
+    """Events left out: waiting (their window is not over), inactive (deferred, not activated), damaged, or incomplete
+    (without the traits)."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON values."""
         return asdict(self)
 
 
+def export_strategies(
+    engine: Engine, reward: RewardConfig, traits: Sequence[str], out: Path, show_progress: bool | None = False
+) -> FeaturesExported:
+    """Write the events of the strategy engine that have the traits as a feature log in the folder `out`.
+
+    Raises DataError if there is no event to export, or the folder holds another log.
+    """
+    log, exported = collect_features(
+        engine, reward, str(out), task=STRATEGY, needed=traits, show_progress=show_progress
+    )  # fmt: skip
+    if log is None:
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(exported.left_out.items())) or "none"
+        raise DataError(f"no event of a strategy has a final reward and the traits yet; left out: {counts}")
+    write_feature_log(log, out)
+    return exported
+
+
 def collect_features(
     engine: Engine, reward: RewardConfig, name: str, since: int = 0, until: int | None = None,
     *, version: int | None = None, task: str | None = None, show_progress: bool | None = False,
+    needed: Sequence[str] = (),
 ) -> tuple[FeatureLog | None, FeaturesExported]:  # fmt: skip
     """Return the ranked events between two times as a feature log, None if there are none; and the counts.
 
@@ -59,6 +80,7 @@ def collect_features(
         version: Only events of this version; None takes all.
         task: STRATEGY takes the events of strategies; None takes the ranks of the caller's actions.
         show_progress: As in core/progress.py.
+        needed: Context features that an event must have.
     """
     builder, left_out, keys = FeatureLogBuilder(name, reward.reward_range), Counter[str](), dict[tuple[str, int], int]()
     reward = within_range(reward)
@@ -81,7 +103,7 @@ def collect_features(
             for part in reading.execution_options(yield_per=_ROWS_AT_ONCE).execute(query).partitions():
                 actions.load(part)
                 for row in part:
-                    reason = _refusal(row, final) or add_round(builder, row, actions)
+                    reason = _refusal(row, final, needed) or add_round(builder, row, actions)
                     if reason is None:
                         keys[row.id, row.slot] = len(times)
                         times.append(row.time)
@@ -111,10 +133,14 @@ def log_of_rows(connection: Connection, rows: Sequence[Any], reward: RewardConfi
     return replace(builder.build(), reward=rewards)
 
 
-def _refusal(row: Any, final: int) -> str | None:
+def _refusal(row: Any, final: int, needed: Sequence[str] = ()) -> str | None:
     if row.activated_at is None:
         return INACTIVE
-    return WAITING if row.time > final else None
+    if row.time > final:
+        return WAITING
+    if needed and not {*needed} <= json.loads(row.context).keys():
+        return INCOMPLETE
+    return None
 
 
 class Actions:

@@ -15,7 +15,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from recpolicy.core.config import build
-from recpolicy.core.hashes import text_hashes
 from recpolicy.core.statistics import Interval
 from recpolicy.core.types import Array, Bools
 from recpolicy.data.reward_signals import summarize_rewards
@@ -34,7 +33,7 @@ from recpolicy.strategies.artifact import read_strategy_policy, write_strategy_p
 from recpolicy.strategies.config import StrategyConfig, read_strategy_config
 from recpolicy.strategies.policy import SOURCES, StrategyPolicy
 from recpolicy.strategies.rounds import StrategyRounds
-from recpolicy.strategies.training import interactions_of_users
+from recpolicy.strategies.training import rounds_to_learn
 
 _NOTE = {"by": "train_strategies"}
 
@@ -79,12 +78,12 @@ def _train(request: JobRequest, settings: StrategiesConfig, config: StrategyConf
     number, policy = _champion(registry, config)
     events = _events(request, config, settings.days_back)
     rounds, left_out = learnable_rounds(events, config)
-    hashes = text_hashes(rounds.event_id)
-    known = np.isin(hashes, policy.learned_events)
-    rounds, learned = rounds.select(~known), int(known.sum())
-    active = interactions_of_users(rounds) >= settings.min_interactions_per_user
-    rounds = rounds.select(active)
-    counts = {"already_learned": learned, "users_with_few": int((~active).sum()), **left_out}
+    parts = rounds_to_learn(policy, rounds, settings.min_interactions_per_user)
+    counts = {
+        "already_learned": int(parts.already_learned.sum()), "users_with_few": int(parts.few_interactions.sum()),
+        **left_out,
+    }  # fmt: skip
+    rounds = rounds.select(parts.new)
     left_out = {reason: count for reason, count in counts.items() if count}
     users = len(set(rounds.user.tolist()))
     if len(rounds) < settings.min_interactions:

@@ -55,6 +55,14 @@ class Strategy(BaseModel):
     novelty: Name = Field(description="Level of novelty, as the config names it.")
 
 
+class ItemWeights(BaseModel):
+    """Weights of a list of items, as the field `guardrails` of /v1/recommend takes them."""
+
+    diversity: float = Field(ge=0, le=1, description="Weight of dissimilar items.")
+    novelty: float = Field(ge=0, le=1, description="Weight of the penalty on popular items.")
+    energy_tilt: float = Field(ge=-1, le=1, description="Tilt to the genres Action and Thriller, in place of energy.")
+
+
 class StrategyPolicyResponse(BaseModel):
     """The version of the strategy policy."""
 
@@ -75,6 +83,7 @@ class StrategyResponse(BaseModel):
         description="Numbers for the recommender, clipped to their limits.",
         examples=[{"min_energy": 0.0, "max_energy": 0.4, "genre_count": 2, "exploration_rate": 0.1}],
     )
+    item_weights: ItemWeights = Field(description="The parameters as weights of a list of items such as movies.")
     propensity: float = Field(description="Exact probability with which this strategy was drawn.")
     expected_reward: float | None = Field(description="Estimate of the reward; null for a repeated request.")
     source: Literal["cell", "factored", "trait_blind", "static"] = Field(

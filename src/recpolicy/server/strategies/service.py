@@ -23,6 +23,7 @@ from recpolicy.server.settings import StrategiesConfig
 from recpolicy.server.strategies.chances import Chances, chances_without_profile, state_chances, state_of
 from recpolicy.strategies.artifact import AGENT, read_strategy_policy
 from recpolicy.strategies.config import DIMENSIONS, StrategyConfig, read_strategy_config, same_schema, schema_difference
+from recpolicy.strategies.item_parameters import item_parameters
 from recpolicy.strategies.policy import StrategyPolicy
 from recpolicy.strategies.state import StrategyRequest
 
@@ -61,10 +62,16 @@ class LiveStrategies:
 
     @cached_property
     def rows(self) -> tuple[str, ...]:
-        """The 27 actions as JSON, as events store them."""
+        """The 27 actions as JSON, as events store them: their levels, parameters and weights of items."""
+        config = self.policy.config
         return tuple(
-            encode({"id": "-".join(strategy[part] for part in DIMENSIONS), "features": dict(strategy)})
-            for strategy in self.policy.config.strategies
+            encode(
+                {
+                    "id": "-".join(strategy[part] for part in DIMENSIONS),
+                    "features": {**parameters, **_logged_weights(parameters), **strategy},
+                }
+            )
+            for strategy, parameters in zip(config.strategies, config.parameters, strict=True)
         )
 
     @cached_property
@@ -75,6 +82,11 @@ class LiveStrategies:
     def describe(self) -> dict[str, Any]:
         """Return the `policy` of a response."""
         return {"version": self.number or None, "agent": AGENT, "policy_digest": self.policy.policy_digest}
+
+
+def _logged_weights(parameters: Mapping[str, float]) -> dict[str, float]:
+    """Return the weights of items for parameters, by the names that a log has."""
+    return {f"item_{name}": value for name, value in item_parameters(parameters).as_dict().items()}
 
 
 class StrategyService:
