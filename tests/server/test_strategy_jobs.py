@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from client_helpers import ask
+from command_line import recpolicy
 from event_factory import event
 from sqlalchemy import insert, text
 from strategy_fixtures import SITUATION, TRAITS, strategist, strategy_event
@@ -117,7 +118,7 @@ def test_a_user_counts_by_all_interactions_of_the_window(server):
     assert again.metadata["left_out"] == {"already_learned": 20, "users_with_few": 4}
 
 
-def test_an_exported_log_trains_the_same_table_as_the_job(server, tmp_path):
+def test_an_exported_log_trains_the_same_table_as_the_job(server, tmp_path, capsys):
     """Events without the traits are left out; the export has levels, parameters and weights of the strategies."""
     state, _, _ = server
     config = StrategyConfig()
@@ -133,7 +134,12 @@ def test_an_exported_log_trains_the_same_table_as_the_job(server, tmp_path):
     )  # fmt: skip
     assert (done.rounds, done.signals) == (24, 24)
     assert done.left_out == {"incomplete": 1, "waiting": 1}
-    log = read_feature_log(tmp_path / "log", "log")
+    answer = recpolicy(capsys, "log", "export", state.folder, "--task", "strategy", "--out", tmp_path / "again")
+    assert "wrote 24 rounds with 24 signals" in answer.out
+    assert "dropped: 1 events (the user did not agree that the server keeps the traits)" in answer.out
+    refused = recpolicy(capsys, "log", "export", state.folder, "--config", "x.toml", "--out", tmp_path / "third")
+    assert "only for --task strategy" in refused.err
+    log = read_feature_log(tmp_path / "again", "log")
     assert set(log.actions) >= {"energy", "min_energy", "genre_count", "item_diversity", "item_energy_tilt"}
     rounds = rounds_from_log(log, config)
     learned, _ = train_on_rounds(StrategyPolicy(config), rounds, days_back=30)

@@ -121,7 +121,7 @@ def _export_strategies(state: Path, out: Path, config: Path | None, as_json: boo
     from recpolicy.strategies.config import read_strategy_config
 
     settings = read_strategy_config(config)
-    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(_database_in(state)))
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(database_in(state)))
     try:
         done = export_features(
             engine, settings.reward, out, show_progress=False if as_json else None, task=STRATEGY,
