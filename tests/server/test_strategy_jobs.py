@@ -16,7 +16,7 @@ from recpolicy.server.backup.restore import restore_backup
 from recpolicy.server.db import jobs as job_runs
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events, now_ms
-from recpolicy.server.db.feature_export import export_features
+from recpolicy.server.db.feature_export import export_strategies
 from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.rank_events import insert_rank_events
 from recpolicy.server.db.schema import rank_signals
@@ -128,10 +128,7 @@ def test_an_exported_log_trains_the_same_table_as_the_job(server, tmp_path, caps
     actions = [each._replace(offers=digests, rows=rows) for each in actions]
     store(state, [*actions, days_ago(3, profile=None)._replace(offers=digests, rows=rows), days_ago(0.5)])
     assert train(state).status == "done"
-    needed = config.profile.traits
-    done = export_features(
-        state.store.engine, config.reward, tmp_path / "log", task="strategy", needed=needed
-    )  # fmt: skip
+    done = export_strategies(state.store.engine, config.reward, config.profile.traits, tmp_path / "log")
     assert (done.rounds, done.signals) == (24, 24)
     assert done.left_out == {"incomplete": 1, "waiting": 1}
     answer = recpolicy(capsys, "log", "export", state.folder, "--task", "strategy", "--out", tmp_path / "again")

@@ -115,18 +115,16 @@ def _export_features(state: Path, out: Path, as_json: bool) -> None:
 def _export_strategies(state: Path, out: Path, config: Path | None, as_json: bool) -> None:
     """Write the events of the strategy engine that have the traits as a feature log."""
     from recpolicy.server.db.engine import open_store, sqlite_url
-    from recpolicy.server.db.feature_export import export_features
-    from recpolicy.server.db.schema import STRATEGY
+    from recpolicy.server.db.feature_export import export_strategies
     from recpolicy.server.lifespan import DATABASE_URL
     from recpolicy.strategies.config import read_strategy_config
 
     settings = read_strategy_config(config)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(database_in(state)))
     try:
-        done = export_features(
-            engine, settings.reward, out, show_progress=False if as_json else None, task=STRATEGY,
-            needed=settings.profile.traits,
-        )  # fmt: skip
+        done = export_strategies(
+            engine, settings.reward, settings.profile.traits, out, show_progress=False if as_json else None
+        )
     finally:
         engine.dispose()
     if as_json:
