@@ -141,8 +141,7 @@ class Scorer:
         """Return the context [C] of a user with a posterior.
 
         The agents that read a posterior get all of it, and others its mean, with the other columns of the known user in
-        `row`. Demographics of an unknown user (None) are those of the
-        average user.
+        `row`. Demographics of an unknown user (None) are those of the average user.
         """
         if self.artifact.posterior_contexts:
             return pack(posterior).astype(np.float32)
