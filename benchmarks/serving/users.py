@@ -1,6 +1,7 @@
 """What do new users cost, and users who learn?
 
-`recpolicy serve` with `[users] mode = "learn"` stores each event; the policy is LinUCB on u1 of rank 21. One connection
+`recpolicy serve` with `[users] mode = "learn"` stores each event; the policy is a LinUCB of rank 21 with the
+size of MovieLens 100K, drawn at random: costs do not depend on what was learned. One connection
 asks in turn for a known user, a new user, a new user with 20 ratings, and a known user of a server whose mode is off.
 A filter on years keeps all lists out of the caches. Memory and updates are measured in this process, without HTTP.
 
@@ -13,7 +14,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,10 +22,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import ROOT, arguments, context, write_results
-from servers import COMMAND, RECOMMEND, Server, ours
+import numpy as np
+import pandas as pd
+from common import arguments, context, write_results
+from servers import RECOMMEND, USERS, Server, ours
 from sqlalchemy import Engine
 
+from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.user_vectors import UserVectors
 from recpolicy.server.db.engine import open_store, sqlite_url
@@ -33,18 +36,55 @@ from recpolicy.server.db.user_ratings import RatingRow
 from recpolicy.server.users.reader import UserReader
 from recpolicy.server.users.state import fold
 
-SEED, RANK, RATINGS, FEW = 0, 21, 20, 2
+SEED, RANK, ITEMS, RATINGS, FEW = 0, 21, 1_682, 20, 2
 LIMITS = "[limits]\nrate = 0\n[jobs]\nenabled = false\n[online]\nenabled = false\n[users]\nmode = "
 NEW, LEARNING = 1_000_000, 2_000_000
 """First ids of users without ratings, and of users with them."""
 
 
-def train(folder: Path) -> Path:
-    config = folder.with_suffix(".toml")
-    config.write_text(f'[train]\nrank = {RANK}\nrating_model = "svd"\n')
-    words = ["train", "linucb", "--split", "u1", "--seed", SEED, "--total-timesteps", 6400, "--out", folder]
-    words += ["--config", config]
-    subprocess.run([str(COMMAND), *map(str, words)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+def write_policy(folder: Path) -> Path:
+    """Write a LinUCB policy of MovieLens 100K's size, drawn at random; each user has rated 20 items."""
+    rng, (rows, columns) = np.random.default_rng(SEED), np.triu_indices(RANK)
+    factor = rng.normal(size=(ITEMS, RANK, RANK))
+    packed = (factor @ factor.transpose(0, 2, 1))[:, rows, columns] * np.where(rows == columns, 1, 2)
+    policy = {
+        "theta": rng.normal(1, 0.5, (ITEMS, RANK)).astype(np.float32),
+        "covariance": (0.01 * packed).astype(np.float32),
+        "prior_precision": np.float32(1.0),
+        "bias": np.bool_(False),
+    }
+    rated = np.concatenate([rng.permutation(ITEMS)[:20] for _ in range(USERS)]).astype(np.int32)
+    titles = pd.Series([f"Item {number}" for number in range(1, ITEMS + 1)], dtype="str")
+    artifact = Artifact(
+        agent="linucb",
+        estimator="linear",
+        head="upper_confidence",
+        settings={"alpha": 0.5},
+        uniform_mix=0.1,
+        policy=policy,
+        context=rng.normal(0, 1 / np.sqrt(RANK), (USERS, RANK)).astype(np.float32),
+        item=rng.normal(0, 0.5, (ITEMS, RANK)).astype(np.float32),
+        offset=rng.uniform(2, 4, ITEMS).astype(np.float32),
+        rating_std=rng.uniform(0.1, 0.9, (USERS, ITEMS)).astype(np.float32),
+        action_items=np.arange(ITEMS, dtype=np.int32),
+        rated_user=np.repeat(np.arange(USERS, dtype=np.int32), 20),
+        rated_item=rated,
+        users=pd.DataFrame({"user_id": np.arange(1, USERS + 1)}),
+        items=pd.DataFrame(
+            {
+                "item_id": np.arange(1, ITEMS + 1), "title": titles, "year": pd.array([1990] * ITEMS, dtype="Int64"),
+                "genres": pd.Series([""] * ITEMS, dtype="str"),
+            }
+        ),
+        scale=(1.0, 5.0),
+        noise_std=0.9,
+        metadata={"data": "random"},
+    )  # fmt: skip
+    folder.mkdir()
+    write_arrays(artifact, folder)
+    (folder / "action").mkdir()
+    (folder / "action" / "saved_model.pb").write_bytes(b"no graph")
+    write_manifest(artifact, folder)
     return folder
 
 
@@ -159,7 +199,7 @@ def main() -> None:
     options = arguments(__doc__ or "")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        policy = train(folder / "policy")
+        policy = write_policy(folder / "policy")
         scorer = load_scorer(policy)
         items = [int(str(item)) for item in scorer.item_ids]
         figures = {"update_ms": update_ms(scorer.user_vectors, items, 200)}
