@@ -189,3 +189,30 @@ def test_add_registers_a_folder_of_any_kind_with_the_record_of_its_gate(capsys, 
     other = ("registry", "add", registry.folder, tmp_path / "0", "--gate", tmp_path / "gate.json")
     assert "gate.json: belongs to another policy" in refused(recpolicy(capsys, *other))
     assert "no such folder" in refused(recpolicy(capsys, "registry", "add", registry.folder, tmp_path / "nothing"))
+
+
+def test_items_are_added_and_retired_by_commands(capsys, registry, tmp_path):
+    registry.promote(2)
+    (tmp_path / "new.csv").write_text("item,title\n501,One\n502,Two\n")
+    added = recpolicy(capsys, "registry", "add-items", registry.folder, "champion", tmp_path / "new.csv")
+    assert added.out.splitlines() == [
+        "registered: version 3, version 2 with 2 items added",
+        f"next: recpolicy registry promote {registry.folder} 3 --ungated, or gate it first",
+    ]
+    retired = recpolicy(capsys, "registry", "retire-items", registry.folder, 3, 501, 104, "--message", "old", "--json")
+    parent = registry.version(3).policy_digest
+    answer = {"number": 4, "from": 3, "parent": parent, "added": [], "retired": [501, 104]}
+    assert json.loads(retired.out) == answer
+    assert registry.version(4).note == {"why": "old"}
+    shown = recpolicy(capsys, "registry", "show", registry.folder, 4).out
+    assert "catalog     version 3, 0 added, 2 retired" in shown
+    assert "catalog     as trained" in recpolicy(capsys, "registry", "show", registry.folder, 2).out
+
+
+def test_items_that_cannot_be_changed_are_one_line(capsys, registry, tmp_path):
+    (tmp_path / "new.csv").write_text("item,title\n104,Again\n")
+    said = refused(recpolicy(capsys, "registry", "add-items", registry.folder, 1, tmp_path / "new.csv"))
+    assert "new.csv: item 104 is in the policy already" in said
+    assert "no version 9" in refused(recpolicy(capsys, "registry", "retire-items", registry.folder, 9, 104))
+    assert "no item with id 9 in" in refused(recpolicy(capsys, "registry", "retire-items", registry.folder, 1, 9))
+    assert len(registry.versions()) == 2
