@@ -16,8 +16,8 @@ from attack.session import NO_RATE, Session, operator
 
 BYTES, BODIES = 2_500, 3_750
 """Mutated requests, and JSON bodies for each database: 10,000 in all."""
-HASTY = NO_RATE.replace("[limits]", "[limits]\nseconds = 1.0")
-"""A request whose rest never comes is given up after a second."""
+HASTY = NO_RATE.replace("[limits]", "[limits]\nseconds = 1.0") + "\n[strategies]\nenabled = true\n"
+"""All routes, those of strategies included; a request whose rest never comes is given up after a second."""
 LEFT_ALONE = re.compile(r"/v1/admin/(jobs|keys)/|/v1/admin/(versions/import|items)")
 """Operations on which fuzzing would start a training, or revoke the key that it uses."""
 NOT_JSON = re.compile(rb"\b(NaN|-?Infinity)\b")
