@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from worlds import Array, Stay
+from worlds import Array, Gaussian, Stay
 
 from recpolicy.coldstart.allocation import entropy, round_counts, thompson_probabilities
 from recpolicy.coldstart.filter import Belief, ExactFilter, ItemStatistics
@@ -68,7 +68,7 @@ class Inbox:
 
 
 def run_thompson(
-    world: Stay, prior: ItemPrior, feedback: str, days: int, users: int, rng: np.random.Generator,
+    world: Stay | Gaussian, prior: ItemPrior, feedback: str, days: int, users: int, rng: np.random.Generator,
     admissible: Admissible | None = None,
 ) -> Run:  # fmt: skip
     """Let Thompson sampling choose, by beliefs from feedback that is at once, progressive or delayed."""
@@ -81,7 +81,7 @@ def run_thompson(
     return _run(world, days, users, rng, probabilities, inbox.add, admissible)
 
 
-def run_second_day(world: Stay, prior: ItemPrior, days: int, users: int, rng: np.random.Generator) -> Run:
+def run_second_day(world: Stay | Gaussian, prior: ItemPrior, days: int, users: int, rng: np.random.Generator) -> Run:
     """Let Thompson sampling choose by beliefs about activity on day 2 alone."""
     second = ItemPrior(prior.coefficients[:, 1:2], prior.item_covariance[1:2, 1:2], prior.trace_covariance[1:2, 1:2])
     scalar = ExactFilter.from_covariances(second.item_covariance, second.trace_covariance)
@@ -103,7 +103,7 @@ def run_second_day(world: Stay, prior: ItemPrior, days: int, users: int, rng: np
 
 
 def run_elimination(
-    world: Stay, prior: ItemPrior, share: float, days: int, users: int, rng: np.random.Generator
+    world: Stay | Gaussian, prior: ItemPrior, share: float, days: int, users: int, rng: np.random.Generator
 ) -> Run:
     """Spread users evenly over the items that are left; drop a share of all items every day, the worst ones first.
 
@@ -125,14 +125,14 @@ def run_elimination(
 
 
 def run_random(
-    world: Stay, days: int, users: int, rng: np.random.Generator, admissible: Admissible | None = None
+    world: Stay | Gaussian, days: int, users: int, rng: np.random.Generator, admissible: Admissible | None = None
 ) -> Run:
     """Choose evenly."""
     return _run(world, days, users, rng, lambda _, rows: np.full(len(rows), 1 / len(rows)), lambda *_: None, admissible)
 
 
 def _run(
-    world: Stay, days: int, users: int, rng: np.random.Generator, probabilities: Callable[..., Array],
+    world: Stay | Gaussian, days: int, users: int, rng: np.random.Generator, probabilities: Callable[..., Array],
     add: Callable[..., None], admissible: Admissible | None = None,
 ) -> Run:  # fmt: skip
     worth, everything = world.worth, np.arange(len(world.worth))

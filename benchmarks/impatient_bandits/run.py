@@ -17,7 +17,7 @@ from bandit import FEEDBACK, Run, run_elimination, run_random, run_second_day, r
 from common import ROOT, arguments, context, write_results
 from movielens import item_panel, read_activity, user_panel
 from scipy.stats import t as student
-from worlds import Stay, fit_past, isotropic, make_world
+from worlds import Stay, fit_past, isotropic, make_gaussian, make_world
 
 from recpolicy.coldstart.filter import ItemStatistics
 from recpolicy.core.seeds import generator
@@ -63,6 +63,19 @@ def stationary(trial: int, days: int) -> dict[str, Run]:
     return runs
 
 
+def gaussian(trial: int, days: int) -> dict[str, Run]:
+    """Return the runs of one trial in the model's own world, with the parameters that past items taught."""
+    prior = fit_past("stay", HORIZON, trial)
+    world = make_gaussian(prior, ITEMS, trial)
+    runs: dict[str, Run] = {}
+    for name, model, feedback in (
+        *((name, prior, name) for name in FEEDBACK), ("isotropic", isotropic(HORIZON), "progressive")
+    ):  # fmt: skip
+        rng = generator(trial, "impatient gaussian bandit")
+        runs[f"gaussian_{name}"] = run_thompson(world, model, feedback, days, USERS, rng)
+    return runs
+
+
 def moving(trial: int, days: int) -> dict[str, Run]:
     """Return the runs of one trial in which 60 items may be shown, and each day one comes and one goes."""
     world, prior = make_world("stay", ADMISSIBLE + days, HORIZON, trial), fit_past("stay", HORIZON, trial)
@@ -83,7 +96,7 @@ def moving(trial: int, days: int) -> dict[str, Run]:
 def run_trial(trial: int, days: int) -> tuple[dict, dict]:
     """Return the runs of one trial with fixed and with changing items."""
     start = time.perf_counter()
-    runs, moved = stationary(trial, days), moving(trial, days)
+    runs, moved = stationary(trial, days) | gaussian(trial, days), moving(trial, days)
     for each in (runs, moved):
         total = {name: round(run.regret.sum(), 1) for name, run in each.items()}
         print(trial, round(time.perf_counter() - start), "s", total, flush=True)
@@ -119,12 +132,12 @@ def main() -> None:
         put(figures, f"entropy_day_90_{name}", [float(run[name].entropy[min(89, days - 1)]) for run in runs])
         half = days // 2
         put(figures, f"daily_regret_second_half_{name}", [float(run[name].regret[half:].mean()) for run in runs])
-    for label in ("", "blind_second_day_", "shuffled_", "shuffled_within_"):
+    for label in ("", "gaussian_", "blind_second_day_", "shuffled_", "shuffled_within_"):
         ratio = [run[f"{label}progressive"].regret.sum() / run[f"{label}delayed"].regret.sum() for run in runs]
         put(figures, f"{label}regret_progressive_over_delayed", [float(value) for value in ratio])
-    put(figures, "regret_isotropic_over_delayed", [
-        float(run["isotropic"].regret.sum() / run["delayed"].regret.sum()) for run in runs
-    ])  # fmt: skip
+    for label in ("", "gaussian_"):
+        ratio = [run[f"{label}isotropic"].regret.sum() / run[f"{label}delayed"].regret.sum() for run in runs]
+        put(figures, f"{label}regret_isotropic_over_delayed", [float(value) for value in ratio])
     quarter = days // 4
     put(figures, "blind_second_day_day_two_slope_change", [
         float(run["blind_second_day_day_two"].regret[-quarter:].mean()

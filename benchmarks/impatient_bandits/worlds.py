@@ -80,6 +80,32 @@ class ShuffledWithin(Stay):
         return outcomes
 
 
+@dataclass(frozen=True)
+class Gaussian:
+    """The model's own world: expected outcomes and traces are Gaussian, and the learner knows m, Sigma and V."""
+
+    theta: Array  # [I, J]
+    factor: Array  # [J, J], of V
+
+    @property
+    def worth(self) -> Array:
+        return self.theta.sum(axis=1)
+
+    @property
+    def weights(self) -> Array:
+        return np.ones(self.theta.shape[1])
+
+    def draw(self, item: NDArray[np.integer], rng: np.random.Generator) -> Array:
+        return self.theta[item] + rng.normal(size=(len(item), self.theta.shape[1])) @ self.factor.T
+
+
+def make_gaussian(prior: ItemPrior, count: int, seed: int) -> Gaussian:
+    """Return a world of items drawn from a prior."""
+    rng = generator(seed, "impatient gaussian")
+    theta = rng.multivariate_normal(prior.coefficients[0], prior.item_covariance, count, method="eigh")
+    return Gaussian(theta, np.linalg.cholesky(prior.trace_covariance))
+
+
 WORLDS = {"stay": Stay, "blind_second_day": BlindSecondDay, "shuffled": Shuffled, "shuffled_within": ShuffledWithin}
 
 

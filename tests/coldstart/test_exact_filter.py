@@ -75,7 +75,8 @@ def test_a_scalar_example_by_hand() -> None:
 
 
 def test_without_traces_the_belief_is_the_prior() -> None:
-    for statistics in (ItemStatistics.empty(2, 3), statistics_of(OUTCOMES, np.zeros(3, int))):
+    nothing = ItemStatistics.from_traces(np.zeros(0, int), np.zeros((0, 3)), np.zeros(0, int), 2, FILTER.whitening)
+    for statistics in (ItemStatistics.empty(2, 3), nothing, statistics_of(OUTCOMES, np.zeros(3, int))):
         belief, posterior = FILTER.belief(MEAN, statistics), FILTER.posterior(MEAN, statistics)
         np.testing.assert_allclose(belief.mean, 1.2, atol=1e-15)
         np.testing.assert_allclose(belief.variance, 0.31, atol=1e-15)

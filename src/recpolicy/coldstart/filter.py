@@ -71,10 +71,7 @@ class ItemStatistics:
         seen = np.arange(days) < np.asarray(observed_days)[:, np.newaxis]  # [N, J]
         times = seen if weight is None else seen * np.asarray(weight, np.float64)[:, np.newaxis]
         whitened = whitening.whiten(np.where(seen, outcomes, 0.0)) * times
-        count, total = np.zeros((items, days)), np.zeros((items, days))
-        np.add.at(count, item, times)
-        np.add.at(total, item, whitened)
-        return cls(count, total)
+        return cls(sum_by_item(item, times, items), sum_by_item(item, whitened, items))
 
     def __add__(self, other: "ItemStatistics") -> "ItemStatistics":
         """Return the statistics of the traces of both; the items must be the same, in the same order."""
@@ -167,6 +164,12 @@ class ExactFilter:
         diagonal = np.arange(len(prior))
         system[..., diagonal, diagonal] += 1.0
         return system
+
+
+def sum_by_item(item: NDArray[np.integer], values: NDArray[np.generic], items: int) -> Array:
+    """Return the sums [I, J] of the rows of values [N, J] by item [N]."""
+    columns = [np.bincount(item, column, minlength=items) for column in np.asarray(values, np.float64).T]
+    return np.stack(columns, axis=1).astype(np.float64)  # bincount of nothing has whole numbers
 
 
 def day_mean_belief(

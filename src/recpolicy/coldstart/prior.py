@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.coldstart.filter import Array, ExactFilter
+from recpolicy.coldstart.filter import Array, ExactFilter, sum_by_item
 from recpolicy.core.errors import DataError
 
 _LOG_TAU = float(np.log(2 * np.pi))
@@ -69,9 +69,7 @@ class ItemMoments:
         outcomes = np.asarray(outcomes, np.float64)
         weight = np.ones(len(item)) if weight is None else np.asarray(weight, np.float64)
         count = np.bincount(item, weight, minlength=items).astype(np.float64)
-        total = np.zeros((items, outcomes.shape[1]))
-        np.add.at(total, item, outcomes * weight[:, np.newaxis])
-        mean = total / count[:, np.newaxis]
+        mean = sum_by_item(item, outcomes * weight[:, np.newaxis], items) / count[:, np.newaxis]
         deviation = outcomes - mean[item]
         return cls(count, mean, (deviation * weight[:, np.newaxis]).T @ deviation)
 
