@@ -111,7 +111,7 @@ class Gate:
     figures: Mapping[str, float] = field(default_factory=dict)
     """Further figures, without a limit."""
     notes: tuple[str, ...] = ()
-    """What the reader of the figures must know."""
+    """Notes that the reader of the figures must know."""
 
     def table(self) -> pd.DataFrame:
         """Return one row per criterion, as text."""

@@ -64,7 +64,7 @@ class LogComparison:
     user: NDArray[np.int32]
     """Row [N] of the table of users, for groups of users; the feedback has the units of the intervals."""
     notes: tuple[str, ...] = ()
-    """What the guardrails of the log and of the evaluation mean for the figures."""
+    """Notes on the guardrails of the log and of the evaluation."""
     log: BanditLog | None = field(default=None, repr=False)
     """The rounds [N] that are compared."""
 
