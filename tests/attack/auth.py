@@ -9,7 +9,7 @@ from typing import Any
 from processes import ADMIN_KEY, ServerProcess
 
 from attack.client import Answer, Client, address_of, ask, bearing, exchange, for_each, request_bytes
-from attack.session import Session, operator
+from attack.session import PATIENT, Session, operator
 
 PUBLISHED_KEY = "admin-dev-key-change-in-production"
 READER_MAY_ASK = ("/v1/admin/compare",)
@@ -20,7 +20,7 @@ CONTENT_TYPES = (None, "", "text/plain", "application/x-www-form-urlencoded", "m
 
 def attack_auth(session: Session) -> None:
     """Ask for each admin operation in each wrong way; nothing may be done, shown or changed."""
-    server = session.start()
+    server = session.start(settings=PATIENT)
     before = state_of(server)
     keys = make_keys(server)
     import asyncio

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 from unlimited import UNLIMITED_TOML
+from waiting import PATIENCE
 
 from attack.client import Address, Client, address_of, read_answer, request_bytes
 from attack.load import Load, count_failures
@@ -176,7 +177,7 @@ def attack_log_pipe(session: Session) -> None:
 
 async def _fill_pipe(session: Session, address: Address) -> None:
     number = 0
-    async with Client(address, timeout=5) as client:
+    async with Client(address, timeout=PATIENCE) as client:
         try:
             for number in range(1_500):
                 await client.ask("POST", "/v1/recommend", {"user": number % 900 + 1, "k": 1})

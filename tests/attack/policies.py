@@ -13,7 +13,7 @@ from processes import ServerProcess
 
 from attack.client import Answer, Client, address_of
 from attack.fuzzing import NOT_JSON
-from attack.session import NO_RATE, Session, operator, write_policy
+from attack.session import PATIENT, Session, operator, write_policy
 
 USERS, ITEMS = 60, 80
 QUESTIONS: tuple[tuple[str, Any], ...] = (
@@ -34,7 +34,7 @@ def attack_by_policies(session: Session) -> None:
     table = list(hostile_policies())
     if session.quick:
         table = table[::20]
-    server = session.start(source=good, settings=NO_RATE)
+    server = session.start(source=good, settings=PATIENT)
     for begin in range(0, len(table), RESTART_EVERY):
         asyncio.run(_import_all(session, server, good, table[begin : begin + RESTART_EVERY]))
         session.check_alive(server)
@@ -110,4 +110,4 @@ def _restarted(session: Session, server: ServerProcess, source: Path) -> ServerP
     """Stop the server and start it with the registry that the imports left."""
     code = server.stop(signal.SIGTERM)
     session.result.require(code == 0, f"exit code {code} after SIGTERM")
-    return session.start(source=source, settings=NO_RATE)
+    return session.start(source=source, settings=PATIENT)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from processes import ServerProcess
 
-from attack.session import Session, operator, write_policy
+from attack.session import PATIENT, Session, operator, write_policy
 from recpolicy.registry.model_registry import Registry
 
 FOLLOW_SECONDS = 10.0
@@ -19,7 +19,7 @@ def attack_registry(session: Session) -> None:
     sources = [write_policy(session.folder / f"policy-{seed}", seed, users=60, items=80) for seed in range(3)]
     numbers = [registry.register(source, gate={"verdict": "pass"}).number for source in sources]
     registry.promote(numbers[0])
-    server = session.start(source=registry.folder)
+    server = session.start(source=registry.folder, settings=PATIENT)
     aliases = registry.folder / "aliases.json"
     good = aliases.read_text()
     for name, damage in _damages(registry, numbers[1], good).items():

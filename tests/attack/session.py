@@ -29,6 +29,8 @@ USERS, ITEMS = 943, 1682
 QUIET = "[jobs]\nenabled = false\n"
 """Settings without scheduled jobs, whose processes are not the server."""
 NO_RATE = UNLIMITED_TOML + QUIET
+PATIENT = NO_RATE.replace("[limits]", f"[limits]\nseconds = {PATIENCE}")
+"""For parts that do not attack the time limit: a busy machine is no reason for 503."""
 DEAD = re.compile(r"Exception in thread|Task exception was never retrieved|the writer failed|has ended|have ended")
 """Lines of a log that a background task leaves when it ends."""
 CRASHES = re.compile(r"Traceback|Exception in ASGI|Fatal Python error")
