@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -250,6 +251,7 @@ def test_a_database_that_hangs_delays_one_request_and_no_other(engine, vectors, 
         known = read(reader, vectors, "4711")[0]
         monkeypatch.setattr(reading, "read_stamps", hang)
         assert read(reader, vectors, "4711") == (known, False)
+        time.sleep(0.2)  # the read has begun a moment after the request
         assert read(reader, vectors, "4711") == (known, False)
         assert reader._queue.empty()  # the second one did not even wait
         go_on.set()

@@ -81,7 +81,9 @@ class ComputedList:
         return _LIST_OVERHEAD + texts + sum(len(part) for part in packed if part is not None)
 
 
-def list_key(request: ListRequest, exploration: ExplorationConfig, user: DescribedUser | None) -> tuple[Any, ...]:
+def list_key(
+    request: ListRequest, exploration: ExplorationConfig, user: DescribedUser | None = None
+) -> tuple[Any, ...]:
     """Return the key of a plain request's list in the cache of its version; `user` is that of the request."""
     identity = request.user if user is None else user.cache_key
     return identity, request.k, request.exclude_rated, exploration.share, exploration.top
