@@ -16,6 +16,7 @@ from recpolicy.server.answer_limits import LARGE_ROWS, PIECE_BYTES, AnswerLimits
 from recpolicy.server.app import make_app
 from recpolicy.server.computed_lists import compute_lists
 from recpolicy.server.lifespan import stateless_state
+from recpolicy.server.live_models import LoadedVersion
 from recpolicy.server.rate_limit import TokenBuckets
 from recpolicy.server.routes.policy import estimates
 from recpolicy.server.schemas.requests import RecommendRequest
@@ -158,13 +159,13 @@ def test_predictions_and_lists_look_at_the_stop_between_users():
     asked = []
     predict = scorer.predict
 
-    def counting(users):
+    def counting(users, learned):
         asked.append(users)
         stop.set()
-        return predict(users)
+        return predict(users, learned=learned)
 
     scorer.predict = counting
-    assert estimates(scorer, list(range(1, 61)), None, stop) == b""
+    assert estimates(LoadedVersion(scorer, 1), list(range(1, 61)), None, stop) == b""
     assert len(asked) == 1  # of two blocks
     version = app_with().state.server.models.live.champion
     requests = [RecommendRequest(user=user) for user in range(1, 41)]
