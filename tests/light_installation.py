@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from recpolicy.cli import main
 from recpolicy.core.errors import MissingExtraError
 
 _OF_EXTRAS = {
@@ -35,6 +36,11 @@ def find_missing(error: BaseException | None) -> str | None:
             return str(error)
         error = error.__cause__ or error.__context__
     return None
+
+
+def pytest_configure() -> None:
+    """Let a command in the process of the tests raise for a missing module; its one line is easily lost in a test."""
+    main.name_missing_extra = lambda _: None
 
 
 @pytest.hookimpl(hookwrapper=True)
