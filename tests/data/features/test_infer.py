@@ -182,7 +182,8 @@ def test_a_feature_log_and_nested_columns(tmp_path):
     ("name", "text", "message"),
     [
         ("none.parquet", None, "no such file; expected a Parquet file"),
-        ("a.parquet", "x", "not a Parquet file"),
+        ("a.parquet", "x", "not a Parquet file; expected Parquet, or JSON lines"),
+        ("ratings.csv", "user,item,rating\n", "not a Parquet file; expected Parquet, or JSON lines"),
         ("a.jsonl", "", "no rounds"),
         ("a.jsonl", "{}\n[1]\n", "line 2: expected an object"),
         ("a.jsonl", "{\n", "line 1: not JSON"),

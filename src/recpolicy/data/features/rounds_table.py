@@ -120,9 +120,9 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
 
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a Parquet file ({first}); JSON lines end in {', '.join(JSON_LINES)}") from None
+    except (pa.ArrowException, OSError):
+        lines = ", ".join(JSON_LINES)
+        raise DataError(f"{path}: not a Parquet file; expected Parquet, or JSON lines in a file ({lines})") from None
     return rows
 
 
