@@ -20,7 +20,8 @@ COMMANDS = {
     "gate run --log rounds": None, "ope estimate run --log rounds": None, "ope benchmark --data data": "train",
     "simulator validate --data data": "train", "serve run": "serve", "admin status": "serve",
     "admin backup state --out out": "serve", "log export state --out out": "serve", "log ingest log --out rounds": None,
-    "strategy dqn --log log --out out": None,
+    "strategy dqn --log log --out out": None, "coldstart export state --out traces.csv": "serve",
+    "coldstart report prior.json traces.csv --out page.html": None,
 }  # fmt: skip
 """Commands, and the extra that they need; None: the command may miss its files first."""
 SCRIPT = """

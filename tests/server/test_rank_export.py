@@ -125,6 +125,32 @@ def test_an_event_that_was_activated_late_is_exported_once(engine, tmp_path, mon
     assert ids[5:] == ["event 0", "event 1", "event 3", "event 2", "event 4"]
 
 
+def test_a_deferred_event_waits_for_its_window(engine, tmp_path):
+    out = tmp_path / "log"
+    now = now_ms()
+    add(engine, 0, 1)
+    add(engine, 1, 2, time=now, activated_at=None)
+    assert export_ranks(engine, REWARD, out).rounds == 1
+    with transaction(engine) as connection:
+        mine = rank_events.c.id == "event 1"
+        connection.execute(update(rank_events).where(mine).values(activated_at=now - 70_000))
+    assert export_ranks(engine, REWARD, out).rounds == 1  # activated, but its reward may still change
+    with transaction(engine) as connection:
+        connection.execute(update(rank_events).where(mine).values(time=OLD))
+    assert export_ranks(engine, REWARD, out).rounds == 2
+
+
+def test_a_clock_that_steps_back_exports_no_event_twice(engine, tmp_path, monkeypatch):
+    out = tmp_path / "log"
+    now = now_ms()
+    add(engine, 0, 2, activated_at=now + 5_000)
+    for number, seconds in ((2, 70), (3, 50), (4, 200)):
+        monkeypatch.setattr(rank_export, "now_ms", lambda seconds=seconds: now + 1_000 * seconds)
+        export_ranks(engine, REWARD, out)
+        add(engine, number, number + 1)
+    assert read_feature_log(out).event_id.tolist() == [f"event {number}" for number in range(4)]
+
+
 def test_the_export_stops_at_the_first_open_window(engine, tmp_path):
     out = tmp_path / "log"
     add(engine, 0, 2)

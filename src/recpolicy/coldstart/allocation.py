@@ -45,7 +45,9 @@ def thompson_probabilities(belief: Belief, uniform_mix: float = 0.0) -> Array:
     """Return the probability [..., I] that an item has the largest draw; rows sum to 1.
 
     The largest draw has the distribution function F = prod_i F_i. On a grid, the increments of F are shared among the
-    items as those of log F_i. This is exact in the limit of a fine grid; 512 points leave errors below .002.
+    items as those of log F_i. This is exact in the limit of a fine grid; 512 points leave errors below .002 if stds
+    differ by a factor of 100 at most, and .013 where one std is 3 and others are .02 and .05. Users get items with the
+    returned probabilities in any case, so logged propensities are exact.
 
     Args:
         belief: Beliefs about I items; leading axes are independent sets of items.

@@ -4,10 +4,10 @@ A part has the rounds of at most EVENTS_IN_PART events and the actions that they
 its rounds, whose rename completes it, and no part changes later. The metadata of the rounds hold the export's cursor,
 so a killed run loses the part that it was writing only. Memory does not grow with the number of events.
 
-An event is exported once its reward is final. The export stops at the first event whose window is not over, in order
-of writing; the next one goes on there. A deferred event is exported a minute after its activation: then all activations
-up to that time are stored. If the export has passed it by then, it is found by the time of its activation. Rewards of
-earlier parts stay as they were exported, so all parts need the same settings of rewards.
+An event is exported once its reward is final. The export stops at the first event whose window is not over, in order of
+writing, activated or not; the next one goes on there. A deferred event is exported a minute after its activation: then
+all activations up to that time are stored. If the export has passed it by then, it is found by the time of its
+activation. Rewards of earlier parts stay as they were exported, so all parts need the same settings of rewards.
 """
 
 import json
@@ -126,7 +126,7 @@ class _Export:
     def run(self, show: bool | None) -> RanksExported:
         """Write the new events as further parts; return the content of the log."""
         now = now_ms()
-        until = now - _SETTLE_MS
+        until = max(now - _SETTLE_MS, self.cursor.activated[0])  # a clock that steps back exports no event twice
         last, left_out = _span(self.engine, now - self.reward.wait_ms)
         with progress("export ranks", max(last - self.cursor.rows.seq, 0), unit="events", show=show) as shown:
             while self._write_late(until):
@@ -216,7 +216,8 @@ def _span(engine: Engine, final: int) -> tuple[int, Counter[str]]:
     columns = rank_events.c
     active = (columns.task.is_(None), columns.activated_at.is_not(None))
     with engine.connect() as connection:
-        first = connection.scalar(select(func.min(columns.seq)).where(*active, columns.time > final))
+        # Deferred events count, too: the export must not pass one that may be activated within its window.
+        first = connection.scalar(select(func.min(columns.seq)).where(columns.task.is_(None), columns.time > final))
         last = (connection.scalar(select(func.max(columns.seq))) or 0) if first is None else first - 1
         count = select(func.count()).select_from(rank_events)
         waiting = connection.scalar(count.where(*active, columns.seq > last)) or 0

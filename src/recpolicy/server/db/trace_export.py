@@ -2,7 +2,7 @@
 
 A trace starts on the day (UTC) on which an item first was in a list of a user. The user is active on a later day with
 any list or feedback on that day (`any`), or with feedback on the item (`item`). Memory grows with the number of shown
-items, 24 bytes each. Ranks and strategies have no items and do not count.
+items: about 200 bytes and two for each day of the horizon. Ranks and strategies have no items and do not count.
 """
 
 import json
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, select
 from recpolicy.coldstart.trace_files import write_traces
 from recpolicy.coldstart.traces import MAX_DAYS, Traces
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.core.memory import check_memory
 from recpolicy.data.feature_columns import object_array
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import events, feedback
@@ -121,13 +122,19 @@ def _traces(shown: Ints, active: Ints, items: _Codes, horizon: int, last: int, a
     rows = item if activity == "item" else np.zeros_like(item)
     wide = int(max(item.max(), active[:, 1].max(initial=0))) + 1
     known = (active[:, 0] * wide + active[:, 1]) * span + (active[:, 2] - low)  # ascending
-    wanted = ((user * wide + rows) * span + (start - low))[:, np.newaxis] + np.arange(1, horizon + 1)
-    place = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
-    came = known[place] == wanted if len(known) else np.zeros(wanted.shape, bool)
-    over = start[:, np.newaxis] + np.arange(1, horizon + 1) <= last
+    of_start = (user * wide + rows) * span + (start - low)
+    needed = len(start) * (2 * horizon + 64)
+    check_memory(
+        needed, f"{len(start):,} traces of {horizon} days", "export a shorter horizon, or until an earlier day"
+    )
+    came = np.zeros((len(start), horizon), bool)
+    for day in range(1, horizon + 1) if len(known) else ():
+        wanted = of_start + day
+        place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        came[:, day - 1] = (known[place] == wanted) & (start + day <= last)
     used, row = np.unique(item, return_inverse=True)
     ids = [json.loads(text) for text in items.texts()]
     return Traces(
-        object_array([ids[code] for code in used]), row.astype(np.int64), start, came & over,
+        object_array([ids[code] for code in used]), row.astype(np.int64), start, came,
         np.ones(len(start), np.int64), last, dated=True,
     )  # fmt: skip

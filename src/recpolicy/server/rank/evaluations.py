@@ -54,17 +54,21 @@ def begin(
         folder = candidates_folder(state, identity)
         parameters |= {"candidates": list(candidates), "optimize": optimize, "folder": str(folder)}
     engine = state.require_store().engine
+    created = now_ms()
     row = {"kind": kind, "id": identity, "name": name, "start_time": since, "end_time": until,
-           "created_at": now_ms(), "status": RUNNING, "result": None}  # fmt: skip
+           "created_at": created, "status": RUNNING, "result": None}  # fmt: skip
     insert = upsert(engine.dialect.name, rank_evaluations).values(row).on_conflict_do_nothing()
     with transaction(engine) as connection:
         if not connection.execute(insert).rowcount:
             raise ConflictError(f"there is an {kind} with this id; delete it, or choose another id")
-    _runner.submit(_run, state, kind, identity, parameters)
+    _runner.submit(_run, state, kind, identity, created, parameters)
 
 
-def _run(state: AppState, kind: str, identity: str, parameters: Mapping[str, Any]) -> None:
-    """Compute and store the result."""
+def _run(state: AppState, kind: str, identity: str, created: int, parameters: Mapping[str, Any]) -> None:
+    """Compute and store the result of a record with this time of creation.
+
+    A record that was deleted gets none, nor does a later one of the same id; its files are removed.
+    """
     try:
         status, result = SUCCEEDED, dict(run_in_subprocess(state, "evaluate_ranks", parameters).metadata)
     except RecpolicyError as error:
@@ -72,10 +76,15 @@ def _run(state: AppState, kind: str, identity: str, parameters: Mapping[str, Any
     except Exception as error:
         logger.exception("an evaluation of ranks failed")
         status, result = FAILED, {"reason": type(error).__name__}
-    mine = (rank_evaluations.c.kind == kind) & (rank_evaluations.c.id == identity)
+    named = (rank_evaluations.c.kind == kind) & (rank_evaluations.c.id == identity)
+    mine = named & (rank_evaluations.c.created_at == created)
+    values = {"status": status, "result": json.dumps(result)}
     try:
         with transaction(state.require_store().engine) as connection:
-            connection.execute(update(rank_evaluations).where(mine).values(status=status, result=json.dumps(result)))
+            stored = bool(connection.execute(update(rank_evaluations).where(mine).values(values)).rowcount)
+            replaced = not stored and find(connection, kind, identity) is not None
+        if not stored and not replaced and kind == EVALUATION:
+            remove_candidates(state, identity)
     except Exception:
         logger.exception("the result of an evaluation of ranks is not stored")
 

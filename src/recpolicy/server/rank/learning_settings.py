@@ -125,7 +125,7 @@ def _value(text: str, is_list: bool = False) -> Any:
         return [_value(part) for part in text.split(",")]
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
