@@ -36,7 +36,8 @@ CATALOG_CHANGE = "catalog_change"
 """Key in the metadata of a version whose catalog was changed: parent, added and retired ids."""
 OWN_POSTERIOR = ("linear", "hybrid")
 """Estimators with a linear model per arm: feedback on a new item moves its own estimate."""
-_CELL_BYTES = 16
+_CELL_BYTES, _MOMENT_BYTES = 16, 8
+"""Bytes for each user and item, and for each user and pair of directions."""
 _ATTRIBUTES = "attributes"
 
 
@@ -52,9 +53,10 @@ def with_items(artifact: Artifact, items: pd.DataFrame) -> Artifact:
     """
     check_takes_items(artifact)
     users, known, new = len(artifact.context), len(artifact.item), len(items)
-    check_memory(users * (known + new) * _CELL_BYTES, f"{users:,} users x {known + new:,} items", FEWER_CELLS)
-    folded = _fold(artifact, items)
     rank = artifact.item.shape[1]
+    needed = users * ((known + new) * _CELL_BYTES + _MOMENT_BYTES * (1 + rank) ** 2)
+    check_memory(needed, f"{users:,} users x {known + new:,} items", FEWER_CELLS)
+    folded = _fold(artifact, items)
     mean, std = folded.ratings(artifact.context[:, :rank])  # [U, M]
     std = np.hypot(std, user_std(artifact.rating_std)[:, np.newaxis])
     rating_mean = artifact.rating_mean

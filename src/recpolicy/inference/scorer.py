@@ -78,7 +78,7 @@ class Scorer:
 
     def prepare(self) -> None:
         """Compute now what the first requests would wait for."""
-        _ = self._rated_by_user, self._mean_context, self.embeddings, self.directions
+        _ = self._rated_by_user, self._mean_context, self.embeddings, self.directions, self.user_vectors.unknown_user
 
     def with_policy(self, policy: Mapping[str, Array], metadata: Mapping[str, Any]) -> "Scorer":
         """Return a scorer with other arrays of the policy; it shares all tables, but no cached predictions."""

@@ -45,7 +45,7 @@ class UserVectors:
         """Stands for this policy as part of a key, without keeping its arrays."""
         self.items = RatedItems.from_embeddings(scorer.embeddings)
         self._prior = user_prior(scorer.embeddings)
-        self._unknown = prior_posterior(scorer.embeddings)
+        self._unknown = prior_posterior(scorer.embeddings, self._prior)
 
     @property
     def rank(self) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.models.embeddings import Embeddings
-from recpolicy.models.fold_in import check_ratings, rating_variance, user_covariances, user_prior
+from recpolicy.models.fold_in import UserPrior, check_ratings, rating_variance, user_covariances, user_prior
 
 Array = NDArray[np.float64]
 
@@ -63,9 +63,9 @@ class RatedItems:
         )
 
 
-def prior_posterior(embeddings: Embeddings) -> UserPosterior:
-    """Return the posterior of a user without ratings: the population's prior."""
-    prior = user_prior(embeddings)
+def prior_posterior(embeddings: Embeddings, prior: UserPrior | None = None) -> UserPosterior:
+    """Return the posterior of a user without ratings: the population's prior, computed if it is not given."""
+    prior = user_prior(embeddings) if prior is None else prior
     return UserPosterior(prior.mean, _symmetric(prior.covariance))
 
 

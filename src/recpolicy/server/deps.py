@@ -108,7 +108,7 @@ class AppState:
         rewards = {RANK: self.rank.current.reward}
         rewards = {} if self.strategies is None else rewards | {STRATEGY: self.strategies.config.reward}
         users = self.settings.users
-        signals = frozenset(users.signals) if users.mode == LEARN else frozenset[str]()
+        signals = frozenset[str]() if users.mode != LEARN or champion.ranks else frozenset(users.signals)
         return RewardRules(scale, window, self.keyless, self.rank.current.reward.wait_ms, signals, rewards)
 
     def check_signals(self, signals: Sequence[RankSignal]) -> None:

@@ -71,6 +71,7 @@ def erase_user(state: AppState, user: int | str, actor: str) -> ErasedUser:
         if spooled or state.users.reader is not None:
             time.sleep(REPLAY_SECONDS)
             deleted += delete_user(store.engine, key)
+            state.users.forget(state.models.live, key)  # a read that ran beside the first deletion kept it
         counts = {**asdict(deleted), "spooled": spooled}
         with transaction(store.engine) as connection:
             admin.write_audit(connection, actor, "erase_user", counts)

@@ -130,39 +130,43 @@ class UserReader:
 
     def _answer(self, group: Sequence[_Request]) -> None:
         """Give each request of a group its states, or None after a failure of any kind."""
-        answers: list[States | None]
+        waiting = sorted(group, key=lambda request: len(request.keys) * len(request.policies))  # the smallest first
         try:
-            answers = list(self._states(group))
+            connection, stamps = self._connected(), self._stamps(waiting)
+            while waiting:
+                states = self._states(connection, waiting[0], stamps)
+                _answer_request(waiting.pop(0), states)
+                self._began = monotonic()
             self._failure = ""
         except Exception as error:
             self._disconnect()
             reason = failure_reason(error)
             if reason != self._failure:
                 logger.error("the ratings of users could not be read: %s", reason)
-            self._failure, answers = reason, [None] * len(group)
-        for request, states in zip(group, answers, strict=True):
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
-                request.done.get_loop().call_soon_threadsafe(_set_result, request.done, states)
+            self._failure = reason
+            for request in waiting:
+                _answer_request(request, None)
 
-    def _states(self, group: Sequence[_Request]) -> Sequence[States]:
-        """Return the states of each request of a group, and keep them."""
+    def _stamps(self, group: Sequence[_Request]) -> dict[str, Stamp]:
+        """Return the stamps of the users of a group; those without a rating have none."""
         connection, stamps = self._connected(), dict[str, Stamp]()
         keys = list({key: None for request in group for key in request.keys})
         for start in range(0, len(keys), _USERS_AT_ONCE):
             stamps |= read_stamps(connection, keys[start : start + _USERS_AT_ONCE])
-        for request in group:
-            for key in request.keys:
-                if key not in stamps:
-                    self.forget(key, request.policies)
-        return [
-            {
-                (policy.token, key): self._latest(connection, policy, key, stamps[key])
-                for policy in request.policies
-                for key in request.keys
-                if key in stamps
-            }
-            for request in group
-        ]
+        return stamps
+
+    def _states(self, connection: Connection, request: _Request, stamps: Mapping[str, Stamp]) -> States | None:
+        """Return the states of a request's users, and keep them; None once the request no longer waits."""
+        states: dict[tuple[object, str], UserState] = {}
+        for key in request.keys:
+            if key not in stamps:
+                self.forget(key, request.policies)
+                continue
+            for policy in request.policies:
+                if request.done.done():
+                    return None
+                states[policy.token, key] = self._latest(connection, policy, key, stamps[key])
+        return states
 
     def _latest(self, connection: Connection, policy: UserVectors, key: str, stamp: Stamp) -> UserState:
         """Return the state of a user whose rows have this stamp, or a later one."""
@@ -181,6 +185,7 @@ class UserReader:
         """Return the connection, a new one if the engine was disposed: then the file was replaced."""
         if self._pool is not self._engine.pool:
             self._disconnect()
+            self._cache.clear()  # an older file may reach the same row numbers with other ratings
         if self._connection is None:
             connection = self._engine.connect()
             if self._engine.dialect.name == "postgresql":  # SQLite needs no transaction to read
@@ -194,6 +199,11 @@ class UserReader:
             with suppress(DBAPIError):
                 connection.invalidate()
             connection.close()
+
+
+def _answer_request(request: _Request, states: States | None) -> None:
+    with suppress(RuntimeError):  # the loop is closed: nobody waits
+        request.done.get_loop().call_soon_threadsafe(_set_result, request.done, states)
 
 
 def _give_up(done: "asyncio.Future[States | None]") -> None:

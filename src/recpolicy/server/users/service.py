@@ -116,5 +116,5 @@ class UserService:
         if self.reader is None or live.champion.ranks:
             return
         versions = (live.champion, live.challenger)
-        policies = [version.trained.user_vectors for version in versions if version is not None]
+        policies = [version.trained.user_vectors for version in versions if version is not None and not version.ranks]
         self.reader.forget(user_key, policies)
