@@ -431,7 +431,15 @@ def counts(state):
         }
 
 
-NEW_TABLES = {"strategy_profiles", "rank_events", "action_rows", "rank_signals", "rank_settings", "rank_evaluations"}
+NEW_TABLES = {
+    "user_ratings",
+    "strategy_profiles",
+    "rank_events",
+    "action_rows",
+    "rank_signals",
+    "rank_settings",
+    "rank_evaluations",
+}
 """Tables of ranks with features, which the old server did not have."""
 
 
