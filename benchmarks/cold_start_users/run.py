@@ -39,7 +39,7 @@ from recpolicy.models.embeddings import embed  # noqa: E402
 from recpolicy.models.item_mean import ItemMeanConfig, fit_item_mean  # noqa: E402
 from recpolicy.models.rating_model import RatingModel  # noqa: E402
 from recpolicy.models.rating_models import fit_rating_model  # noqa: E402
-from recpolicy.models.user_posterior import RatedItems, UserPosterior, prior_posterior, update  # noqa: E402
+from recpolicy.models.user_posterior import RatedItems, UserPosterior, prior_posterior, rate  # noqa: E402
 
 FOLDS, CHOICES, RANK, SEED = 5, (5, 10, 20, 40), 20, 0
 LIKE = 4.0
@@ -103,7 +103,7 @@ class UserBandit(Chooser):
         """Move the posteriors by one rating each."""
         before = UserPosterior(self.mean[rows], self._covariance[rows])
         items = self._items
-        after = update(before, items.x[item], rating - items.offset[item], items.variance[item])
+        after = rate(before, items, item, rating)
         self.mean[rows], self._covariance[rows] = after.mean, after.covariance
 
 

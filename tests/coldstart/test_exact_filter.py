@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recpolicy.coldstart.filter import ExactFilter, ItemStatistics, Whitening, day_mean_belief
+from recpolicy.coldstart.filter import Belief, ExactFilter, ItemStatistics, Whitening
 from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator
 
@@ -32,6 +32,25 @@ def brute_force(outcomes: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray,
     values = np.concatenate([row[:seen] for row, seen in zip(outcomes, observed, strict=True)])
     gain = SIGMA @ design.T @ np.linalg.inv(design @ SIGMA @ design.T + noise)
     return MEAN + gain @ (values - design @ MEAN), SIGMA - gain @ design @ SIGMA
+
+
+def day_mean_belief(
+    mean: np.ndarray, item_covariance: np.ndarray, trace_covariance: np.ndarray, count: np.ndarray, day_mean: np.ndarray
+) -> Belief:
+    """Return the belief about one item from the means of its days alone, as in the article of 2023.
+
+    It is the exact posterior given these means. Traces of unequal lengths hold more, which `ExactFilter` uses.
+
+    Args:
+        mean: [J]. item_covariance: [J, J]. trace_covariance: [J, J].
+        count: [J], traces with day j observed, not rising. day_mean: [J], mean outcome of these traces.
+    """
+    seen = int((count > 0).sum())
+    noise = trace_covariance[:seen, :seen] / np.maximum.outer(count[:seen], count[:seen])
+    gain = np.linalg.solve(item_covariance[:seen, :seen] + noise, item_covariance[:seen])  # [k, J]
+    posterior = mean + (day_mean[:seen] - mean[:seen]) @ gain
+    covariance = item_covariance - item_covariance[:, :seen] @ gain
+    return Belief(np.asarray(posterior.sum()), np.asarray(covariance.sum()))
 
 
 def test_the_inverse_factor_is_that_of_the_worked_example() -> None:

@@ -33,15 +33,17 @@ from recpolicy.server.backup.databases import copy_sqlite
 from recpolicy.server.backup.restore import restore_backup
 from recpolicy.server.db.deletion import delete_before
 from recpolicy.server.db.engine import _MIGRATIONS, migrate, sqlite_url, transaction
-from recpolicy.server.db.events import insert_events
+from recpolicy.server.db.events import id_key, insert_events
 from recpolicy.server.db.export import ExportOptions, LogPolicy, export
 from recpolicy.server.db.feedback import FeedbackItem
 from recpolicy.server.db.schema import user_ratings
+from recpolicy.server.db.user_ratings import read_ratings
 from recpolicy.server.lifespan import DATABASE_URL, open_state
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
 from recpolicy.server.online.learner import OnlineLearner
 from recpolicy.server.rollout.background import compare_next
 from recpolicy.server.settings import OnlineConfig
+from recpolicy.server.users.state import fold
 
 KEY = bearing(ADMIN_KEY)
 TOML = """
@@ -317,8 +319,13 @@ def test_requests_at_once_see_whole_states(tmp_path):
         final = last.find(state.models.live.champion.trained, 4711)
         assert final.state.ratings == 11
         assert final.state.stamp.rows == 33
+        vectors = state.models.live.champion.trained.user_vectors
+        with state.store.engine.connect() as connection:
+            rows = read_ratings(connection, id_key(4711), 0)
+        states = {count: fold(vectors, 4711, rows[:count]) for count in range(1, len(rows) + 1)}
         for one in seen:
             assert 0 <= (one.state.ratings if one.state else 0) <= 11
+            assert one.state is None or one.state == states[one.state.stamp.rows]
 
 
 def test_a_store_of_before_begins_without_ratings(tmp_path, new_engine):

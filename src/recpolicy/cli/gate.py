@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from recpolicy.cli.command import Command
-from recpolicy.cli.guardrail_options import ONLY_ITEMS
+from recpolicy.cli.guardrail_options import ONLY_ITEMS, EvaluatedGuardrails
 from recpolicy.cli.output import print_text
 
 _FAILED = 1
@@ -42,13 +42,7 @@ def gate(
         str | None,
         typer.Option("--group", help="Feature policies: context feature by whose values losses of groups are judged."),
     ] = None,
-    guardrails: Annotated[
-        Path | None,
-        typer.Option(
-            "--guardrails",
-            help="TOML file with the table \\[guardrails]: both policies choose under these (logs of rounds of items).",
-        ),
-    ] = None,
+    guardrails: EvaluatedGuardrails = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for gate.json, gate.html and evaluation.json.")
     ] = None,

@@ -5,14 +5,23 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from recpolicy.cli.output import print_text
 
 if TYPE_CHECKING:
     from recpolicy.inference.guardrails import GuardrailConfig
 
-
+EvaluatedGuardrails = Annotated[
+    Path | None,
+    typer.Option(
+        "--guardrails",
+        help="TOML file with the table \\[guardrails]: both policies choose under these (logs of rounds of items).",
+    ),
+]
+"""The option of commands that evaluate on a log."""
 ONLY_ITEMS = "a feature policy is evaluated among the actions that the logged guardrails left; leave it out"
 """Refusal of guardrails for the evaluation of a policy of features."""
 

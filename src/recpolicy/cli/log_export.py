@@ -4,6 +4,8 @@ Lists of a policy of ratings become a log to ingest, ranks of a policy of featur
 """
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +14,8 @@ import typer
 from recpolicy.cli.output import print_json, print_text
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from recpolicy.registry.model_registry import Registry
 
 EPILOG = "Example:  recpolicy log export runs/linucb.server-state --out logs/server"
@@ -49,10 +53,8 @@ def export(
 
     require_extra("serve", "recpolicy log export")
     from recpolicy.registry.model_registry import Registry
-    from recpolicy.server.db.engine import open_store, sqlite_url
     from recpolicy.server.db.export import ExportOptions, LogPolicy
     from recpolicy.server.db.export import export as export_log
-    from recpolicy.server.lifespan import DATABASE_URL
 
     if config is not None and task != "strategy":
         raise typer.BadParameter("only for --task strategy; leave it out", param_hint="--config")
@@ -64,20 +66,14 @@ def export(
         _export_features(state, out, as_json)
         return
     policy = LogPolicy(versions, version)
-    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(database_in(state)))
-    try:
-        done = export_log(
-            engine, policy, ExportOptions(out, places=places), show_progress=None if not as_json else False
-        )
-    finally:
-        engine.dispose()
+    with _store(state) as engine:
+        done = export_log(engine, policy, ExportOptions(out, places=places), show_progress=False if as_json else None)
     if as_json:
         print_json(done.as_dict())
         return
     print_text(f"added {done.new_rounds:,} rounds and {done.new_rewards:,} rewards: {out}")
     print_text(f"the log now has {done.rounds:,} rounds and {done.rewards:,} rewards")
-    for reason, count in sorted(done.left_out.items()):
-        print_text(f"dropped: {count:,} events ({_REASONS[reason]})")
+    _print_left_out(done.left_out, _REASONS)
     print_text(f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds")
 
 
@@ -92,47 +88,35 @@ def _ranks(registry: "Registry", version: str) -> bool:
 
 def _export_features(state: Path, out: Path, as_json: bool) -> None:
     """Append new ranks to a feature log."""
-    from recpolicy.server.db.engine import open_store, sqlite_url
     from recpolicy.server.db.rank_export import export_ranks
-    from recpolicy.server.lifespan import DATABASE_URL
     from recpolicy.server.rank.service import stored_reward
 
-    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(database_in(state)))
-    try:
-        done = export_ranks(engine, stored_reward(engine), out, show_progress=None if not as_json else False)
-    finally:
-        engine.dispose()
+    with _store(state) as engine:
+        done = export_ranks(engine, stored_reward(engine), out, show_progress=False if as_json else None)
     if as_json:
         print_json(done.as_dict())
         return
     print_text(f"added {done.new_rounds:,} rounds and {done.signals:,} signals: {out}")
     print_text(f"the log now has {done.rounds:,} rounds and {done.actions:,} actions")
-    for reason, count in sorted(done.left_out.items()):
-        print_text(f"dropped: {count:,} events ({_RANK_REASONS[reason]})")
+    _print_left_out(done.left_out, _RANK_REASONS)
     print_text(f"next: recpolicy features infer {out} --out schema.toml")
 
 
 def _export_strategies(state: Path, out: Path, config: Path | None, as_json: bool) -> None:
     """Write the events of the strategy engine that have the traits as a feature log."""
-    from recpolicy.server.db.engine import open_store, sqlite_url
     from recpolicy.server.db.feature_export import export_strategies
-    from recpolicy.server.lifespan import DATABASE_URL
     from recpolicy.strategies.config import read_strategy_config
 
     settings = read_strategy_config(config)
-    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(database_in(state)))
-    try:
+    with _store(state) as engine:
         done = export_strategies(
             engine, settings.reward, settings.profile.traits, out, show_progress=False if as_json else None
         )
-    finally:
-        engine.dispose()
     if as_json:
         print_json(done.as_dict())
         return
     print_text(f"wrote {done.rounds:,} rounds with {done.signals:,} signals: {out}")
-    for reason, count in sorted(done.left_out.items()):
-        print_text(f"dropped: {count:,} events ({_RANK_REASONS[reason]})")
+    _print_left_out(done.left_out, _RANK_REASONS)
     print_text(f"next: recpolicy strategy train --log {out} --out runs/strategy")
 
 
@@ -147,6 +131,24 @@ _REASONS = {
     "other_policy": "versions with other users, items or catalog",
     "no_propensity": "a propensity that is not above 0",
 }
+
+
+@contextmanager
+def _store(state: Path) -> Iterator["Engine"]:
+    """Open the database of a state folder, or the configured one."""
+    from recpolicy.server.db.engine import open_store, sqlite_url
+    from recpolicy.server.lifespan import DATABASE_URL
+
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(database_in(state)))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _print_left_out(left_out: Mapping[str, int], reasons: Mapping[str, str]) -> None:
+    for reason, count in sorted(left_out.items()):
+        print_text(f"dropped: {count:,} events ({reasons[reason]})")
 
 
 def _registry_in(state: Path) -> Path:

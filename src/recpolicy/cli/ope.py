@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from recpolicy.cli.config_tables import read_config_with_data
-from recpolicy.cli.guardrail_options import ONLY_ITEMS
+from recpolicy.cli.guardrail_options import ONLY_ITEMS, EvaluatedGuardrails
 from recpolicy.cli.output import print_text
 
 app = typer.Typer(help="Off-policy evaluation: evaluate a policy on the log of another.", no_args_is_help=True)
@@ -88,13 +88,7 @@ def estimate(
     gamma: Annotated[
         float | None, typer.Option("--gamma", min=0, max=1, help="For sessions: discount per step; 1 by default.")
     ] = None,
-    guardrails: Annotated[
-        Path | None,
-        typer.Option(
-            "--guardrails",
-            help="TOML file with the table \\[guardrails]: both policies choose under these (logs of rounds of items).",
-        ),
-    ] = None,
+    guardrails: EvaluatedGuardrails = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:

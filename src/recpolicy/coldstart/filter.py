@@ -170,22 +170,3 @@ def sum_by_item(item: NDArray[np.integer], values: NDArray[np.generic], items: i
     """Return the sums [I, J] of the rows of values [N, J] by item [N]."""
     columns = [np.bincount(item, column, minlength=items) for column in np.asarray(values, np.float64).T]
     return np.stack(columns, axis=1).astype(np.float64)  # bincount of nothing has whole numbers
-
-
-def day_mean_belief(
-    mean: Array, item_covariance: Array, trace_covariance: Array, count: Array, day_mean: Array
-) -> Belief:
-    """Return the belief about one item from the means of its days alone, as in the article of 2023.
-
-    It is the exact posterior given these means. Traces of unequal lengths hold more, which `ExactFilter` uses.
-
-    Args:
-        mean: [J]. item_covariance: [J, J]. trace_covariance: [J, J].
-        count: [J], traces with day j observed, not rising. day_mean: [J], mean outcome of these traces.
-    """
-    seen = int((count > 0).sum())
-    noise = trace_covariance[:seen, :seen] / np.maximum.outer(count[:seen], count[:seen])
-    gain = np.linalg.solve(item_covariance[:seen, :seen] + noise, item_covariance[:seen])  # [k, J]
-    posterior = mean + (day_mean[:seen] - mean[:seen]) @ gain
-    covariance = item_covariance - item_covariance[:, :seen] @ gain
-    return Belief(np.asarray(posterior.sum()), np.asarray(covariance.sum()))

@@ -123,6 +123,24 @@ def revise(posterior: UserPosterior, x: ArrayLike, change: ArrayLike, variance: 
     return UserPosterior(posterior.mean + direction * share[..., np.newaxis], posterior.covariance)
 
 
+def rate(
+    posterior: UserPosterior, items: RatedItems, item: Any, rating: ArrayLike, before: ArrayLike | None = None
+) -> UserPosterior:
+    """Return the posterior after a rating of an item.
+
+    Args:
+        posterior: The posterior; of one user or of B different ones.
+        items: The items of the rating model.
+        item: Row of the item, or rows [B].
+        rating: A number or [B], on the scale.
+        before: The rating of the same item that is part of the posterior; None: there is none.
+    """
+    x, variance = items.x[item], items.variance[item]
+    if before is None:
+        return update(posterior, x, np.asarray(rating, np.float64) - items.offset[item], variance)
+    return revise(posterior, x, np.asarray(rating, np.float64) - np.asarray(before, np.float64), variance)
+
+
 def fold_ratings(
     posterior: UserPosterior, items: RatedItems, item: NDArray[np.integer], rating: ArrayLike
 ) -> UserPosterior:
@@ -140,7 +158,7 @@ def fold_ratings(
     item, rating = np.asarray(item, np.int64), np.asarray(rating, np.float64)
     check_ratings(items.scale, len(items.x), item, rating)
     for row, value in zip(item, rating, strict=True):
-        posterior = update(posterior, items.x[row], value - items.offset[row], items.variance[row])
+        posterior = rate(posterior, items, row, value)
     return posterior
 
 

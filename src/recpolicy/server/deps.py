@@ -104,7 +104,7 @@ class AppState:
     def reward_rules(self) -> RewardRules:
         """Return the rules that turn feedback and signals into rewards at this time."""
         window, champion = int(self.settings.feedback.window_days * DAY_MS), self.models.live.champion
-        scale = (0.0, 1.0) if champion.ranks else champion.scorer.scale  # a policy of features takes no feedback
+        scale = (0.0, 1.0) if champion.ranks else champion.scorer.scale  # a policy of features has no ratings
         rewards = {RANK: self.rank.current.reward}
         rewards = {} if self.strategies is None else rewards | {STRATEGY: self.strategies.config.reward}
         users = self.settings.users

@@ -102,6 +102,7 @@ user_ratings = Table(
     Column("rating", Float(53), nullable=False, doc="on the scale of the ratings; the latest one of an item counts"),
     Column("time", BigInteger, nullable=False),
     Index(None, "user_key", "seq"),
+    Index(None, "time"),
     sqlite_autoincrement=True,
 )  # fmt: skip
 """Ratings that move the posterior of their user; written only while the setting [users] is learn."""

@@ -75,7 +75,7 @@ def delete_user_ratings(connection: Connection, user_key: str) -> int:
 
 def old_ratings(time: int, at_once: int) -> Callable[[Connection], Sequence[Any]]:
     """Return a function that returns the numbers of some ratings of before a time (milliseconds since 1970)."""
-    old = select(user_ratings.c.seq).where(user_ratings.c.time < time).order_by(user_ratings.c.seq).limit(at_once)
+    old = select(user_ratings.c.seq).where(user_ratings.c.time < time).order_by(user_ratings.c.time).limit(at_once)
     return lambda connection: connection.scalars(old).all()
 
 

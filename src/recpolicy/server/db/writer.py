@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from recpolicy.core.errors import StoreError
+from recpolicy.core.queues import take_group
 from recpolicy.server.db.database_file import DatabaseFile
 from recpolicy.server.db.engine import CommitLock, transaction_on
 from recpolicy.server.db.events import Event
@@ -201,17 +202,7 @@ class GroupCommitWriter:
 
     def _next_group(self) -> tuple[list[WriteRequest], bool]:
         """Wait for a request; return it with those behind it, at most _MAX_GROUP, and whether the writer closes."""
-        group: list[WriteRequest] = []
-        request = self._queue.get()
-        while request is not None:
-            group.append(request)
-            if len(group) == _MAX_GROUP:
-                return group, False
-            try:
-                request = self._queue.get_nowait()
-            except queue.Empty:
-                return group, False
-        return group, True
+        return take_group(self._queue, _MAX_GROUP)
 
     def _write(self, session: _Session, group: list[WriteRequest]) -> bool:
         """Write a group and answer its requests; return False if another session has taken over."""

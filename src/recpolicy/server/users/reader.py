@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import Pool
 
 from recpolicy.core.lru import LRUCache
+from recpolicy.core.queues import take_group
 from recpolicy.inference.user_vectors import UserVectors
 from recpolicy.server.db.failures import failure_reason
 from recpolicy.server.db.user_ratings import Stamp, read_ratings, read_stamps
@@ -105,7 +106,7 @@ class UserReader:
     def _run(self) -> None:
         last = False
         while not last:
-            group, last = self._next_group()
+            group, last = take_group(self._queue, _MAX_GROUP)
             if group:
                 self._began = monotonic()
                 try:
@@ -113,20 +114,6 @@ class UserReader:
                 finally:
                     self._began = None
         self._disconnect()
-
-    def _next_group(self) -> tuple[list[_Request], bool]:
-        """Wait for a request; return it with those behind it, and whether the reader closes."""
-        group: list[_Request] = []
-        request = self._queue.get()
-        while request is not None:
-            group.append(request)
-            if len(group) == _MAX_GROUP:
-                return group, False
-            try:
-                request = self._queue.get_nowait()
-            except queue.Empty:
-                return group, False
-        return group, True
 
     def _answer(self, group: Sequence[_Request]) -> None:
         """Give each request of a group its states, or None after a failure of any kind."""

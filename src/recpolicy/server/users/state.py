@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.inference.user_vectors import LearnedUser, UserVectors
-from recpolicy.models.user_posterior import UserPosterior, pack, packed_size, revise, unpack, update
+from recpolicy.models.user_posterior import UserPosterior, pack, packed_size, rate, unpack
 from recpolicy.server.db.user_ratings import RatingRow, Stamp
 
 _FLOAT, _ROW = 8, 4
@@ -66,11 +66,7 @@ def fold(vectors: UserVectors, user: Hashable, rows: Sequence[RatingRow], before
     for row in rows:
         item = vectors.item_row(row.item, row.rating)
         if item is not None and item not in trained:
-            x, variance = vectors.items.x[item], vectors.items.variance[item]
-            if item in known:
-                posterior = revise(posterior, x, row.rating - known[item], variance)
-            else:
-                posterior = update(posterior, x, row.rating - vectors.items.offset[item], variance)
+            posterior = rate(posterior, vectors.items, item, row.rating, known.get(item))
             known[item] = row.rating
         stamp, last = Stamp(stamp.rows + 1, stamp.total + row.seq), row.seq
     ratings, items = np.array(list(known.values()), np.float64), np.array(list(known), np.int32)

@@ -22,6 +22,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_user_ratings_user_key_seq", "user_ratings", ["user_key", "seq"])
+    op.create_index("ix_user_ratings_time", "user_ratings", ["time"])
 
 
 def downgrade() -> None:
