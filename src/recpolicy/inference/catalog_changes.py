@@ -130,7 +130,8 @@ def genre_rows(names: Sequence[str], items: pd.DataFrame) -> NDArray[np.float32]
     for row, genres in enumerate(genre_sets(items)):
         for genre in sorted(genres):
             if genre not in column:
-                raise unknown_name_error("genre", genre, names)
+                fault = unknown_name_error("genre", genre, names)
+                raise ConfigError(f"item {items['item_id'].iloc[row]}: {fault}")
             matrix[row, column[genre]] = 1.0
     return matrix
 
