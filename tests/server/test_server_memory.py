@@ -107,7 +107,8 @@ def app(tmp_path_factory):
         (lambda app: answer_of(app, "/v1/feedback", {"event_id": "0" * 32, "type": "like"}), 404),
         (lambda app: answer_of(app, "/v1/predict", {"users": [1, 2], "items": [1, 2]}), 200),
         (lambda app: answer_of(app, "/v1/recommend/batch", {"requests": [{"user": 1}, {"user": 2}]}), 200),
-        (lambda app: answer_of(app, "/v1/recommend", {"user": "nobody"}), 404),
+        (lambda app: answer_of(app, "/v1/recommend", {"user": "nobody"}), 200),
+        (lambda app: answer_of(app, "/v1/recommend", {"user": "1"}), 404),
         (lambda app: answer_of(app, "/v1/recommend", {"user": 1, "k": -1}), 422),
     ],
 )

@@ -9,16 +9,15 @@ I items, D directions, C context columns of which the first D are the embedding.
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.inference.artifact import PolicyParts
+from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.fold_in import expected_variance, user_covariances, user_prior
 from recpolicy.models.user_posterior import RatedItems, UserPosterior, prior_posterior
-
-if TYPE_CHECKING:
-    from recpolicy.inference.scorer import Scorer
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
@@ -36,10 +35,36 @@ class LearnedUser:
     liked: Rows  # item rows that explain others: rated above the middle of the scale, or rated in the training
 
 
+class PolicyTables(Protocol):
+    """The tables of a policy that posteriors of users need; a Scorer has them."""
+
+    scale: tuple[float, float]
+
+    @property
+    def artifact(self) -> PolicyParts:
+        """The arrays of the policy."""
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embeddings of the rating model."""
+
+    def user_row(self, user: Hashable) -> int | None:
+        """Return the row of a user; None for an unknown one."""
+
+    def find_item(self, item: Hashable) -> int | None:
+        """Return the row of an item; None for an unknown one."""
+
+    def rated(self, user: Hashable) -> Rows:
+        """Return the item rows that the user rated in the training."""
+
+    def context_of(self, posterior: UserPosterior, row: int | None) -> Floats:
+        """Return the context [C] of a user with a posterior."""
+
+
 class UserVectors:
     """The posteriors of users under one policy; several threads may share it."""
 
-    def __init__(self, scorer: "Scorer"):
+    def __init__(self, scorer: PolicyTables):
         self._scorer = scorer
         self.token = object()
         """Stands for this policy as part of a key, without keeping its arrays."""

@@ -22,7 +22,7 @@ from recpolicy.data.features.schema import FeatureSchema
 from recpolicy.data.learned_events import is_learned
 from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.inference.feature_policy import FeaturePolicy
-from recpolicy.server.jobs.rank_evaluations import estimates, new_rounds
+from recpolicy.server.jobs.rank_estimates import estimates, new_rounds
 from recpolicy.server.jobs.rank_workers import RankLog, gate_candidate, train_candidate
 from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
 from recpolicy.server.rank.evaluation_files import LINEAGE, POLICY
