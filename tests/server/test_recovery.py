@@ -15,7 +15,7 @@ from sqlalchemy import select
 from waiting import PATIENCE, wait_until
 
 from recpolicy.core.errors import DataError, StoreError
-from recpolicy.server.db import database_file
+from recpolicy.server.db import database_file, recovery
 from recpolicy.server.db.engine import make_engine, migrate, open_store, sqlite_url
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules
 from recpolicy.server.db.schema import events
@@ -180,6 +180,16 @@ def test_a_writer_that_closes_while_the_database_hangs_spools_what_waits(new_wri
     again = new_writer(url)
     wait_until(lambda: stored(url) == ids(shown), "the replay")
     wait_until(lambda: is_up(again), "the recovery")
+
+
+def test_a_writer_that_closes_writes_what_was_spooled_since_the_last_look(new_writer, tmp_path, monkeypatch):
+    monkeypatch.setattr(recovery, "TICK_SECONDS", 1000.0)
+    url = sqlite_url(tmp_path / "server.db")
+    writer, shown = new_writer(url), event()
+    write(writer, event())
+    writer._spool.append([shown])  # as a write does whose failure was noticed just before the database came back
+    writer.close()
+    assert shown.id in stored(url)
 
 
 def test_a_writer_whose_thread_ends_is_replaced(new_writer, tmp_path):

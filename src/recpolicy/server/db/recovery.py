@@ -88,7 +88,7 @@ class Recovery:
         return self._thread.is_alive()
 
     def close(self, seconds: float) -> None:
-        """Stop the thread; wait for it at most some seconds, because the database may hang."""
+        """Replay what waits and stop the thread; wait for it at most some seconds, because the database may hang."""
         self._closing.set()
         self._wake.set()
         self._thread.join(seconds)
@@ -115,9 +115,11 @@ class Recovery:
         self._send("store.rejected_events", message, {"events": count})
 
     def _run(self) -> None:
-        while not self._closing.is_set():
+        closing = False
+        while not closing:
             self._wake.wait(TICK_SECONDS)
             self._wake.clear()
+            closing = self._closing.is_set()  # the last tick writes what was spooled since the one before
             try:
                 self._tick()
             except Exception:
@@ -170,7 +172,7 @@ class Recovery:
 
     def _replay(self) -> None:
         """Write the waiting events to the database unless it has them; raises StoreError."""
-        if self._closing.is_set() or self._spool.is_empty():
+        if self._spool.is_empty():
             return
         replayed = self._spool.replay(self._store)
         if replayed.events:
