@@ -33,6 +33,10 @@ class DataError(RecpolicyError, ValueError):
     """A file, table or archive is faulty."""
 
 
+class NoActionError(DataError):
+    """Exclusions or guardrails leave no action for a choice."""
+
+
 class UnknownIdError(DataError, LookupError):
     """A user or item id is not in the catalog."""
 

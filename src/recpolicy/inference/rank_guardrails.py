@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
+from recpolicy.core.errors import ConfigError, NoActionError, unknown_name_error
 from recpolicy.core.types import Array, Bools
 from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.inference.guardrails import GuardrailConfig
@@ -104,9 +104,9 @@ class RankGuardrails:
         return isinstance(value, bool | int | float) and bool(value)
 
 
-def no_action_error(causes: Sequence[str]) -> DataError:
+def no_action_error(causes: Sequence[str]) -> NoActionError:
     """Return the error of a slot that the guardrails leave without an action."""
-    return DataError(f"no action is left under the guardrails: {'; '.join(causes)}")
+    return NoActionError(f"no action is left under the guardrails: {'; '.join(causes)}")
 
 
 def _check_features(config: GuardrailConfig) -> None:

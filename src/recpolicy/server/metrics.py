@@ -44,6 +44,7 @@ class Metrics:
             ("agrees",),
         )
         self.signals = counter("rank_signals", "Signals on ranked events by outcome.", ("status",))
+        self.unfilled = counter("slots_unfilled", "Slots of ranks that got no action.", ("version", "cause"))
         self.not_greedy = counter(
             "choices_not_greedy", "Lists, ranks and strategies that differ from the best estimate.", ("version", "task")
         )

@@ -24,20 +24,25 @@ from recpolicy.core.types import Bools
 from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.feedback import Outcome
 from recpolicy.server.db.guardrail_record import closed_offers
-from recpolicy.server.db.schema import action_rows, rank_events
+from recpolicy.server.db.schema import UNFILLED, action_rows, rank_events
 from recpolicy.server.db.spooled_fields import typed_field
 
 ONLINE, APPRENTICE, LOGGING_ONLY = "online", "apprentice", "logging_only"
 MODES = (ONLINE, APPRENTICE, LOGGING_ONLY)
 DIGEST_BYTES = 16
 STORED, KNOWN = "stored", "known"
+EXCLUDED, GUARDRAILS = "excluded", "guardrails"
+"""Causes of a slot without an action: the earlier slots and the exclusions leave none, or guardrails close the rest."""
 REFRESH_MS = 3_600_000
 """A row's time of use is written again when it is older than this; otherwise each commit would rewrite the rows."""
 _ROWS_AT_ONCE = 100
 
 
 class RankEvent(NamedTuple):
-    """A decision between A actions that were not excluded: a row of the table `rank_events`, and the actions."""
+    """A decision between A actions that were not excluded: a row of the table `rank_events`, and the actions.
+
+    A slot without an action has no offers (A = 0).
+    """
 
     id: str
     slot: int
@@ -73,7 +78,7 @@ class RankEvent(NamedTuple):
     rollout: int | None
     """The rollout in whose comparison the event counts."""
     task: str | None
-    """STRATEGY; None: a rank of the caller's actions."""
+    """STRATEGY or UNFILLED; None: a rank of the caller's actions."""
     guardrails: bytes | None
     """The guardrails (guardrail_record.py); None: there were none."""
     rows: tuple[str, ...]
@@ -177,6 +182,8 @@ class StoredRank:
     rankings: list[NDArray[np.uint16]]  # per slot [A], positions among its offers
     probabilities: list[NDArray[np.float64]]  # per slot [A], in the order of the request
     closed: list[Bools]  # per slot [A], offers that guardrails closed
+    unfilled: list[str | None]
+    """Per slot the cause if it has no action, None if it has one."""
     policy: Mapping[str, Any]
     """The `policy` of the response: version, agent, policy_digest and variant."""
     mode: str
@@ -203,9 +210,16 @@ def find_rank(connection: Connection, event_id: str) -> StoredRank | None:
         [np.frombuffer(row.ranking, "<u2") for row in rows],
         [np.frombuffer(row.probabilities, "<f8") for row in rows],
         [closed_offers(row.guardrails, len(row.ranking) // 2) for row in rows],
+        [_cause(row) for row in rows],
         policy | {"variant": first.variant},
         first.mode,
     )
+
+
+def _cause(row: Any) -> str | None:
+    if row.task != UNFILLED:
+        return None
+    return EXCLUDED if row.guardrails is None else GUARDRAILS
 
 
 def rank_event_line(event: RankEvent) -> str:

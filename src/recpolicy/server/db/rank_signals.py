@@ -16,7 +16,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.data.reward_signals import RewardConfig, check_signal
 from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.feedback import Outcome
-from recpolicy.server.db.schema import RANK, rank_events, rank_signals
+from recpolicy.server.db.schema import RANK, UNFILLED, rank_events, rank_signals
 
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 # On PostgreSQL the lock keeps the events until the commit: a deletion in between would fail the whole group.
@@ -96,6 +96,8 @@ def _store_signal(
     slot = slots[0] if signal.slot_id is None else next((one for one in slots if one.slot_id == signal.slot_id), None)
     if slot is None:
         return Outcome("unknown_slot", "the event has no slot with this id")
+    if slot.task == UNFILLED:
+        return Outcome("unknown_slot", "the slot has no action, so there is nothing to reward")
     reward = rewards.get(slot.task or RANK)
     if reward is not None:
         try:

@@ -33,6 +33,8 @@ metadata = MetaData(naming_convention=NAMES)
 
 LIST, RANK, STRATEGY = "list", "rank", "strategy"
 """Tasks of events: a list of items, a rank of the caller's actions, a strategy."""
+UNFILLED = "unfilled"
+"""In place of a task: the slot of a rank that got no action. It has no reward and is in no log."""
 ID = 32
 """Letters of an event id."""
 KEY = 1300
@@ -132,7 +134,7 @@ rank_events = Table(
     Column("activated_at", BigInteger, nullable=True, doc="null: deferred until the caller activates the event"),
     Column("variant", String(16), nullable=False, server_default="champion", doc="champion or challenger"),
     Column("rollout", Integer, nullable=True, doc="the running rollout"),
-    Column("task", String(16), nullable=True, doc="strategy; null: a rank of the caller's actions"),
+    Column("task", String(16), nullable=True, doc="strategy; unfilled: a slot without an action; null: a rank"),
     Column("guardrails", LargeBinary, nullable=True, doc="packed guardrails (guardrail_record.py); null: none"),
     UniqueConstraint("id", "slot"),
     Index(None, "time"),

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, s
 
 from recpolicy.core.statistics import Interval, half_width, largest_step
 from recpolicy.server.db.feedback import DAY_MS
-from recpolicy.server.db.schema import LIST, RANK, events, feedback, rank_events, rank_signals
+from recpolicy.server.db.schema import LIST, RANK, UNFILLED, events, feedback, rank_events, rank_signals
 
 MIN_UNITS = 30
 """Users below which the normal approximation is too rough for an interval."""
@@ -89,7 +89,7 @@ def _rank_parts(since: int, until: int | None) -> tuple[Select[Any], Select[Any]
     task = func.coalesce(columns.task, RANK).label("task")
     group = ((columns.time // DAY_MS).label("day"), columns.version, task)
     unit = func.coalesce(columns.user_key, columns.id).label("unit")
-    wanted = and_(_between(columns.time, since, until), columns.activated_at.is_not(None))
+    wanted = and_(_between(columns.time, since, until), columns.activated_at.is_not(None), task != UNFILLED)
     by = ("day", columns.version, task, unit)
     shown = select(*group, unit, func.count().label("n")).where(wanted).group_by(*by)
     given = (

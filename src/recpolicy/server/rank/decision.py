@@ -52,7 +52,8 @@ def decide(
         slots: Number of slots of the request.
 
     Raises:
-        DataError: The policy does not accept the features, or the guardrails leave no action.
+        DataError: The policy does not accept the features.
+        NoActionError: The guardrails leave no action.
     """
     probability, score, closed = _open_probabilities(policy, context, offers, strict, keys, guardrails, earlier, slots)
     if mode != ONLINE:

@@ -82,8 +82,12 @@ def rank_body(ranked: Ranked, request: PersonalizerRank) -> dict[str, Any]:
 
 
 def multi_slot_body(ranked: Ranked) -> dict[str, Any]:
-    """Return the response to a request with slots."""
-    slots = [{"id": slot.slot_id, "rewardActionId": slot.ranking[0][0]} for slot in ranked.slots]
+    """Return the response to a request with slots; a slot without an action says why (ours)."""
+    slots = [
+        {"id": slot.slot_id, "rewardActionId": slot.ranking[0][0]} if slot.unfilled is None
+        else {"id": slot.slot_id, "rewardActionId": None, "unfilled": slot.unfilled}
+        for slot in ranked.slots
+    ]  # fmt: skip
     return {"eventId": ranked.event_id, "slots": slots}
 
 
@@ -136,7 +140,9 @@ def _retention_days(store: StoreConfig) -> int:
 def apprentice_metrics(engine: Engine, service: RankService) -> dict[str, Any] | None:
     """Return how often the policy agreed with the baseline, and the rewards of both; None without such events."""
     columns, signals = rank_events.c, rank_signals.c
-    latest = select(columns.id, columns.slot, columns.time, columns.imitated).where(columns.mode == APPRENTICE)
+    latest = select(columns.id, columns.slot, columns.time, columns.imitated).where(
+        columns.mode == APPRENTICE, columns.task.is_(None)
+    )
     with engine.connect() as connection:
         events = connection.execute(latest.order_by(columns.seq.desc()).limit(_MOST_EVENTS)).all()[::-1]
         if not events:

@@ -16,9 +16,9 @@ from recpolicy.core.types import Bools
 from recpolicy.inference.rank_request import ActionId
 from recpolicy.server.db.events import new_event_id, now_ms
 from recpolicy.server.db.guardrail_record import pack_rank
-from recpolicy.server.db.rank_events import APPRENTICE, KNOWN, ONLINE, RankEvent, StoredRank, find_rank
+from recpolicy.server.db.rank_events import APPRENTICE, GUARDRAILS, KNOWN, ONLINE, RankEvent, StoredRank, find_rank
 from recpolicy.server.db.rollouts import ConflictError
-from recpolicy.server.db.schema import RANK
+from recpolicy.server.db.schema import RANK, UNFILLED
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState
 from recpolicy.server.live_models import LiveState, LoadedVersion
@@ -44,6 +44,8 @@ class RankedSlot:
     score."""
     closed: Sequence[ActionId] = ()
     """Actions that guardrails leave out of the ranking."""
+    unfilled: str | None = None
+    """Why the slot has no action: EXCLUDED or GUARDRAILS; None if it has one."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
     """Rank the actions of a request and store the event.
 
     Raises:
-        DataError: The policy does not accept the features, or no action is left.
+        DataError: The policy does not accept the features.
+        NoActionError: No action is left for any slot.
         WrongPolicyKindError: The champion is no policy of features.
         ConflictError: The id belongs to an event of another request.
         QueueFullError: Too many writes wait.
@@ -72,43 +75,58 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
     prepared = PreparedRank(request, rows, event_id, service.mode, service.exploration)
     decided = _decide(state, live, prepared)
     version = decided.version
-    events = [
-        RankEvent(
-            id=prepared.event_id, slot=place, slot_id=request.slots[place].id, time=time, user_key=request.user_key,
-            version=version.number or 0, policy_digest=version.policy_digest, agent=version.agent, mode=service.mode,
-            context=prepared.contexts[place], offers=b"".join([prepared.digests[at] for at in slot.offers]),
-            probabilities=slot.decision.probability.astype("<f8").tobytes(),
-            ranking=slot.decision.order.astype("<u2").tobytes(), imitated=slot.decision.imitated,
-            request_digest=prepared.digest,
-            online=request.has_key, activated_at=None if request.deferred else time,
-            variant=decided.variant, rollout=decided.rollout, task=None,
-            guardrails=_record(version, slot.decision),
-            rows=tuple([prepared.rows[at] for at in slot.offers]),
-        )
-        for place, slot in enumerate(decided.slots)
-    ]  # fmt: skip
-    known, stored = await _persist(state, events)
-    state.metrics.count_ranks(version.number or 0, decided.variant, service.mode, len(events))
+    known, stored = await _persist(state, _events(prepared, decided, time))
+    state.metrics.count_ranks(version.number or 0, decided.variant, service.mode, len(decided.slots))
+    for empty in decided.unfilled:
+        state.metrics.unfilled.labels(version.number or 0, empty.cause).inc()
     if service.mode == ONLINE:
         scores = [(slot.decision.score, int(slot.decision.order[0])) for slot in decided.slots]
         not_greedy = sum(bool(score[chosen] < score.max()) for score, chosen in scores)
         state.metrics.count_not_greedy(version.number or 0, RANK, not_greedy)
     if service.mode == APPRENTICE:
-        state.metrics.count_imitations([bool(event.imitated) for event in events])
+        state.metrics.count_imitations([bool(slot.decision.imitated) for slot in decided.slots])
     if known:
         return await _answer_again(state, prepared)
-    slots = [
-        _ranked_slot(
-            request,
-            request.slots[place].id,
-            slot.offers,
-            slot.decision.order,
-            slot.decision.probability,
-            slot.decision.closed,
+    slots: list[RankedSlot] = [RankedSlot(slot.id, ()) for slot in request.slots]
+    for slot in decided.slots:
+        decision = slot.decision
+        slots[slot.place] = _ranked_slot(
+            request, request.slots[slot.place].id, slot.offers, decision.order, decision.probability, decision.closed
         )
-        for place, slot in enumerate(decided.slots)
-    ]
+    for empty in decided.unfilled:
+        slots[empty.place] = RankedSlot(request.slots[empty.place].id, (), unfilled=empty.cause)
     return Ranked(prepared.event_id, slots, version.describe(decided.variant), service.mode, stored)
+
+
+def _events(prepared: PreparedRank, decided: DecidedRank, time: int) -> list[RankEvent]:
+    """Return the rows of a request's slots. A slot without an action has no offers and counts in no comparison."""
+    request, version = prepared.request, decided.version
+    filled = {slot.place: slot for slot in decided.slots}
+    causes = {slot.place: slot.cause for slot in decided.unfilled}
+    events = []
+    for place, wanted in enumerate(request.slots):
+        slot = filled.get(place)
+        offers = () if slot is None else slot.offers
+        if slot is None:
+            rails = version.guardrails if causes[place] == GUARDRAILS else None
+            guardrails = None if rails is None else pack_rank(rails.digest, np.zeros(0, bool))
+        else:
+            guardrails = _record(version, slot.decision)
+        events.append(
+            RankEvent(
+                id=prepared.event_id, slot=place, slot_id=wanted.id, time=time, user_key=request.user_key,
+                version=version.number or 0, policy_digest=version.policy_digest, agent=version.agent,
+                mode=prepared.mode, context=prepared.contexts[place],
+                offers=b"".join([prepared.digests[at] for at in offers]),
+                probabilities=b"" if slot is None else slot.decision.probability.astype("<f8").tobytes(),
+                ranking=b"" if slot is None else slot.decision.order.astype("<u2").tobytes(),
+                imitated=None if slot is None else slot.decision.imitated, request_digest=prepared.digest,
+                online=request.has_key, activated_at=None if request.deferred else time, variant=decided.variant,
+                rollout=None if slot is None else decided.rollout, task=UNFILLED if slot is None else None,
+                guardrails=guardrails, rows=tuple([prepared.rows[at] for at in offers]),
+            )
+        )  # fmt: skip
+    return events
 
 
 def _decide(state: AppState, live: LiveState, prepared: PreparedRank) -> DecidedRank:
@@ -171,8 +189,11 @@ async def _answer_again(state: AppState, prepared: PreparedRank) -> Ranked:
         )
     taken: set[int] = set()
     slots = []
-    stored = zip(request.slots, known.rankings, known.probabilities, known.closed, strict=True)
-    for slot, order, probability, closed in stored:
+    stored = zip(request.slots, known.rankings, known.probabilities, known.closed, known.unfilled, strict=True)
+    for slot, order, probability, closed, cause in stored:
+        if cause is not None:
+            slots.append(RankedSlot(slot.id, (), unfilled=cause))
+            continue
         offers = offers_of(request, slot, taken)
         taken.add(offers[int(order[0])])
         slots.append(_ranked_slot(request, slot.id, offers, order, np.asarray(probability), closed))
