@@ -463,7 +463,7 @@ def test_limits_of_a_value_hold_whatever_an_action_earns_that_the_log_never_show
     )
     config = OffPolicyConfig(resamples=0, reward_range=(0, 1))
     inputs = BanditInputs(feedback, both, config)
-    for name in ("snips", "dr"):
+    for name in ("ips", "beta_ips", "snips", "dr"):
         limits = value_limits_from_inputs(inputs, name)["t"]
         assert limits.lo < 0.4 < 0.9 < limits.hi
     plain = estimate_from_inputs(inputs, ["dr"])["dr"].intervals["t"]

@@ -12,7 +12,6 @@ it estimate the same.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -63,8 +62,7 @@ def relative_gain(
     config, clusters = EstimationConfig(level=level, resamples=0), rounds.clusters
     resamples = resample([statistic, mean_statistic(weight)], clusters, np.random.default_rng(0), 0)
     estimate = PointEstimate(ratio_statistic(weight, reward), weight, weight)
-    missing = MissingMass.from_estimate(estimate, resamples[1], RewardScale(mean, *reward_range))
-    missing = replace(missing, loss=missing.loss / mean, rise=missing.rise / mean)
+    missing = MissingMass.from_estimate(estimate, resamples[1], None, RewardScale(mean, *reward_range)).scaled(1 / mean)
     sizes = effective_sample_size(clusters.sums(weight)), effective_sample_size(clusters.size.astype(np.float64))
     step, size = float(largest_step(reward_range[1] - reward_range[0], *sizes)) / mean, min(sizes)
     if missing.none:  # the logging policy gains nothing over itself

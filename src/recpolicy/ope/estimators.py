@@ -1,7 +1,7 @@
 """The estimators by name: for single rounds, for slates and for sessions."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -12,9 +12,11 @@ from recpolicy.ope.inference import (
     beta_statistic,
     controlled_statistic,
     corrected_ratio_statistic,
+    cross_fitted_statistic,
     mean_statistic,
     ratio_statistic,
     weighted_per_decision_statistic,
+    weighted_statistic,
 )
 from recpolicy.ope.inputs import (
     ACTION_CLUSTERS,
@@ -37,7 +39,6 @@ from recpolicy.ope.multi_step_inputs import (
 )
 from recpolicy.ope.reward_model import user_folds
 from recpolicy.ope.terms import (
-    controlled_terms,
     cross_fitted_weights,
     dr_terms,
     independent_terms,
@@ -68,7 +69,7 @@ class EstimatorSpec(Generic[Inputs]):
 
 
 def _weighted(inputs: EstimatorInputs, weight: Array) -> ResampledStatistic:
-    return mean_statistic(ips_terms(weight, inputs.reward))
+    return weighted_statistic(ips_terms(weight, inputs.reward))
 
 
 def _self_normalized(inputs: EstimatorInputs, weight: Array) -> ResampledStatistic:
@@ -80,7 +81,15 @@ def _doubly_robust(inputs: BanditInputs, weight: Array) -> ResampledStatistic:
 
 
 def _dr_statistic(q: QValues, inputs: BanditInputs, weight: Array) -> ResampledStatistic:
-    return mean_statistic(dr_terms(q.expected_q, weight, inputs.reward, q.logged_q))
+    return _with_model(mean_statistic(dr_terms(q.expected_q, weight, inputs.reward, q.logged_q)), q, inputs)
+
+
+def _with_model(statistic: ResampledStatistic, q: QValues, inputs: BanditInputs) -> ResampledStatistic:
+    """Return a statistic that gives actions that the log never shows the reward of a model.
+
+    The model's value of the target less that of the logged actions, weighted, is what these actions get.
+    """
+    return replace(statistic, imputed_terms=q.expected_q - inputs.weight * q.logged_q)
 
 
 def _weighted_bounds(
@@ -122,7 +131,9 @@ ESTIMATORS: Mapping[str, EstimatorSpec[BanditInputs]] = {
     "beta_ips": EstimatorSpec(lambda i, weight: beta_statistic(weight, i.reward), _bandit_weight),
     "replay": EstimatorSpec(_self_normalized, lambda i: i.replay_weight, (UNIFORM_LOG,)),
     "mips": EstimatorSpec(_weighted, lambda i: i.cluster_weight, (ACTION_CLUSTERS,), bounds=_weighted_bounds),
-    "dm": EstimatorSpec(lambda i, _: mean_statistic(i.model.expected_q), _bandit_weight, (MODEL,)),
+    "dm": EstimatorSpec(
+        lambda i, _: _with_model(mean_statistic(i.model.expected_q), i.model, i), _bandit_weight, (MODEL,)
+    ),
     "dr": EstimatorSpec(_doubly_robust, _bandit_weight, (MODEL,), bounds=_doubly_robust_bounds),
     "sndr": EstimatorSpec(
         lambda i, weight: corrected_ratio_statistic(i.model.expected_q, weight, i.reward, i.model.logged_q),
@@ -165,25 +176,25 @@ def _pseudo_bounds(
 def _cross_fitted(inputs: SlateInputs, variates: Array, squares: Array) -> ResampledStatistic:
     fold = user_folds(inputs.clusters, inputs.config.folds, inputs.config.seed)
     weights = cross_fitted_weights(inputs.outcome, variates, squares, fold)
-    return mean_statistic(controlled_terms(inputs.outcome, variates, weights))
+    return cross_fitted_statistic(inputs.outcome, variates, weights)
 
 
 SLATE_ESTIMATORS: Mapping[str, EstimatorSpec[SlateInputs]] = {
     "ips": EstimatorSpec(_weighted, _slate_weight, bounds=_weighted_bounds),
     "snips": EstimatorSpec(_self_normalized, _slate_weight, (POSITIVE_WEIGHT,)),
     "iips": EstimatorSpec(
-        lambda i, _: mean_statistic(independent_terms(i.feedback.ratio, i.slot_reward)),
+        lambda i, _: weighted_statistic(independent_terms(i.feedback.ratio, i.slot_reward)),
         lambda i: i.worst_slot_weight,
         (INDEPENDENT, SLOT_REWARD),
     ),
     "rips": EstimatorSpec(
-        lambda i, _: mean_statistic(per_decision_terms(i.cumulative_weight, i.slot_reward)),
+        lambda i, _: weighted_statistic(per_decision_terms(i.cumulative_weight, i.slot_reward)),
         _slate_weight,
         (SLOT_REWARD,),
     ),
     "cascade_dr": EstimatorSpec(_cascade_dr, _slate_weight, (SLOT_REWARD, MODEL)),
     "pi": EstimatorSpec(
-        lambda i, _: mean_statistic(i.outcome), _pseudo_weight, (PSEUDO_INVERSE,), bounds=_pseudo_bounds
+        lambda i, _: weighted_statistic(i.outcome), _pseudo_weight, (PSEUDO_INVERSE,), bounds=_pseudo_bounds
     ),
     "wpi": EstimatorSpec(_self_normalized, _pseudo_weight, (PSEUDO_INVERSE, POSITIVE_PSEUDO_WEIGHT)),
     "pi_single": EstimatorSpec(
@@ -221,7 +232,7 @@ TRAJECTORY_ESTIMATORS: Mapping[str, EstimatorSpec[TrajectoryInputs]] = {
     "trajectory_is": EstimatorSpec(_weighted, _trajectory_weight, bounds=_weighted_bounds),
     "trajectory_wis": EstimatorSpec(_self_normalized, _trajectory_weight, (POSITIVE_WEIGHT,)),
     "per_decision_is": EstimatorSpec(
-        lambda i, _: mean_statistic(
+        lambda i, _: weighted_statistic(
             per_decision_terms(i.cumulative_weight, i.feedback.masked_reward, i.feedback.gamma)
         ),
         _step_weight,

@@ -57,6 +57,11 @@ class ResampledStatistic:
     parts: tuple[Array, ...]  # [N] each
     combine: Callable[[Array], Array]
     """Means of the parts [S, ...] to estimates [...]; NaN where a resample has nothing to divide by."""
+    imputed: tuple[float, float] | None = None
+    """Lowest and highest mean reward that the estimate gives to actions that the log never shows, where its formula
+    says so; None: that of a reward model, or of another estimate."""
+    imputed_terms: Array | None = None
+    """[N]; their mean is the part of the estimate that comes from these actions, up to chance; None: unknown."""
 
     @property
     def value(self) -> float:
@@ -69,28 +74,45 @@ def mean_statistic(terms: Array) -> ResampledStatistic:
     return ResampledStatistic(terms, (terms,), lambda means: means[0])
 
 
+def weighted_statistic(terms: Array) -> ResampledStatistic:
+    """Return the mean of terms weight * reward [N]: actions that the log never shows get the reward 0."""
+    return replace(mean_statistic(terms), imputed=(0.0, 0.0))
+
+
 def ratio_statistic(weight: Array, reward: Array) -> ResampledStatistic:
-    """Return sum(weight reward) / sum(weight): SNIPS and replay."""
+    """Return sum(weight reward) / sum(weight): SNIPS and replay. Actions that the log never shows get that mean."""
     terms = snips_terms(weight, reward)
-    return ResampledStatistic(terms, (weight * reward, weight), lambda means: _divide(means[0], means[1]))
+    value = float(terms.mean())
+    return ResampledStatistic(
+        terms, (weight * reward, weight), lambda means: _divide(means[0], means[1]), (value, value)
+    )
 
 
 def corrected_ratio_statistic(expected_q: Array, weight: Array, reward: Array, logged_q: Array) -> ResampledStatistic:
-    """Return mean(expected_q) + sum(weight (reward - logged_q)) / sum(weight): SNDR."""
+    """Return mean(expected_q) + sum(weight (reward - logged_q)) / sum(weight): SNDR.
+
+    Actions that the log never shows get the model's reward plus that ratio.
+    """
     terms = sndr_terms(expected_q, weight, reward, logged_q)
     parts = (weight * (reward - logged_q), weight, expected_q)
-    return ResampledStatistic(terms, parts, lambda means: means[2] + _divide(means[0], means[1]))
+    ratio = float(terms.mean() - expected_q.mean())
+    imputed = expected_q - weight * logged_q + ratio * (1 - weight)
+    return ResampledStatistic(terms, parts, lambda means: means[2] + _divide(means[0], means[1]), imputed_terms=imputed)
 
 
 def beta_statistic(weight: Array, reward: Array) -> ResampledStatistic:
-    """Return beta-IPS, with its coefficient refitted on every resample."""
+    """Return beta-IPS, with its coefficient refitted on every resample.
+
+    It is mean(weight reward) + beta (1 - mean(weight)), so actions that the log never shows get the coefficient beta.
+    """
     square = weight**2
     parts = (weight, weight * reward, square, square * reward)
 
     def combine(means: Array) -> Array:
         return means[1] - control_coefficient(means) * (means[0] - 1)
 
-    return ResampledStatistic(beta_ips_terms(weight, reward), parts, combine)
+    beta = float(control_coefficient(np.array([part.mean() for part in parts])))
+    return ResampledStatistic(beta_ips_terms(weight, reward), parts, combine, (beta, beta))
 
 
 def controlled_statistic(outcome: Array, variates: Array, squares: Array) -> ResampledStatistic:
@@ -101,9 +123,20 @@ def controlled_statistic(outcome: Array, variates: Array, squares: Array) -> Res
         variate, product, square = (means[1 + i * count : 1 + (i + 1) * count] for i in range(3))
         return np.asarray(means[0] - (control_ratio(product, square) * variate).sum(axis=0))
 
-    terms = controlled_terms(outcome, variates, control_weights(outcome, variates, squares))
+    weights = control_weights(outcome, variates, squares)
+    terms = controlled_terms(outcome, variates, weights)
     parts = (outcome, *variates.T, *(outcome[:, None] * variates).T, *squares.T)
-    return ResampledStatistic(terms, parts, combine)
+    return ResampledStatistic(terms, parts, combine, _ends(weights))
+
+
+def _ends(weights: Array) -> tuple[float, float]:
+    """Return the lowest and highest coefficient: a slot's item that the log never shows gets that of its variate."""
+    return float(weights.min()), float(weights.max())
+
+
+def cross_fitted_statistic(outcome: Array, variates: Array, weights: Array) -> ResampledStatistic:
+    """Return the mean outcome [N] less control variates [N, C] with coefficients [N, C] of other folds."""
+    return replace(mean_statistic(controlled_terms(outcome, variates, weights)), imputed=_ends(weights))
 
 
 def weighted_per_decision_statistic(weight: Array, reward: Array, gamma: float) -> ResampledStatistic:
@@ -132,9 +165,9 @@ class Resamples(NamedTuple):
         """Return the difference of two estimates, set by set."""
         return Resamples(self.bootstrap - other.bootstrap, self.jackknife - other.jackknife)
 
-    def plus(self, other: "Resamples", factor: float) -> "Resamples":
-        """Return the sum with a multiple of another statistic's estimates, set by set."""
-        return Resamples(self.bootstrap + factor * other.bootstrap, self.jackknife + factor * other.jackknife)
+    def plus(self, other: "Resamples") -> "Resamples":
+        """Return the sum with another statistic's estimates, set by set."""
+        return Resamples(self.bootstrap + other.bootstrap, self.jackknife + other.jackknife)
 
 
 def resample(
@@ -198,7 +231,21 @@ class PointEstimate:
         """Return the lowest and highest mean reward that the estimate may give to actions that the log never shows."""
         if self.given_model:
             return scale.low, scale.high
+        if self.statistic.imputed is not None:
+            return self.statistic.imputed
         return min(self.statistic.value, scale.mean), max(self.statistic.value, scale.mean)
+
+
+class Charge(NamedTuple):
+    """A change of a statistic, because the actions that the log never shows earn the least or the most."""
+
+    terms: Array  # [N]
+    resamples: Resamples
+    """Of the mean of the terms."""
+
+    def times(self, factor: float) -> "Charge":
+        """Return a multiple of the charge."""
+        return Charge(factor * self.terms, Resamples(*(factor * part for part in self.resamples)))
 
 
 @dataclass(frozen=True)
@@ -206,26 +253,53 @@ class MissingMass:
     """The actions of one policy that the log never shows, in the statistic of a value or a difference."""
 
     weight: Array  # [N]
-    resamples: Resamples
-    """Of the mean weight."""
-    loss: float
-    """The most that the statistic may fall per unit of mass, because these actions earn less than imputed."""
-    rise: float
-    """The most that it may rise."""
+    lower: Charge
+    """What the lower limit adds to the statistic."""
+    upper: Charge
 
     @classmethod
     def from_estimate(
-        cls, estimate: PointEstimate, resamples: Resamples, scale: RewardScale, sign: int = 1
-    ) -> "MissingMass":
-        """Return the missing mass of a policy whose value enters the statistic with this sign."""
-        lowest, highest = estimate.imputed(scale)
-        down, up = highest - scale.low, scale.high - lowest
-        return cls(estimate.weight, resamples, *((down, up) if sign > 0 else (up, down)))
+        cls, estimate: PointEstimate, of_weight: Resamples, of_imputed: Resamples | None, scale: RewardScale,
+        sign: int = 1,
+    ) -> "MissingMass":  # fmt: skip
+        """Return the missing mass of a policy whose value enters the statistic with this sign.
+
+        With the mass m, the lowest value is estimate - m imputed + m low, and the highest is that with `high`.
+
+        Args:
+            estimate: The estimate of the policy's value.
+            of_weight: Resamples of the mean weight.
+            of_imputed: Those of `charged_terms(estimate)`; None without them.
+            scale: The range of rewards.
+            sign: -1 for the policy whose value is subtracted.
+        """
+        imputed, lost = charged_terms(estimate), 1 - estimate.weight
+        of_lost = Resamples(1 - of_weight.bootstrap, 1 - of_weight.jackknife)
+        lowest, highest = (0.0, 0.0) if imputed is not None else estimate.imputed(scale)
+        charges = []
+        for factor in (scale.low - highest, scale.high - lowest):
+            charge = Charge(lost, of_lost).times(factor)
+            if imputed is not None and of_imputed is not None:
+                charge = Charge(charge.terms - imputed, charge.resamples.minus(of_imputed))
+            charges.append(charge)
+        return cls(estimate.weight, *(charges if sign > 0 else [charge.times(-1) for charge in charges[::-1]]))
+
+    def scaled(self, factor: float) -> "MissingMass":
+        """Return the missing mass for a statistic in another unit; the factor is above 0."""
+        return MissingMass(self.weight, self.lower.times(factor), self.upper.times(factor))
 
     @property
     def none(self) -> bool:
         """True if the policy is the logging policy: all weights are 1."""
         return bool(np.all(np.abs(self.weight - 1) < 1e-9))
+
+
+def charged_terms(estimate: PointEstimate) -> Array | None:
+    """Return the terms [N] of what the estimate gives to actions that the log never shows; None: a range is known.
+
+    A given model may say anything about these actions, so its range is that of the rewards.
+    """
+    return None if estimate.given_model else estimate.statistic.imputed_terms
 
 
 def with_intervals(
@@ -262,15 +336,18 @@ def compare_policies(
 ) -> dict[str, PolicyComparison]:
     """Return comparisons by the estimators of `candidate`, paired row by row. Raises DataError for a single user."""
     pairs = {name: (estimate, incumbent[name]) for name, estimate in candidate.items()}
-    weights = {id(one.weight): mean_statistic(one.weight) for pair in pairs.values() for one in pair}
-    statistics = [estimate.statistic for pair in pairs.values() for estimate in pair]
-    resamples = _resample_all([*statistics, *weights.values()], clusters, config)
-    of_weight = dict(zip(weights, resamples[len(statistics) :], strict=True))
+    every = [estimate for pair in pairs.values() for estimate in pair]
+    further = {id(part): mean_statistic(part) for one in every for part in (one.weight, charged_terms(one))
+               if part is not None}  # fmt: skip
+    resamples = _resample_all([*(one.statistic for one in every), *further.values()], clusters, config)
+    resamples_of = dict(zip(further, resamples[len(every) :], strict=True))
     comparisons = {}
     for row, (name, pair) in enumerate(pairs.items()):
         of_values = (resamples[2 * row], resamples[2 * row + 1])
         missing = [
-            MissingMass.from_estimate(estimate, of_weight[id(estimate.weight)], scale, sign)
+            MissingMass.from_estimate(
+                estimate, resamples_of[id(estimate.weight)], resamples_of.get(id(charged_terms(estimate))), scale, sign
+            )
             for estimate, sign in zip(pair, (1, -1), strict=True)
         ]
         comparisons[name] = _comparison(name, pair, of_values, missing, clusters, config, scale)
@@ -284,10 +361,13 @@ def value_limits(
 
     The lower limit assumes that these actions earn the lowest reward. Raises DataError for a single user.
     """
-    resamples, of_weight = _resample_all([estimate.statistic, mean_statistic(estimate.weight)], clusters, config)
+    parts = [part for part in (estimate.weight, charged_terms(estimate)) if part is not None]
+    resamples, of_weight, *of_imputed = _resample_all(
+        [estimate.statistic, *map(mean_statistic, parts)], clusters, config
+    )
     size = diagnose(estimate.weight, estimate.transformed_weight, clusters).effective_sample_size
     step, terms = float(largest_step(scale.width, size)), estimate.statistic.terms
-    missing = [MissingMass.from_estimate(estimate, of_weight, scale)]
+    missing = [MissingMass.from_estimate(estimate, of_weight, of_imputed[0] if of_imputed else None, scale)]
     intervals = term_intervals(terms, resamples, clusters, config, step, size)
     return missing_mass_limits(intervals, terms, resamples, missing, clusters, config, step, size)
 
@@ -379,8 +459,8 @@ def missing_mass_limits(
     """Return the intervals, widened to cover whatever the actions that the log never shows may earn.
 
     With mean weight 1 - m, the log lacks the mass m of a policy, up to chance. The lower limit is that of the statistic
-    less `loss` m, as if these actions earned the lowest reward; the upper limit is that of the statistic plus `rise` m.
-    The error of m is part of both, because m and the statistic are resampled together.
+    as if these actions earned the lowest reward, in place of what the estimate gives them; the upper limit is that of
+    the highest reward. The error of m is part of both, because m and the statistic are resampled together.
 
     Args:
         intervals: of the statistic. terms: [N], its terms. resamples: of the statistic.
@@ -393,8 +473,8 @@ def missing_mass_limits(
     low, high = terms, terms
     low_resamples = high_resamples = resamples
     for one in missing:
-        low, low_resamples = low + one.loss * (one.weight - 1), low_resamples.plus(one.resamples, one.loss)
-        high, high_resamples = high - one.rise * (one.weight - 1), high_resamples.plus(one.resamples, -one.rise)
+        low, low_resamples = low + one.lower.terms, low_resamples.plus(one.lower.resamples)
+        high, high_resamples = high + one.upper.terms, high_resamples.plus(one.upper.resamples)
     lower = term_intervals(low, low_resamples, clusters, config, step, size)
     upper = term_intervals(high, high_resamples, clusters, config, step, size)
     return {
