@@ -9,8 +9,9 @@ from guardrail_cases import all_lists, guardrails, open_items
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from recpolicy.inference import guarded_lists
-from recpolicy.inference.guarded_lists import NEVER_CLOSED, _static_scores, guarded_sample, guarded_slates
+from recpolicy.inference import guarded_lists, guarded_shortlists
+from recpolicy.inference.guarded_draw import NEVER_CLOSED, static_scores
+from recpolicy.inference.guarded_lists import guarded_sample, guarded_slates
 from recpolicy.inference.slate_selection import ExplorationConfig, choose_slate
 
 CATEGORY = [(0,), (0, 1), (1,), (2,), (0,), ()]
@@ -215,10 +216,10 @@ def test_lists_from_a_shortlist_are_those_from_all_items(data):
     rating, allowed = rng.uniform(1, 5, (users, arms)), rng.random((users, arms)) < 0.8
     k, config = data.draw(st.integers(1, 6)), ExplorationConfig(share=0.3, top=data.draw(st.sampled_from([0, 3, 20])))
     nobody, base = np.zeros(users, bool), rails.base_mask(allowed, rating)
-    part = _static_scores(score, base, rails), base, rating, allowed, k, rails, config
+    part = static_scores(score, base, rails), base, rating, allowed, k, rails, config
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guarded_lists, "SHORTLIST", 4)
-        short = guarded_lists._from_shortlists(*part)
+        patch.setattr(guarded_shortlists, "SHORTLIST", 4)
+        short = guarded_shortlists.lists_from_shortlists(*part)
     whole = guarded_lists._from_catalog(*part, rng, nobody, None)
     for one, other in zip(short, whole, strict=True):
         if other.tied:
@@ -233,7 +234,7 @@ def test_lists_from_a_shortlist_are_those_from_all_items(data):
 
 def test_a_catalog_is_served_from_shortlists_and_what_they_cannot_decide_from_all_items(monkeypatch):
     rng, arms = np.random.default_rng(3), 60
-    monkeypatch.setattr(guarded_lists, "SHORTLIST", 8)
+    monkeypatch.setattr(guarded_shortlists, "SHORTLIST", 8)
     rails = guardrails([[number % 3] for number in range(arms)], caps={0: 1, 1: 1, 2: 1}, diversity=0.2)
     score, allowed = rng.normal(size=(5, arms)), np.ones((5, arms), bool)
     score[4] = 1.0  # all tie

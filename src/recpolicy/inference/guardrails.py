@@ -1,7 +1,8 @@
 """Guardrails of recommended lists: bounds that no list violates, and weights that tilt its choices.
 
 A arms of the catalog, G categories (genres), D embedding. `GuardrailConfig` is the table [guardrails]; `bind` turns it
-into `Guardrails`, arrays over the catalog of one policy. guarded_lists.py draws lists under them.
+into `Guardrails`, arrays over the catalog of one policy. guarded_lists.py draws lists under them, from the state in
+guarded_draw.py and, where it can, from shortlists (guarded_shortlists.py).
 
 Bounds: blocked items and categories, the most items of a category, a quota of marked items such as paid ones, and a
 lowest predicted rating. Weights: diversity (Carbonell & Goldstein 1998, maximal marginal relevance), novelty (a penalty

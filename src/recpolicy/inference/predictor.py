@@ -25,7 +25,8 @@ from recpolicy.inference.block_prediction import (
     policy_values,
     predict_block,
 )
-from recpolicy.inference.guarded_lists import GuardedSlate, guarded_sample, guarded_slates
+from recpolicy.inference.guarded_draw import GuardedSlate
+from recpolicy.inference.guarded_lists import guarded_sample, guarded_slates
 from recpolicy.inference.guardrails import GuardrailConfig, Guardrails, bind, check_places, unknown_ids_notice
 from recpolicy.inference.predictions import (
     as_list,

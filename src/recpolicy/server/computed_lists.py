@@ -16,7 +16,8 @@ import numpy as np
 from recpolicy.core.errors import DataError
 from recpolicy.core.types import Bools
 from recpolicy.inference.block_prediction import BatchScores
-from recpolicy.inference.guarded_lists import GuardedSlate, guarded_slates
+from recpolicy.inference.guarded_draw import GuardedSlate
+from recpolicy.inference.guarded_lists import guarded_slates
 from recpolicy.inference.guardrails import Guardrails, of_request
 from recpolicy.inference.scorer import Array, FoldIn, Learned, Prediction, Scorer
 from recpolicy.inference.slate_selection import (
