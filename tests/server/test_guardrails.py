@@ -172,7 +172,7 @@ def test_requests_that_cannot_be_get_one_line(registry, rails, code, message):
 
 
 def test_a_request_may_have_guardrails_without_an_operators(registry):
-    with opened(registry, GuardrailConfig()) as state:
+    with opened(registry, GuardrailConfig(), ExplorationConfig(share=0.0)) as state:
         app = make_app(state)
         plain = ask(app, "POST", "/v1/recommend", {"user": 3, "k": 4}).json()
         assert "guardrails" not in plain
