@@ -116,6 +116,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "ppo": _NETWORK | _ENTROPY | {"n_steps": 4, "n_epochs": 4, "minibatch_size": 128},
     "reinforce": _NETWORK | _ENTROPY,
     "topk_reinforce": _NETWORK | _ENTROPY | {"n_epochs": 2},
+    "offpolicy_actor_critic": _NETWORK | _ENTROPY | {"tau": 0.05, "actor": "all_actions"},
     "dqn": _NETWORK | _EPSILON | {"tau": 0.05, "batch_size": 256, "gradient_steps": 2, "learning_rate": 0.003},
     "q_learning": _EPSILON | {"learning_rate": 0.1},
 }

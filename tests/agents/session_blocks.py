@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": _NETWORK | {"n_steps": 6, "n_epochs": 2, "minibatch_size": 16},
     "reinforce": _NETWORK,
     "topk_reinforce": _NETWORK | {"n_epochs": 2},
+    "offpolicy_actor_critic": _NETWORK,
     "dqn": _NETWORK | {"batch_size": 32, "gradient_steps": 2, "buffer_size": 640, "exploration_top_k": 6},
     "q_learning": {"learning_rate": 0.5},
 }

@@ -1,5 +1,7 @@
 """Arithmetic of the off-policy actor-critic: numbers computed elsewhere, laws, and a world that a wrong mask breaks."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -154,7 +156,7 @@ def test_the_returns_of_a_uniform_log_are_other_values():
 
 
 def test_the_corridor_is_entered_by_the_critic_and_not_by_returns():
-    """At the start B ends with .5 and A leads to a room where the log chose the good item (1) with .2, else the bad (0).
+    """At the start B ends with .5; A leads to a room where the log chose the good item (1) with .2, else the bad (0).
 
     The log's return after A is .9 * .2 = .18, less than .5; the critic's value is .9 * 1 = .9, because the policy
     chooses the good item there.
@@ -223,7 +225,7 @@ def test_values_grow_with_kappa_where_critics_disagree(seed, critics):
     values = np.random.default_rng(seed).normal(size=(critics, 4, 6))
     values[:, :, 0] = values[0, :, 0]  # they agree about one item
     dial = [combine_critics(constant(values), kappa).numpy() for kappa in (-2.0, -1.0, 0.0, 1.0)]
-    for lower, upper in zip(dial, dial[1:], strict=False):
+    for lower, upper in pairwise(dial):
         assert (upper[:, 1:] > lower[:, 1:]).all()
         np.testing.assert_allclose(upper[:, 0], lower[:, 0], atol=1e-12)
 

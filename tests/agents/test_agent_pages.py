@@ -12,6 +12,7 @@ from recpolicy.agents import (
     a2c,
     agent_entry,
     dqn,
+    offpolicy_actor_critic,
     ppo,
     q_learning,
     reinforce,
@@ -24,6 +25,7 @@ FIGURES = {
     "a2c": a2c.A2C.figures,
     "reinforce": reinforce.Reinforce.figures,
     "topk_reinforce": topk_reinforce.TopKReinforce.figures,
+    "offpolicy_actor_critic": offpolicy_actor_critic.OffPolicyActorCritic.figures,
     "dqn": dqn.DQN.figures,
     "q_learning": q_learning.QLearning.figures,
 }

@@ -88,7 +88,8 @@ def test_figures_are_in_the_original_unit(name):
         agent = learned(name, scale)
         reported = agent.learner.update(block(5, 9, reward=rewards(scale, 9)), SEED)
         figures.append({key: float(value) for key, value in reported.items()})
-    factors = {"value_mean": 100, "target_mean": 100, "value_loss": 1e4, "loss": 1e4 if name == "q_learning" else 1}
+    factors = dict.fromkeys(("value_mean", "target_mean", "critic_deviation"), 100) | {"value_loss": 1e4}
+    factors |= {"loss": 1e4 if name == "q_learning" else 1}
     for key, value in figures[0].items():
         assert figures[1][key] == pytest.approx(factors.get(key, 1) * value, rel=2e-3, abs=2e-3), key
 

@@ -37,6 +37,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce plain": ("reinforce", {"layers": (8, 8), "head": "plain"}),
     "topk_reinforce": ("topk_reinforce", {"layers": (8, 8)}),
     "topk_reinforce plain": ("topk_reinforce", _SMALL | {"head": "plain"}),
+    "offpolicy_actor_critic": ("offpolicy_actor_critic", {"layers": (8, 8), "normalize_reward": True}),
+    "offpolicy_actor_critic plain": ("offpolicy_actor_critic", _SMALL | {"head": "plain"}),
     "dqn": ("dqn", _SMALL | {"exploration_top_k": 12}),
     "dqn dueling": ("dqn", _SMALL | {"dueling": True}),
     "dqn plain": ("dqn", _SMALL | {"head": "plain"}),

@@ -34,6 +34,7 @@ SESSIONS = {
     "q_learning": {"train_freq": 2},
     "reinforce": SMALL,
     "topk_reinforce": SMALL | {"n_epochs": 1},
+    "offpolicy_actor_critic": SMALL,
 }
 
 

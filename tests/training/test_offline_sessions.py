@@ -22,10 +22,14 @@ from synthetic_session_logs import (
     uniform,
 )
 
+from recpolicy.agents.experience import flatten
 from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinforce
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
+from recpolicy.ope.engine import estimate_trajectories
+from recpolicy.ope.feedback import TrajectoryFeedback
+from recpolicy.ope.fqe import table_model
 from recpolicy.training import offline_sessions as module
-from recpolicy.training.observation_builder import make_block, make_steps, replay
+from recpolicy.training.observation_builder import make_block, make_step_block, make_steps, replay
 from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 from recpolicy.training.rollout_sessions import SessionRollout, rollout_sessions
 
@@ -85,6 +89,14 @@ def test_what_is_rebuilt_from_a_log_is_what_was_seen(view):
         (batch.next_observation, after), (batch.next_mask, next_mask),
     ):  # fmt: skip
         np.testing.assert_allclose(found.numpy(), expected[first[1], first[0]], atol=1e-5)
+    steps = make_step_block(replayed, tf.range(len(log)), ITEMS)
+    for found, expected in (
+        (steps.observation, seen), (steps.mask, mask), (steps.action, arm), (steps.reward, reward),
+        (steps.terminated, ended), (steps.truncated, cut), (steps.next_observation, after),
+        (steps.next_mask, next_mask),
+    ):  # fmt: skip
+        np.testing.assert_allclose(found.numpy()[0], expected[first[1], first[0]], atol=1e-5)
+    np.testing.assert_allclose(steps.log_probability.numpy()[0], log.log_propensity, rtol=1e-6)
     assert 0 < log.ended.sum() < BATCH  # some were cut
 
 
@@ -149,12 +161,43 @@ def random_chain():
 
 
 @pytest.mark.parametrize(("gamma", "first"), [(0.9, OPENER), (0.0, BAIT)])
-def test_dqn_looks_ahead_in_a_random_log_as_far_as_gamma_says(random_chain, gamma, first):
+@pytest.mark.parametrize("name", ["dqn", "offpolicy_actor_critic"])
+def test_critics_look_ahead_in_a_random_log_as_far_as_gamma_says(random_chain, name, gamma, first):
     problem, log, sight = random_chain
-    agent = make_agent("dqn", problem, gamma, 0)
+    agent = make_agent(name, problem, gamma, 0)
     learn_from_sessions(agent, log, sight, OfflineRunConfig(epochs=30))
     assert opening(agent, problem)[first] > 0.95
     assert (mean_return(agent, problem) > 0.95 * BEST_RETURN) == (gamma > 0)
+
+
+def test_the_critics_value_is_that_of_the_judge_on_a_held_out_log(random_chain):
+    """Q averaged over the first states, against the doubly robust interval and fitted Q evaluation."""
+    problem, log, sight = random_chain
+    agent = make_agent("offpolicy_actor_critic", problem, 0.9, 0)
+    learn_from_sessions(agent, log, sight, OfflineRunConfig(epochs=30))
+    game, learner = problem.environment(7, 250), agent.learner
+    held_out = log_of(rollout_sessions(game, uniform(game), 4_000, 7), 4)
+    block = make_block(replay(held_out, sight), tf.range(len(held_out.length)), 4)  # [2, M]
+    seen, mask = flatten(block.observation), flatten(block.mask)
+    probability = tf.nn.softmax(learner.logits(seen, mask)).numpy()
+    values = tf.reduce_mean(learner.action_values(seen), axis=0).numpy()
+    critic = (probability * values).sum(axis=1).reshape(2, -1)[0].mean()
+
+    arm, liked = block.action.numpy().T, held_out.liked[held_out.start[:-1]]
+    state = np.stack([np.zeros(len(arm), int), 1 + 2 * arm[:, 0] + liked], axis=1)
+    policy = np.full((9, 4), 0.25)
+    policy[state.T.ravel()] = probability
+    target = np.take_along_axis(probability.reshape(2, -1, 4), block.action.numpy()[..., np.newaxis], axis=2)[..., 0].T
+    feedback = TrajectoryFeedback(
+        block.reward.numpy().T.astype(np.float64), np.exp(block.log_probability.numpy().T.astype(np.float64)),
+        target.astype(np.float64), held_out.length, np.arange(len(arm)), gamma=0.9,
+    )  # fmt: skip
+    model = table_model(feedback, state, arm, policy.astype(np.float64))
+    judge = estimate_trajectories(feedback, ["per_decision_dr"], model=model)["per_decision_dr"]
+    interval = judge.intervals["bootstrap"]
+    assert interval.lo <= critic <= interval.hi
+    assert interval.hi - interval.lo < 0.3  # the judge can refuse
+    assert critic == pytest.approx(model.expected_q[:, 0].mean(), abs=0.1)
 
 
 def test_topk_reinforce_values_what_the_logger_went_on_to_do(random_chain):
@@ -165,7 +208,7 @@ def test_topk_reinforce_values_what_the_logger_went_on_to_do(random_chain):
     assert opening(agent, problem)[BAIT] > 0.9
 
 
-AGENTS = {"topk_reinforce": {}, "dqn": {"batch_size": 32}}
+AGENTS = {"topk_reinforce": {}, "offpolicy_actor_critic": {"batch_size": 32}, "dqn": {"batch_size": 32}}
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -379,6 +422,12 @@ def test_what_cannot_be_learnt_from_is_one_line():
     assert "no propensities, which topk_reinforce needs as weights" in refused(
         "topk_reinforce", replace(log, log_propensity=None)
     )
+    assert "no propensities, which offpolicy_actor_critic needs as weights" in refused(
+        "offpolicy_actor_critic", replace(log, log_propensity=None)
+    )
+    for settings in ({"behavior": "head"}, {"actor": "all_actions"}):
+        learner = make("offpolicy_actor_critic", **settings).learner
+        check_log(learner, replace(log, log_propensity=None), planted_sight())
     seven = int((log.item == 7).sum())
     fewer = np.delete(np.arange(ITEMS, dtype=np.int32), 7)
     assert f"planted sessions: {seven} of {len(log)} steps show items" in refused("dqn", log, action_items=fewer)

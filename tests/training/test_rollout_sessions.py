@@ -61,6 +61,7 @@ POLICIES = {
     "a2c": {},
     "reinforce": {},
     "topk_reinforce": {},
+    "offpolicy_actor_critic": {},
     "dqn": {"exploration_initial_eps": 0.4, "exploration_final_eps": 0.4},
     "dueling": {"dueling": True, "exploration_initial_eps": 0.4, "exploration_final_eps": 0.4},
 }

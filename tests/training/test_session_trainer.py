@@ -34,8 +34,12 @@ AGENTS = {
     "a2c": _SMALL,
     "reinforce": _SMALL,
     "topk_reinforce": _SMALL,
+    "offpolicy_actor_critic": _SMALL,
 }
-BLOCK = {"ppo": 48, "dqn": 32, "q_learning": 32, "a2c": 40, "reinforce": 64, "topk_reinforce": 64}
+BLOCK = {
+    "ppo": 48, "dqn": 32, "q_learning": 32, "a2c": 40, "reinforce": 64, "topk_reinforce": 64,
+    "offpolicy_actor_critic": 40,
+}  # fmt: skip
 """Steps in a block of 8 sessions."""
 
 

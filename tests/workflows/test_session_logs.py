@@ -123,10 +123,11 @@ def test_the_same_log_and_seed_give_the_same_policy(tmp_path, learnt, log):
     assert again.metadata["policy_digest"] == learnt[0].metadata["policy_digest"]
 
 
-def test_topk_reinforce_learns_from_the_log_without_a_world(tmp_path, log, monkeypatch):
+@pytest.mark.parametrize("agent", ["topk_reinforce", "offpolicy_actor_critic"])
+def test_agents_with_weights_learn_from_the_log_without_a_world(tmp_path, log, monkeypatch, agent):
     monkeypatch.setattr(module, "fit_two_worlds", lambda *_: pytest.fail("a world is fitted"))
     policy = train_sessions(
-        "topk_reinforce", miniature_split(), tmp_path / "policy", config=TRAIN | {"epochs": 1},
+        agent, miniature_split(), tmp_path / "policy", config=TRAIN | {"epochs": 1},
         agent_config=NETWORK | {"n_epochs": 1}, log=log[0],
     )  # fmt: skip
     assert 0 <= policy.metadata["training"]["clipped_share"] < 1
@@ -137,7 +138,7 @@ def test_topk_reinforce_learns_from_the_log_without_a_world(tmp_path, log, monke
     [
         ("dqn", hand_rounds(), {}, "dqn learns in simulated sessions, not from logged rounds such as hand"),
         ("linucb", hand_sessions(), {}, "linucb learns from single rounds .*, not from sessions such as hand"),
-        ("ppo", hand_sessions(), {}, "ppo learns in simulated sessions, not from logged ones; topk_reinforce and dqn"),
+        ("ppo", hand_sessions(), {}, "ppo learns in simulated sessions, not from logged ones; topk_reinforce, offp"),
         ("dqn", hand_sessions(), {"reward": "rating"}, r"rewards in 0\.\.1, but train\.reward is 'rating', in 1\.\.5"),
         ("dqn", hand_sessions(), {"epochs": 0}, "epochs is 0: expected"),
     ],

@@ -16,6 +16,7 @@ from recpolicy.agents import (
     linucb_user,
     neural,
     neural_linucb,
+    offpolicy_actor_critic,
     ppo,
     q_learning,
     reinforce,
@@ -84,6 +85,9 @@ SESSION_AGENTS: Mapping[str, AgentEntry[SessionAgent]] = {
     "a2c": AgentEntry(a2c.A2CConfig, a2c.make_a2c),
     "reinforce": AgentEntry(reinforce.ReinforceConfig, reinforce.make_reinforce),
     "topk_reinforce": AgentEntry(topk_reinforce.TopKReinforceConfig, topk_reinforce.make_topk_reinforce),
+    "offpolicy_actor_critic": AgentEntry(
+        offpolicy_actor_critic.OffPolicyActorCriticConfig, offpolicy_actor_critic.make_offpolicy_actor_critic
+    ),
     "dqn": AgentEntry(dqn.DQNConfig, dqn.make_dqn),
     "q_learning": AgentEntry(q_learning.QLearningConfig, q_learning.make_q_learning),
 }

@@ -49,7 +49,9 @@ class TopKReinforceConfig(SessionNetworkConfig):
     n_epochs: Count = 3
     """Gradient steps per block."""
     baseline: bool = True
-    """Subtract a value estimate from the returns and standardize them; the paper does not."""
+    """Subtract a value estimate from the returns; the paper does not."""
+    normalize_advantage: bool = True
+    """Standardize the differences of a block, if there is a baseline."""
     ent_coef: NonNegativeNumber = 0.01
     """Weight of the entropy bonus."""
 
@@ -94,7 +96,9 @@ class TopKReinforce(SessionLearner):
         weight = flatten(counted)
         gain = flatten(estimates.target)
         if self.config.baseline:
-            gain = standardize(flatten(estimates.advantage), weight)
+            gain = flatten(estimates.advantage)
+            if self.config.normalize_advantage:
+                gain = standardize(gain, weight)
         weight /= tf.maximum(tf.reduce_mean(weight), 1e-6)
         explained = explained_variance(flatten(value), flatten(estimates.target))
 
@@ -171,8 +175,13 @@ def make_topk_reinforce(
     """Return a top-K REINFORCE agent; without `arms` its heads are plain."""
     if not config.layers:
         raise ConfigError("TopKReinforceConfig.layers: the two heads need a trunk of at least one layer")
-    dot = arms if config.head == "dot" else None
-    outputs = int(action_spec.maximum) + 1 if dot is None else dot_head_features(dot).shape[1]
+    policy, behavior = (make_head(action_spec, config, arms, seed, name) for name in ("policy", "behavior"))
+    learner = TopKReinforce(make_trunk(spec, config, seed), policy, behavior, make_value(spec, config, seed), config)
+    return SessionAgent(spec, action_spec, learner, seed=seed)
+
+
+def make_trunk(spec: Any, config: SessionNetworkConfig, seed: int) -> tf_keras.Sequential:
+    """Return the hidden layers [B, O] -> [B, H] that several heads share."""
     trunk = tf_keras.Sequential(
         [
             tf_keras.layers.Dense(
@@ -182,13 +191,28 @@ def make_topk_reinforce(
         ]
     )
     trunk.build((None, context_width(spec)))
-    policy, behavior = (_head(config, outputs, dot, seed, name) for name in ("policy", "behavior"))
-    learner = TopKReinforce(trunk, policy, behavior, make_value(spec, config, seed), config)
-    return SessionAgent(spec, action_spec, learner, seed=seed)
+    return trunk
 
 
-def _head(config: TopKReinforceConfig, outputs: int, arms: ItemFeatures | None, seed: int, name: str) -> ItemScores:
-    initial = tf_keras.initializers.GlorotUniform(integer_seed(seed, name)) if arms is None else "zeros"
+def make_head(
+    action_spec: Any, config: SessionNetworkConfig, arms: ItemFeatures | None, seed: int, name: str,
+    temperature: float | None = None, *, zero: bool = True,
+) -> ItemScores:  # fmt: skip
+    """Return a head on a trunk that scores all items; plain without `arms`.
+
+    Args:
+        action_spec: Spec of the actions, 0..A-1.
+        config: Settings of the networks; its last layer is the input of the head.
+        arms: Item features of the dot head.
+        seed: Seed of the initial weights.
+        name: Name of the head and of its random stream.
+        temperature: Replaces the config's temperature.
+        zero: Start a dot head at 0, so that it ranks as the rating model does; plain heads start at random.
+    """
+    dot = arms if config.head == "dot" else None
+    outputs = int(action_spec.maximum) + 1 if dot is None else dot_head_features(dot).shape[1]
+    random = dot is None or not zero
+    initial = tf_keras.initializers.GlorotUniform(integer_seed(seed, name)) if random else "zeros"
     network = tf_keras.Sequential([tf_keras.layers.Dense(outputs, kernel_initializer=initial)], name=name)
     network.build((None, config.layers[-1]))
-    return ItemScores(network, arms, config.temperature, name)
+    return ItemScores(network, dot, config.temperature if temperature is None else temperature, name)

@@ -106,6 +106,21 @@ def make_block(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Exp
     )  # fmt: skip
 
 
+def make_step_block(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Experience:
+    """Return the logged steps in `rows` [n] as a block [1, n], with both masks and the logged probabilities."""
+    session, step = tf.gather(replayed.session, rows), tf.gather(replayed.step, rows)
+    batch = make_steps(replayed, rows, actions)
+    own = batch.action[:, tf.newaxis] == tf.range(actions)
+    last = tf.equal(step, tf.gather(replayed.length, session) - 1)
+    logged = tf.gather(tf.gather(replayed.log_probability, session), step, batch_dims=1)
+    block = Experience(
+        observation=batch.observation, mask=batch.next_mask | own, action=batch.action, log_probability=logged,
+        reward=batch.reward, terminated=batch.terminated, truncated=last & ~batch.terminated,
+        next_observation=batch.next_observation, next_mask=batch.next_mask,
+    )  # fmt: skip
+    return Experience(*(tf.expand_dims(part, 0) for part in block))
+
+
 def make_steps(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Batch:
     """Return the logged steps in `rows` [n]; the next mask excludes all items shown up to that step."""
     session, step = tf.gather(replayed.session, rows), tf.gather(replayed.step, rows)

@@ -1,4 +1,4 @@
-"""Offline learning from logged sessions: top-K REINFORCE from whole sessions, DQN from single steps.
+"""Offline learning from logged sessions: top-K REINFORCE from whole sessions, other agents from single steps.
 
 M sessions, N steps in all, F figures. An epoch is every session or step once, in a seeded order. It consists of pieces
 of whole batches: one XLA program handles a piece given its bounds, a second one the incomplete last batch. A checkpoint
@@ -9,8 +9,11 @@ uninterrupted one.
   lambda_K, rewards to the end of the session), or the behavior head's estimate if the log has no propensities.
 - dqn: batches of steps, one double-DQN step each. The target includes later values for a session that was cut, but
   not for one that ended. Q(s, a) is conditional on s and a, so it needs no propensities.
+- offpolicy_actor_critic: batches of steps, `n_epochs` gradient steps each. Its critics need no propensities; its actor
+  needs them in the logged form, unless beta is the behavior head's estimate.
 
-Sources: Chen et al. 2019 (1812.02353); van Hasselt et al. 2015 (1509.06461).
+Sources: Chen et al. 2019 (1812.02353); Chen et al. 2022 (10.1145/3523227.3546758); van Hasselt et al. 2015
+(1509.06461).
 """
 
 import math
@@ -24,6 +27,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from recpolicy.agents.dqn import DQN
+from recpolicy.agents.offpolicy_actor_critic import OffPolicyActorCritic
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.agents.topk_reinforce import TopKReinforce
 from recpolicy.core.config import Count, Size, config_dataclass
@@ -34,9 +38,16 @@ from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.data.session_log import SessionLog
 from recpolicy.training.checkpoints import make_checkpoint_manager, restore
 from recpolicy.training.divergence import check_variables
-from recpolicy.training.observation_builder import ObservationBuilder, ReplayedSessions, make_block, make_steps, replay
+from recpolicy.training.observation_builder import (
+    ObservationBuilder,
+    ReplayedSessions,
+    make_block,
+    make_step_block,
+    make_steps,
+    replay,
+)
 
-LEARN_FROM_LOGS = ("topk_reinforce", "dqn")
+LEARN_FROM_LOGS = ("topk_reinforce", "offpolicy_actor_critic", "dqn")
 """Session agents that can learn from other policies' sessions."""
 PIECE = 2048
 """Approximate number of items between progress updates and checks for Ctrl-C: 2 s of topk_reinforce, .5 s of dqn."""
@@ -146,13 +157,13 @@ def check_log(learner: SessionLearner, log: SessionLog, sight: ObservationBuilde
     if type(learner) not in _UPDATES:
         raise ConfigError(
             f"{learner.name} learns from its own sessions, not from logged ones; of the session agents"
-            f" {' and '.join(LEARN_FROM_LOGS)} learn from logs"
+            f" {', '.join(LEARN_FROM_LOGS)} learn from logs"
         )
     if not len(log):
         raise DataError(f"{log.name}: no sessions to learn from")
-    if log.log_propensity is None and isinstance(learner, TopKReinforce) and learner.config.behavior == "logged":
+    if log.log_propensity is None and _needs_propensities(learner):
         raise DataError(
-            f"{log.name}: no propensities, which topk_reinforce needs as weights; log them, or estimate them from the"
+            f"{log.name}: no propensities, which {learner.name} needs as weights; log them, or estimate them from the"
             " log with the agent's setting behavior = 'head'"
         )
     strange = ~np.isin(log.item, sight.action_items)
@@ -168,6 +179,13 @@ def check_log(learner: SessionLearner, log: SessionLog, sight: ObservationBuilde
             f"{log.name}: a session of {longest} steps, but the policy's sessions have at most {sight.steps}; set"
             " max_episode_steps to as many"
         )
+
+
+def _needs_propensities(learner: SessionLearner) -> bool:
+    """Return True if the learner weights logged steps by their logged probabilities."""
+    if isinstance(learner, OffPolicyActorCritic):
+        return learner.config.actor == "logged" and learner.config.behavior == "logged"
+    return isinstance(learner, TopKReinforce) and learner.config.behavior == "logged"
 
 
 class Passes:
@@ -245,7 +263,15 @@ def _by_steps(learner: DQN, replayed: ReplayedSessions, rows: tf.Tensor, actions
     return learner.update_batch(make_steps(replayed, rows, actions))
 
 
-_UPDATES: Mapping[type[SessionLearner], Callable[..., Figures]] = {TopKReinforce: _by_sessions, DQN: _by_steps}
+def _by_step_blocks(
+    learner: SessionLearner, replayed: ReplayedSessions, rows: tf.Tensor, actions: int, seed: tf.Tensor
+) -> Figures:
+    return learner.update(make_step_block(replayed, rows, actions), seed)
+
+
+_UPDATES: Mapping[type[SessionLearner], Callable[..., Figures]] = {
+    TopKReinforce: _by_sessions, OffPolicyActorCritic: _by_step_blocks, DQN: _by_steps,
+}  # fmt: skip
 
 
 def _figures(learner: SessionLearner) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def train(
         agent_config: The agent's config or its settings.
         model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
         model_config: Settings of the rating model, if it is fitted here.
-        log: Logged rounds to learn from, for the mode "log"; logged sessions for topk_reinforce and dqn.
+        log: Logged rounds to learn from, for the mode "log"; logged sessions for session agents that learn from logs.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
@@ -220,7 +220,7 @@ def _check_mode(agent: str, settings: TrainConfig, log: BanditLog | SessionLog |
     if isinstance(log, SessionLog):
         raise ConfigError(
             f"{agent} learns from single rounds (recpolicy log ingest), not from sessions such as {log.name}; of the"
-            " session agents topk_reinforce and dqn learn from those"
+            " session agents topk_reinforce, offpolicy_actor_critic and dqn learn from those"
         )
     if (log is not None) != (settings.mode == "log"):
         raise ConfigError(f"train: mode is {settings.mode!r}; a log goes with the mode 'log', and that needs a log")

@@ -95,7 +95,7 @@ def train_sessions(
         model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
         model_config: Settings of the rating model, if it is fitted here.
         worlds: The simulated worlds; without them, they are fitted.
-        log: Logged sessions to learn from, for topk_reinforce and dqn.
+        log: Logged sessions to learn from, for topk_reinforce, offpolicy_actor_critic and dqn.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
@@ -119,8 +119,8 @@ def train_sessions(
         raise ConfigError(f"{agent} learns in single rounds: train it with recpolicy.train")
     if isinstance(log, BanditLog):
         raise ConfigError(
-            f"{agent} learns in simulated sessions, not from logged rounds such as {log.name}; topk_reinforce and dqn"
-            " also learn from logged sessions (recpolicy log simulate --sessions)"
+            f"{agent} learns in simulated sessions, not from logged rounds such as {log.name}; topk_reinforce,"
+            " offpolicy_actor_critic and dqn also learn from logged sessions (recpolicy log simulate --sessions)"
         )
     settings = coerce(SessionTrainConfig, config, "train")
     agent_settings = coerce(entry.config, agent_config, agent)
@@ -206,7 +206,7 @@ def _check_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale:
 
     if agent not in LEARN_FROM_LOGS:
         raise ConfigError(
-            f"{agent} learns in simulated sessions, not from logged ones; {' and '.join(LEARN_FROM_LOGS)} can"
+            f"{agent} learns in simulated sessions, not from logged ones; {', '.join(LEARN_FROM_LOGS)} can"
         )
     expected = reward_scale(settings, scale)
     if log.scale != expected:

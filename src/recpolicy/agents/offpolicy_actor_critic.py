@@ -1,0 +1,257 @@
+"""Off-policy actor-critic: a softmax policy that follows an ensemble of critics, from logged or own steps.
+
+One trunk carries three kinds of heads: the policy, the behavior policy (no gradient to the trunk) and E critics. The
+critics learn the values of the policy itself by expected SARSA (action_values.py), from steps of any policy and without
+importance weights. The actor has two forms:
+
+    logged        gradient = w lambda_K (Q~(s, a) - sum_b pi(b|s) Q~(s, b)) grad log pi(a|s),  w = min(pi / beta, c)
+    all_actions   gradient = sum_a lambda_K (Q~(s, a) - sum_b pi(b|s) Q~(s, b)) grad pi(a|s)
+
+Q~ = mean + kappa sd over critics. The critics have last layers of their own with different initial weights: so they
+disagree about actions that the log does not show. Source: Chen et al. 2022 (10.1145/3523227.3546758).
+"""
+
+from typing import Any, Literal
+
+import tensorflow as tf
+import tf_keras
+
+from recpolicy.agents import categorical
+from recpolicy.agents.action_values import (
+    advantages,
+    all_actions_actor_loss,
+    combine_critics,
+    expected_sarsa_targets,
+    logged_actor_loss,
+    policy_values,
+    restrict_to_support,
+)
+from recpolicy.agents.actor_critic import value_arrays
+from recpolicy.agents.dqn import huber, soft_update
+from recpolicy.agents.experience import Experience, flatten
+from recpolicy.agents.item_features import ItemFeatures
+from recpolicy.agents.learner import ExportedPolicy
+from recpolicy.agents.neural import layer_arrays
+from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
+from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_value
+from recpolicy.agents.topk_reinforce import (
+    effective_share,
+    importance,
+    make_head,
+    make_trunk,
+    top_k_multiplier,
+    transform_weights,
+)
+from recpolicy.core.config import (
+    Count,
+    Fraction,
+    NonNegativeNumber,
+    Number,
+    PositiveFraction,
+    PositiveNumber,
+    Size,
+    Temperature,
+    config_dataclass,
+)
+from recpolicy.core.errors import ConfigError
+
+
+@config_dataclass
+class OffPolicyActorCriticConfig(SessionNetworkConfig):
+    """Settings of the off-policy actor-critic."""
+
+    gamma: Fraction = 0.9
+    """Discount per item, in [0, 1]."""
+    actor: Literal["logged", "all_actions"] = "logged"
+    """Actions in the actor's gradient: the logged one, with an importance weight, or all of them."""
+    kappa: Number = 0.0
+    """Standard deviations over critics that are added to their mean; negative values are pessimistic."""
+    critics: Size = 2
+    """Number E of critics."""
+    support: Fraction = 0.0
+    """Actions with a smaller probability of behavior count as the worst supported one; 0 supports all."""
+    k: Size = 1
+    """Number K of items per slate; 1 if one item is shown at a time, as in SessionEnvironment."""
+    max_weight: PositiveNumber = 20.0
+    """Largest importance weight of the logged form; the paper's is e^3."""
+    behavior: Literal["logged", "head"] = "logged"
+    """Source of beta: the logged probability, or the behavior head's estimate."""
+    value_temperature: Temperature = 4.0
+    """Initial points of expected rating per unit of a critic's value (dot head); must be > 0."""
+    tau: PositiveFraction = 0.005
+    """Share of the online weights in the target critics' moving average at each gradient step."""
+    n_epochs: Count = 1
+    """Gradient steps per block."""
+    batch_size: Size = 256
+    """Logged steps per block."""
+    vf_coef: NonNegativeNumber = 0.5
+    """Weight of the critics' loss and of the value network's loss."""
+    ent_coef: NonNegativeNumber = 0.01
+    """Weight of the entropy bonus."""
+
+
+class Critics(tf.Module):
+    """A trunk and E heads that score all items; used twice, online and as the target."""
+
+    def __init__(self, trunk: tf_keras.Sequential, heads: list[ItemScores], name: str):
+        super().__init__(name=name)
+        self.trunk, self.heads = trunk, heads
+
+    def __call__(self, observation: tf.Tensor) -> tf.Tensor:
+        """Return unmasked values [E, n, A]."""
+        state = self.trunk(observation)
+        return tf.stack([head.of(state, observation, None) for head in self.heads])
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """The weights of the trunk and of all heads, in a fixed order."""
+        networks = (self.trunk, *(head.network for head in self.heads))
+        return [weight for network in networks for weight in network.trainable_variables]
+
+
+class OffPolicyActorCritic(SessionLearner):
+    """A learner with a policy, a behavior head, critics, target critics and a value network."""
+
+    wants_next_mask = True
+    figures = (
+        "loss", "policy_loss", "behavior_loss", "critic_loss", "value_loss", "entropy", "gradient_norm", "value_mean",
+        "target_mean", "critic_deviation", "clipped_share", "effective_share",
+    )  # fmt: skip
+
+    def __init__(
+        self, policy: ItemScores, behavior: ItemScores, critics: Critics, targets: Critics, value: Any,
+        config: OffPolicyActorCriticConfig,
+    ):  # fmt: skip
+        super().__init__("offpolicy_actor_critic", normalize_reward=config.normalize_reward)
+        self._policy, self._behavior, self._critics, self._targets = policy, behavior, critics, targets
+        self._value, self.config = value, config
+        networks = (policy.network, behavior.network, value)
+        others = [weight for network in networks for weight in network.trainable_variables]
+        self._trainer = Trainer([*critics.weights, *others], config)
+        self._follow(1.0)
+
+    def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Return log-odds [B, A] of the policy."""
+        return self._policy.of(self._critics.trunk(observation), observation, mask)
+
+    def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:  # noqa: ARG002
+        """Return the value network's estimate [B], which follows the critics' value of the policy."""
+        return self._rewards.original(self._value(observation)[:, 0])
+
+    def behavior_scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Return log-odds [B, A] of the behavior head, without gradients to the trunk."""
+        return self._behavior.of(tf.stop_gradient(self._critics.trunk(observation)), observation, mask)
+
+    def action_values(self, observation: tf.Tensor) -> tf.Tensor:
+        """Return the critics' values [E, B, A], also of actions that a mask excludes."""
+        return self._rewards.original(self._critics(observation))
+
+    def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
+        """Take `n_epochs` gradient steps on a block of steps of any policy."""
+        assert experience.next_mask is not None
+        self._rewards.take_in(experience.reward)
+        reward = self._rewards.normalized(experience.reward)
+        steps = Experience(*(flatten(part) for part in experience._replace(reward=reward)))
+
+        def step(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            figures = self._step(steps)
+            return index + 1, sums + tf.stack([figures[name] for name in self.figures])
+
+        start = (tf.constant(0), tf.zeros([len(self.figures)]))
+        _, sums = tf.while_loop(lambda index, _: index < self.config.n_epochs, step, start)
+        return dict(zip(self.figures, tf.unstack(sums / self.config.n_epochs), strict=True))
+
+    def _step(self, steps: Experience) -> Figures:
+        """Take one gradient step on `steps` [n, ...]."""
+        config = self.config
+        target = expected_sarsa_targets(
+            steps.reward, steps.terminated, steps.next_mask, self.scores(steps.next_observation, None),
+            self._targets(steps.next_observation), config.gamma,
+        )  # fmt: skip
+        with tf.GradientTape() as tape:
+            scores = self.scores(steps.observation, steps.mask)
+            own, entropy = categorical.log_probability_and_entropy(scores, steps.action)
+            behavior = self.behavior_scores(steps.observation, steps.mask)
+            head = categorical.log_probability(behavior, steps.action)
+            values = self._critics(steps.observation)  # [E, n, A]
+            taken = tf.stack([categorical.at(part, steps.action) for part in tf.unstack(values)])  # [E, n]
+            critic_loss = tf.reduce_mean(huber(target - taken))
+            raw = importance(tf.stop_gradient(own), tf.stop_gradient(self._log_behavior(steps, head)))
+            policy_loss = tf.reduce_mean(self._actor_loss(steps, scores, own, behavior, values, raw))
+            behavior_loss = -tf.reduce_mean(head)
+            followed = tf.stop_gradient(policy_values(tf.reduce_mean(values, axis=0), scores))
+            value_loss = tf.reduce_mean(tf.square(followed - self._value(steps.observation)[:, 0]))
+            mean_entropy = tf.reduce_mean(entropy)
+            loss = policy_loss + behavior_loss + config.vf_coef * (critic_loss + value_loss)
+            loss -= config.ent_coef * mean_entropy
+        norm = self._trainer.descend(tape, loss)
+        self._follow(config.tau)
+        original = self._rewards.original
+        return {
+            "loss": loss, "policy_loss": policy_loss, "behavior_loss": behavior_loss, "critic_loss": critic_loss,
+            "value_loss": self._rewards.original_square(value_loss), "entropy": mean_entropy, "gradient_norm": norm,
+            "value_mean": original(tf.reduce_mean(taken)), "target_mean": original(tf.reduce_mean(target)),
+            "critic_deviation": original(tf.reduce_mean(tf.math.reduce_std(taken, axis=0))),
+            "clipped_share": tf.reduce_mean(tf.cast(raw > config.max_weight, tf.float32)),
+            "effective_share": effective_share(raw),
+        }  # fmt: skip
+
+    def _log_behavior(self, steps: Experience, head: tf.Tensor) -> tf.Tensor:
+        return steps.log_probability if self.config.behavior == "logged" else head
+
+    def _actor_loss(
+        self, steps: Experience, scores: tf.Tensor, own: tf.Tensor, behavior: tf.Tensor, values: tf.Tensor,
+        raw: tf.Tensor,
+    ) -> tf.Tensor:  # fmt: skip
+        """Return the actor's loss [n]; the critics get no gradient from it."""
+        config = self.config
+        combined = combine_critics(tf.stop_gradient(values), config.kappa)
+        if config.support:
+            combined = restrict_to_support(combined, tf.nn.softmax(behavior), steps.mask, config.support)
+        advantage = tf.stop_gradient(advantages(combined, scores))
+        if config.actor == "all_actions":
+            return all_actions_actor_loss(scores, advantage, config.k)
+        weight = transform_weights(raw, tf.ones_like(raw), "clipped", config.max_weight)
+        return logged_actor_loss(
+            own, categorical.at(advantage, steps.action), weight, top_k_multiplier(tf.exp(own), config.k)
+        )
+
+    def _follow(self, share: float) -> None:
+        for old, new in zip(self._targets.weights, self._critics.weights, strict=True):
+            old.assign(soft_update(old, new, share))
+
+    def export(self) -> ExportedPolicy:
+        """Return two networks as arrays: the trunk with the policy head, and the value network."""
+        layers = layer_arrays(self._critics.trunk)
+        depth = len(layers) // 2
+        last = layer_arrays(self._policy.network)
+        layers |= {f"kernel_{depth}": last["kernel_0"], f"bias_{depth}": last["bias_0"]}
+        arrays = self._policy.tables() | layers | value_arrays(self._value, self.reward_std)
+        return ExportedPolicy("session", "softmax", {}, arrays)
+
+
+def make_offpolicy_actor_critic(
+    spec: Any, action_spec: Any, config: OffPolicyActorCriticConfig, arms: ItemFeatures | None = None, seed: int = 0
+) -> SessionAgent:
+    """Return an off-policy actor-critic agent; without `arms` its heads are plain."""
+    if not config.layers:
+        raise ConfigError("OffPolicyActorCriticConfig.layers: the heads need a trunk of at least one layer")
+    if config.kappa and config.critics == 1:
+        raise ConfigError(
+            "OffPolicyActorCriticConfig.kappa: one critic has no standard deviation; set critics to 2 or more, or kappa"
+            " to 0"
+        )
+    policy, behavior = (make_head(action_spec, config, arms, seed, name) for name in ("policy", "behavior"))
+    critics, targets = (
+        Critics(
+            make_trunk(spec, config, seed),
+            [
+                make_head(action_spec, config, arms, seed, f"critic_{index}", config.value_temperature, zero=False)
+                for index in range(config.critics)
+            ],
+            name,
+        )
+        for name in ("critics", "targets")
+    )
+    learner = OffPolicyActorCritic(policy, behavior, critics, targets, make_value(spec, config, seed), config)
+    return SessionAgent(spec, action_spec, learner, seed=seed)
