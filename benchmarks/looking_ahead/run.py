@@ -32,6 +32,7 @@ from recpolicy.training.session_loop import SessionLoop  # noqa: E402
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment  # noqa: E402
 from recpolicy.workflows.training_data import prepare_features  # noqa: E402
 
+AGENTS = [name for name, entry in SESSION_AGENTS.items() if entry.learns_from_simulation]
 GAMMAS = (0.0, 0.5, 0.75, 0.9, 0.99)
 CONTROL_GAMMAS = (0.0, 0.9)
 SEEDS = (0, 1, 2, 3, 4)
@@ -123,7 +124,7 @@ def looking_ahead_gain(figures: dict[str, float], seeds: int) -> dict[str, float
 
     The best of four discounts was picked after the fact, so the interval flatters looking ahead.
     """
-    cells = {(name, gamma): f"{name}_gamma_{gamma}" for name in SESSION_AGENTS for gamma in GAMMAS}
+    cells = {(name, gamma): f"{name}_gamma_{gamma}" for name in AGENTS for gamma in GAMMAS}
     ahead = max((cell for (_, gamma), cell in cells.items() if gamma > 0), key=lambda cell: figures[f"{cell}_return"])
     myopic = max((cell for (_, gamma), cell in cells.items() if gamma == 0), key=lambda cell: figures[f"{cell}_return"])
     gain = figures[f"{ahead}_return"] - figures[f"{myopic}_return"]
@@ -143,7 +144,7 @@ def plot(figures: dict[str, float], out: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for number, name in enumerate(SESSION_AGENTS):
+    for number, name in enumerate(AGENTS):
         mean = np.array([figures[f"{name}_gamma_{gamma}_return"] for gamma in GAMMAS])
         half = mean - np.array([figures[f"{name}_gamma_{gamma}_lo"] for gamma in GAMMAS])
         at = np.arange(len(GAMMAS)) + 0.06 * (number - 2.5)
@@ -165,7 +166,7 @@ def main() -> None:
     tired = bench(parts, fatigue=True)
     for name, earned in returns_of_baselines(tired, seeds).items():
         figures |= told(name, earned)
-    for name in SESSION_AGENTS:
+    for name in AGENTS:
         for gamma in GAMMAS:
             figures |= told(f"{name}_gamma_{gamma}", returns_of_agent(tired, name, gamma, seeds, steps))
     figures |= looking_ahead_gain(figures, len(seeds))

@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "offpolicy_actor_critic": _NETWORK,
     "dqn": _NETWORK | {"batch_size": 32, "gradient_steps": 2, "buffer_size": 640, "exploration_top_k": 6},
     "q_learning": {"learning_rate": 0.5},
+    "behavior_cloning": _NETWORK,
 }
 """What suits a small world."""
 

@@ -11,6 +11,7 @@ from recpolicy.agents import (
     SESSION_AGENTS,
     a2c,
     agent_entry,
+    behavior_cloning,
     dqn,
     offpolicy_actor_critic,
     ppo,
@@ -28,6 +29,7 @@ FIGURES = {
     "offpolicy_actor_critic": offpolicy_actor_critic.OffPolicyActorCritic.figures,
     "dqn": dqn.DQN.figures,
     "q_learning": q_learning.QLearning.figures,
+    "behavior_cloning": behavior_cloning.BehaviorCloning.figures,
 }
 PAGES = Path(__file__).parents[2] / "docs" / "reference" / "agents"
 

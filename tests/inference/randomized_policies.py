@@ -45,6 +45,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dqn plain dueling": ("dqn", {"layers": (8, 8), "head": "plain", "dueling": True, "exploration_top_k": 12}),
     "q_learning": ("q_learning", {}),
     "q_learning ucb1": ("q_learning", {"exploration": "ucb1"}),
+    "behavior_cloning": ("behavior_cloning", {"layers": (8, 8), "normalize_reward": True}),
+    "behavior_cloning plain": ("behavior_cloning", _SMALL | {"head": "plain"}),
     "a2c normalized": ("a2c", {"layers": (8, 8), "normalize_reward": True}),
     "dqn normalized": ("dqn", _SMALL | {"exploration_top_k": 12, "dueling": True, "normalize_reward": True}),
     "dqn plain normalized": ("dqn", _SMALL | {"exploration_top_k": 12, "head": "plain", "normalize_reward": True}),

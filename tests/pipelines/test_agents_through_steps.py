@@ -62,7 +62,10 @@ def inputs(tmp_path_factory):
     return Inputs(tmp_path_factory.mktemp("inputs"))
 
 
-@pytest.mark.parametrize("agent", [*AGENTS, *SESSION_AGENTS])
+SIMULATED = [name for name, entry in SESSION_AGENTS.items() if entry.learns_from_simulation]
+
+
+@pytest.mark.parametrize("agent", [*AGENTS, *SIMULATED])
 def test_agent_is_trained_evaluated_gated_and_registered(inputs, agent, tmp_path):
     policy = inputs.train(agent, agent)
     body = json.loads(Path(evaluation := inputs.evaluate(policy, agent)).read_text())

@@ -76,6 +76,7 @@ def test_defaults_pass_the_checks(name):
         ("retrain", {"log": "y", "registry": " ", "incumbent": " "}, "incumbent and registry are both empty"),
         ("sweep", {"agents": "[]"}, "parameter agents is empty"),
         ("sweep", {"agents": '["exp3"]'}, "exp3 learns neither from a log nor in sessions"),
+        ("sweep", {"agents": '["behavior_cloning"]'}, "behavior_cloning learns only from logs of sessions"),
         ("sweep", {"seeds": "[0.5]"}, "list of whole numbers"),
         ("sweep", {"seeds": "[0, 1e300]"}, "list of whole numbers"),
         ("sweep", {"grid": '{"alpha": 1}'}, "expected a list of values"),

@@ -35,6 +35,7 @@ SESSIONS = {
     "reinforce": SMALL,
     "topk_reinforce": SMALL | {"n_epochs": 1},
     "offpolicy_actor_critic": SMALL,
+    "behavior_cloning": SMALL,
 }
 
 

@@ -208,7 +208,8 @@ def test_topk_reinforce_values_what_the_logger_went_on_to_do(random_chain):
     assert opening(agent, problem)[BAIT] > 0.9
 
 
-AGENTS = {"topk_reinforce": {}, "offpolicy_actor_critic": {"batch_size": 32}, "dqn": {"batch_size": 32}}
+_STEPS = {"batch_size": 32}
+AGENTS = {"topk_reinforce": {}, "offpolicy_actor_critic": _STEPS, "dqn": _STEPS, "behavior_cloning": _STEPS}
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -409,9 +410,9 @@ def test_numbers_that_are_not_finite_are_never_kept(tmp_path, monkeypatch):
     assert {path.stem for path in (tmp_path / "checkpoints").glob("*.index")} == {f"ckpt-{batches}"}
 
 
-def refused(name: str, log, **sight) -> str:
+def refused(name: str, log, settings=None, **sight) -> str:
     with pytest.raises((ConfigError, DataError)) as raised:
-        check_log(make(name).learner, log, planted_sight(**sight))
+        check_log(make(name, **settings or {}).learner, log, planted_sight(**sight))
     return str(raised.value)
 
 
@@ -424,6 +425,9 @@ def test_what_cannot_be_learnt_from_is_one_line():
     )
     assert "no propensities, which offpolicy_actor_critic needs as weights" in refused(
         "offpolicy_actor_critic", replace(log, log_propensity=None)
+    )
+    assert "no propensities, which behavior_cloning has as its target" in refused(
+        "behavior_cloning", replace(log, log_propensity=None), {"target": "propensities"}
     )
     for settings in ({"behavior": "head"}, {"actor": "all_actions"}):
         learner = make("offpolicy_actor_critic", **settings).learner

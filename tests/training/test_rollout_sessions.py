@@ -62,6 +62,7 @@ POLICIES = {
     "reinforce": {},
     "topk_reinforce": {},
     "offpolicy_actor_critic": {},
+    "behavior_cloning": {},
     "dqn": {"exploration_initial_eps": 0.4, "exploration_final_eps": 0.4},
     "dueling": {"dueling": True, "exploration_initial_eps": 0.4, "exploration_final_eps": 0.4},
 }

@@ -139,6 +139,12 @@ def test_agents_with_weights_learn_from_the_log_without_a_world(tmp_path, log, m
         ("dqn", hand_rounds(), {}, "dqn learns in simulated sessions, not from logged rounds such as hand"),
         ("linucb", hand_sessions(), {}, "linucb learns from single rounds .*, not from sessions such as hand"),
         ("ppo", hand_sessions(), {}, "ppo learns in simulated sessions, not from logged ones; topk_reinforce, offp"),
+        (
+            "behavior_cloning",
+            None,
+            {},
+            "behavior_cloning imitates the policy of a log of sessions; give one with --log",
+        ),
         ("dqn", hand_sessions(), {"reward": "rating"}, r"rewards in 0\.\.1, but train\.reward is 'rating', in 1\.\.5"),
         ("dqn", hand_sessions(), {"epochs": 0}, "epochs is 0: expected"),
     ],

@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from recpolicy.agents import (
     a2c,
     baselines,
+    behavior_cloning,
     dqn,
     exp3,
     lints,
@@ -58,6 +59,8 @@ class AgentEntry(Generic[Agent_co]):
     make: MakeAgent[Agent_co]
     learns_from_logs: bool = True
     """True if the agent can learn from a log of rounds (Learner.learns_from_logs)."""
+    learns_from_simulation: bool = True
+    """False if the agent learns only from logs of sessions."""
     user_posteriors: bool = False
     """True if its contexts are the posteriors of the users' vectors (models/user_posterior.py)."""
 
@@ -90,6 +93,9 @@ SESSION_AGENTS: Mapping[str, AgentEntry[SessionAgent]] = {
     ),
     "dqn": AgentEntry(dqn.DQNConfig, dqn.make_dqn),
     "q_learning": AgentEntry(q_learning.QLearningConfig, q_learning.make_q_learning),
+    "behavior_cloning": AgentEntry(
+        behavior_cloning.BehaviorCloningConfig, behavior_cloning.make_behavior_cloning, learns_from_simulation=False
+    ),
 }
 """Agents that recommend one item after the other, in SessionEnvironment."""
 

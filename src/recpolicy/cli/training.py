@@ -47,7 +47,7 @@ def train(
         typer.Option(
             "--log",
             help="Learn from this log: a folder of `recpolicy log ingest`; of `recpolicy log simulate --sessions` for"
-            " topk_reinforce, offpolicy_actor_critic and dqn; a log with features, with --features.",
+            " topk_reinforce, offpolicy_actor_critic, dqn and behavior_cloning; a log with features, with --features.",
         ),
     ] = None,
     features: Annotated[

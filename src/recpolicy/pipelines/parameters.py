@@ -98,6 +98,7 @@ def training_settings(agent: str, learn_from: str, world: str, total_timesteps: 
         if learn_from == "log":
             raise ConfigError(f"{agent} cannot learn from a log: set learn_from to online or auto")
         if is_session_agent(agent):
+            _check_learns_from_simulation(agent)
             return {"total_timesteps": total_timesteps}
     if learn_from not in _LEARN_FROM:
         raise unknown_name_error("source of learning", learn_from, _LEARN_FROM)
@@ -111,6 +112,15 @@ def learns_from_logs(agent: str) -> bool:
     from recpolicy.agents import AGENTS, agent_entry
 
     return agent_entry(agent).learns_from_logs and agent in AGENTS
+
+
+def _check_learns_from_simulation(agent: str) -> None:
+    from recpolicy.agents import agent_entry
+
+    if not agent_entry(agent).learns_from_simulation:
+        raise ConfigError(
+            f"{agent} learns only from logs of sessions, which pipelines do not have: recpolicy train {agent} --log"
+        )
 
 
 def is_session_agent(agent: str) -> bool:
@@ -195,6 +205,7 @@ def _check_agents(agents: list[str]) -> None:
                 f"parameter agents: {agent} learns neither from a log nor in sessions; a sweep compares agents on one"
                 " log or in sessions"
             )
+        _check_learns_from_simulation(agent)
 
 
 def _check_grid(agents: list[str], grid: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ uninterrupted one.
   not for one that ended. Q(s, a) is conditional on s and a, so it needs no propensities.
 - offpolicy_actor_critic: batches of steps, `n_epochs` gradient steps each. Its critics need no propensities; its actor
   needs them in the logged form, unless beta is the behavior head's estimate.
+- behavior_cloning: batches of steps, one gradient step each; it needs propensities only if they are its target.
 
 Sources: Chen et al. 2019 (1812.02353); Chen et al. 2022 (10.1145/3523227.3546758); van Hasselt et al. 2015
 (1509.06461).
@@ -26,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from recpolicy.agents.behavior_cloning import BehaviorCloning
 from recpolicy.agents.dqn import DQN
 from recpolicy.agents.offpolicy_actor_critic import OffPolicyActorCritic
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
@@ -47,7 +49,7 @@ from recpolicy.training.observation_builder import (
     replay,
 )
 
-LEARN_FROM_LOGS = ("topk_reinforce", "offpolicy_actor_critic", "dqn")
+LEARN_FROM_LOGS = ("topk_reinforce", "offpolicy_actor_critic", "dqn", "behavior_cloning")
 """Session agents that can learn from other policies' sessions."""
 PIECE = 2048
 """Approximate number of items between progress updates and checks for Ctrl-C: 2 s of topk_reinforce, .5 s of dqn."""
@@ -161,11 +163,8 @@ def check_log(learner: SessionLearner, log: SessionLog, sight: ObservationBuilde
         )
     if not len(log):
         raise DataError(f"{log.name}: no sessions to learn from")
-    if log.log_propensity is None and _needs_propensities(learner):
-        raise DataError(
-            f"{log.name}: no propensities, which {learner.name} needs as weights; log them, or estimate them from the"
-            " log with the agent's setting behavior = 'head'"
-        )
+    if log.log_propensity is None:
+        _check_propensities_unused(learner, log.name)
     strange = ~np.isin(log.item, sight.action_items)
     if strange.any():
         raise DataError(
@@ -181,11 +180,19 @@ def check_log(learner: SessionLearner, log: SessionLog, sight: ObservationBuilde
         )
 
 
-def _needs_propensities(learner: SessionLearner) -> bool:
-    """Return True if the learner weights logged steps by their logged probabilities."""
-    if isinstance(learner, OffPolicyActorCritic):
-        return learner.config.actor == "logged" and learner.config.behavior == "logged"
-    return isinstance(learner, TopKReinforce) and learner.config.behavior == "logged"
+def _check_propensities_unused(learner: SessionLearner, log: str) -> None:
+    """Raise DataError if the learner needs the propensities that the log lacks."""
+    if isinstance(learner, BehaviorCloning) and learner.config.target == "propensities":
+        raise DataError(
+            f"{log}: no propensities, which behavior_cloning has as its target; log them, or imitate the actions with"
+            " the agent's setting target = 'actions'"
+        )
+    weights = isinstance(learner, TopKReinforce | OffPolicyActorCritic) and learner.config.behavior == "logged"
+    if weights and not (isinstance(learner, OffPolicyActorCritic) and learner.config.actor == "all_actions"):
+        raise DataError(
+            f"{log}: no propensities, which {learner.name} needs as weights; log them, or estimate them from the"
+            " log with the agent's setting behavior = 'head'"
+        )
 
 
 class Passes:
@@ -270,7 +277,8 @@ def _by_step_blocks(
 
 
 _UPDATES: Mapping[type[SessionLearner], Callable[..., Figures]] = {
-    TopKReinforce: _by_sessions, OffPolicyActorCritic: _by_step_blocks, DQN: _by_steps,
+    TopKReinforce: _by_sessions, OffPolicyActorCritic: _by_step_blocks, BehaviorCloning: _by_step_blocks,
+    DQN: _by_steps,
 }  # fmt: skip
 
 

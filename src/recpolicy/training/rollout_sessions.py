@@ -146,7 +146,7 @@ def exploring(policy: ExportedPolicy) -> Probabilities:
     if policy.estimator not in ("session", "session_values") or policy.head not in ("softmax", "epsilon_top_k"):
         raise ConfigError(
             f"a policy of the kind {policy.estimator!r} cannot log sessions; use one of ppo, a2c, reinforce,"
-            " topk_reinforce, offpolicy_actor_critic or dqn, or random or popular"
+            " topk_reinforce, offpolicy_actor_critic, dqn or behavior_cloning, or random or popular"
         )
     settings = policy.settings
 

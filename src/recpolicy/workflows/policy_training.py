@@ -220,7 +220,7 @@ def _check_mode(agent: str, settings: TrainConfig, log: BanditLog | SessionLog |
     if isinstance(log, SessionLog):
         raise ConfigError(
             f"{agent} learns from single rounds (recpolicy log ingest), not from sessions such as {log.name}; of the"
-            " session agents topk_reinforce, offpolicy_actor_critic and dqn learn from those"
+            " session agents topk_reinforce, offpolicy_actor_critic, dqn and behavior_cloning learn from those"
         )
     if (log is not None) != (settings.mode == "log"):
         raise ConfigError(f"train: mode is {settings.mode!r}; a log goes with the mode 'log', and that needs a log")

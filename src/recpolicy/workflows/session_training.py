@@ -95,7 +95,7 @@ def train_sessions(
         model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
         model_config: Settings of the rating model, if it is fitted here.
         worlds: The simulated worlds; without them, they are fitted.
-        log: Logged sessions to learn from, for topk_reinforce, offpolicy_actor_critic and dqn.
+        log: Logged sessions to learn from, for topk_reinforce, offpolicy_actor_critic, dqn and behavior_cloning.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
@@ -120,7 +120,13 @@ def train_sessions(
     if isinstance(log, BanditLog):
         raise ConfigError(
             f"{agent} learns in simulated sessions, not from logged rounds such as {log.name}; topk_reinforce,"
-            " offpolicy_actor_critic and dqn also learn from logged sessions (recpolicy log simulate --sessions)"
+            " offpolicy_actor_critic, dqn and behavior_cloning also learn from logged sessions (recpolicy log simulate"
+            " --sessions)"
+        )
+    if log is None and not entry.learns_from_simulation:
+        raise ConfigError(
+            f"{agent} imitates the policy of a log of sessions; give one with --log (recpolicy log simulate --sessions"
+            " writes one)"
         )
     settings = coerce(SessionTrainConfig, config, "train")
     agent_settings = coerce(entry.config, agent_config, agent)
