@@ -1,8 +1,12 @@
 """Policies of learning settings: trained and gated in evaluations and retrainings, applied by the retired client."""
 
+import itertools
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,6 +167,35 @@ def test_the_retired_client_applies_a_policy_of_an_evaluation(state, monkeypatch
         assert old.rank(request).reward_action_id in ("a0", "a1")
         operator.delete_evaluation("e/1")
         assert list((state.folder / "jobs" / "evaluations").iterdir()) == []
+
+
+def test_two_processes_never_train_in_one_folder(state, monkeypatch):
+    """An evaluation is deleted while a process trains its candidates, and another process gets one of the same id."""
+    system = SimpleNamespace(environ=os.environ, getpid=itertools.count(1).__next__)  # each has the files of a process
+    monkeypatch.setattr(subprocess_jobs, "os", system)
+    folders = state.folder / "jobs" / "evaluations"
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(evaluations, "_runner", pool)
+        begin = lambda arguments: evaluations.begin(  # noqa: E731
+            state, "evaluation", "e", "same id", 0, 2 * 10**12, [{"name": "x", "arguments": arguments}]
+        )
+        begin("--agent squarecb --precision 1000")
+        wait_until(lambda: folders.is_dir() and list(folders.iterdir()), "the first training")
+        assert evaluations.remove(state, "evaluation", "e")
+        begin(LINEAR)
+    with state.store.engine.connect() as connection:
+        record = evaluations.find(connection, "evaluation", "e")
+    assert record["status"] == "Succeeded", record["result"]
+    (x,) = [policy for policy in record["result"]["policies"] if policy["name"] == "x"]
+    (folder,) = folders.iterdir()  # the first process found no record of its own, so it removed its files
+    assert x["arguments"] == str(settings_of_policy(read_feature_policy(folder / x["folder"] / "policy"))) == LINEAR
+
+
+def test_a_folder_of_candidates_has_one_owner(state):
+    wanted = [{"name": "x", "arguments": LINEAR}]
+    (state.folder / "candidates").mkdir()
+    with pytest.raises(JobError, match="another process trains the candidates of this evaluation"):
+        evaluation(state, wanted)
 
 
 def test_the_job_trains_anew_with_learning_settings_of_an_operator(state):

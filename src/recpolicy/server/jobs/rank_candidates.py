@@ -53,13 +53,15 @@ def evaluate_candidates(request: JobRequest, champion: FeaturePolicy | None, ran
     """Train the candidates, estimate their rewards, and gate them; return the estimates, the best one, and notes.
 
     Raises:
-        JobError: The ranks are too few to be divided.
+        JobError: The ranks are too few to be divided, or another process trains in this folder.
     """
     settings = build(JobsConfig, request.settings["jobs"], "evaluate")
     parts, notes = _divide(champion, ranks, settings)
     work = Path(request.parameters["folder"])
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    try:
+        work.mkdir(parents=True)
+    except FileExistsError:
+        raise JobError("another process trains the candidates of this evaluation; evaluate with another id") from None
     wanted = {
         policy["name"]: (CUSTOM, parse_learning_settings(policy["arguments"]))
         for policy in request.parameters["candidates"]

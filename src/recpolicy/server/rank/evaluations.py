@@ -50,11 +50,10 @@ def begin(
         optimize: Also search for settings.
     """
     parameters = {"kind": kind, "since": since, "until": until, "version": state.ranking_version().number}
+    engine, created = state.require_store().engine, now_ms()
     if candidates or optimize:
-        folder = candidates_folder(state, identity)
+        folder = candidates_folder(state, identity, created)
         parameters |= {"candidates": list(candidates), "optimize": optimize, "folder": str(folder)}
-    engine = state.require_store().engine
-    created = now_ms()
     row = {"kind": kind, "id": identity, "name": name, "start_time": since, "end_time": until,
            "created_at": created, "status": RUNNING, "result": None}  # fmt: skip
     insert = upsert(engine.dialect.name, rank_evaluations).values(row).on_conflict_do_nothing()
@@ -82,9 +81,8 @@ def _run(state: AppState, kind: str, identity: str, created: int, parameters: Ma
     try:
         with transaction(state.require_store().engine) as connection:
             stored = bool(connection.execute(update(rank_evaluations).where(mine).values(values)).rowcount)
-            replaced = not stored and find(connection, kind, identity) is not None
-        if not stored and not replaced and kind == EVALUATION:
-            remove_candidates(state, identity)
+        if not stored and kind == EVALUATION:
+            remove_candidates(state, identity, created)
     except Exception:
         logger.exception("the result of an evaluation of ranks is not stored")
 
@@ -107,10 +105,10 @@ def remove(state: AppState, kind: str, identity: str) -> bool:
     """Delete a record; return False for an unknown id."""
     mine = (rank_evaluations.c.kind == kind) & (rank_evaluations.c.id == identity)
     with transaction(state.require_store().engine) as connection:
-        deleted = bool(connection.execute(delete(rank_evaluations).where(mine)).rowcount)
-    if deleted and kind == EVALUATION:
-        remove_candidates(state, identity)
-    return deleted
+        created = connection.scalar(delete(rank_evaluations).where(mine).returning(rank_evaluations.c.created_at))
+    if created is not None and kind == EVALUATION:
+        remove_candidates(state, identity, created)
+    return created is not None
 
 
 def apply_candidate(state: AppState, caller: Caller, identity: str, name: str, *, ungated: bool) -> Version:
@@ -149,7 +147,7 @@ def apply_candidate(state: AppState, caller: Caller, identity: str, name: str, *
             " the policy all the same"
         )
     note = {"by": caller.name, "evaluation": identity, "policy": name}
-    version = register_candidate(state, identity, policy, note)
+    version = register_candidate(state, record, policy, note)
     registry_actions.write_audit(state, caller, "apply_evaluation", {**note, "number": version.number})
     registry_actions.apply(state, caller, "promote", registry_actions.promote(version.number, ungated=ungated))
     registry_actions.sync_versions(state)
