@@ -44,6 +44,70 @@ def test_the_way_of_a_user(capsys, tmp_path):
     assert page.is_file()
 
 
+DAY = 86_400_000
+
+
+@pytest.fixture
+def state(tmp_path):
+    """A state folder: item 7 was shown to user 1 nine days ago, who came back a day later and rated it after two."""
+    from sqlalchemy import insert
+
+    from recpolicy.server.db.engine import open_store, sqlite_url
+    from recpolicy.server.db.events import Event, now_ms
+    from recpolicy.server.db.schema import events, feedback
+
+    folder, first = tmp_path / "state", (now_ms() // DAY - 9) * DAY + 5
+    folder.mkdir()
+    store = open_store(sqlite_url(folder / "server.db"))
+    with store.begin() as connection:
+        for number in (0, 1):
+            values = Event(
+                f"e{number}",
+                first + number * DAY,
+                "1",
+                1,
+                "d",
+                "linucb",
+                "champion",
+                None,
+                False,
+                "[7]",
+                "[1.0]",
+                "[4.0]",
+            )
+            connection.execute(insert(events).values(**values._asdict()))
+        connection.execute(insert(feedback).values(
+            event_id="e0", position=0, type="rating", value=4.0, time=first + 2 * DAY, late=False,
+        ))  # fmt: skip
+    store.dispose()
+    return folder
+
+
+def test_a_servers_traces_are_exported_and_fitted(capsys, state, tmp_path):
+    out, of_item = tmp_path / "traces.csv", tmp_path / "of_item.csv"
+    text = printed(capsys, "coldstart", "export", state, "--horizon", "5", "--out", out)
+    assert f"{out}: 1 traces of 1 items until " in text
+    assert "1 items are finished" in text
+    assert f"next: recpolicy coldstart fit {out} --horizon 5 --finished-only --out PRIOR" in text
+    assert pd.read_csv(out, dtype=str)["active_days"].tolist() == ["1 2"]
+    printed(capsys, "coldstart", "export", state, "--horizon", "5", "--activity", "item", "--out", of_item)
+    assert pd.read_csv(of_item, dtype=str)["active_days"].tolist() == ["2"]
+
+
+def test_an_export_that_cannot_be_made_is_one_line(capsys, state, tmp_path):
+    out = tmp_path / "traces.csv"
+    export = ("coldstart", "export", state, "--out", out)
+    assert "activity" in refused(capsys, *export, "--activity", "clicks")
+    assert "is not over" in refused(capsys, *export, "--until", "2999-01-01")
+    assert "no list was shown until 2001-01-01" in refused(capsys, *export, "--until", "2001-01-01")
+    assert "horizon of 0 days; expected 1 to" in refused(capsys, *export, "--horizon", "0")
+    assert not out.exists()
+    assert "no such" in refused(capsys, "coldstart", "export", tmp_path / "nothing", "--out", out)
+    out.write_text("mine", encoding="utf-8")
+    assert "already exists" in refused(capsys, *export)
+    assert out.read_text(encoding="utf-8") == "mine"
+
+
 def test_users_of_a_file_get_items(capsys, folder, tmp_path):
     users = tmp_path / "users.csv"
     users.write_text("user,name\n7,x\n9,y\n11,z\n", encoding="utf-8")

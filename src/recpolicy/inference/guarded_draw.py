@@ -125,6 +125,24 @@ class GuardedDraw:
         return len(shut)
 
 
+def replay_list(
+    base: Bools, arms: NDArray[np.intp], k: int, guardrails: Guardrails
+) -> tuple[NDArray[np.int32], Bools]:  # fmt: skip
+    """Return what given items close in a list of k places: the first place where each arm is closed [A], and the arms
+    that are open at the next place [A].
+
+    Args:
+        base: [A], items that could take the first place.
+        arms: The items, first place first.
+        k: Places of the list.
+        guardrails: Those of the list.
+    """
+    draw = GuardedDraw(np.zeros((1, len(base))), base[np.newaxis].copy(), k, guardrails, similar=False)
+    for place, arm in enumerate(arms.tolist()):
+        draw.take_one(place, 0, arm)
+    return draw.closed_at[0], draw.open[0]
+
+
 def static_scores(score: Array, base: Bools, guardrails: Guardrails) -> Array:
     """Return the scores [n, A] before the list has items: the policy's, or relevance with the weights that are set.
 

@@ -19,6 +19,7 @@ from recpolicy.inference.block_prediction import BatchScores
 from recpolicy.inference.guarded_draw import GuardedSlate
 from recpolicy.inference.guarded_lists import guarded_slates
 from recpolicy.inference.guardrails import Guardrails, of_request
+from recpolicy.inference.new_item_slot import add_guarded, choose_with_slot, guard_with_slot
 from recpolicy.inference.scorer import Array, FoldIn, Learned, Prediction, Scorer
 from recpolicy.inference.slate_selection import (
     ExplorationConfig,
@@ -73,6 +74,8 @@ class ComputedList:
     """False: it was drawn to explore, and its scores are not those of the best list."""
     posterior: str = ""
     """The start of the posterior that describes the user: prior or trained; empty: the user is as in the training."""
+    explored: bool = False
+    """True: it was drawn to explore, or shows a new item."""
 
     @property
     def size(self) -> int:
@@ -146,11 +149,21 @@ def _best_slates(
     version: LoadedVersion, scores: BatchScores, allowed: Bools, k: int, exploration: ExplorationConfig
 ) -> Sequence[Slate | None]:
     """Return the best slates of n users; None for those with ties, and those that are empty; allowed [n, A]."""
-    rails = version.guardrails
+    rails, slot = version.guardrails, version.new_items
     if not isinstance(rails, Guardrails):
-        return untied_slates(scores.score, allowed, k, exploration)
+        if slot is None:
+            return untied_slates(scores.score, allowed, k, exploration)
+        others = slot.others(allowed)
+        return slot.policy_lists(untied_slates(scores.score, others, k, exploration), allowed, others, k)
     rating, nobody = scores.rating[:, version.scorer.action_items], np.zeros(len(allowed), bool)
-    slates = guarded_slates(scores.score, rating, allowed, k, rails, exploration, np.random.default_rng(), nobody)
+    base = rails.base_mask(allowed, rating) if slot is not None else allowed
+    others = allowed if slot is None else slot.others(base)
+    slates = guarded_slates(scores.score, rating, others, k, rails, exploration, np.random.default_rng(), nobody)
+    if slot is not None:
+        slates = [
+            add_guarded(slate, base[row], others[row], k, rails, slot, False, np.random.default_rng())
+            for row, slate in enumerate(slates)
+        ]
     return [slate if len(slate.arms) and not slate.tied else None for slate in slates]
 
 
@@ -161,16 +174,23 @@ def request_guardrails(version: LoadedVersion, request: RecommendRequest) -> Gua
     return of_request(operator, own, request.k, version.scorer)
 
 
-def _guarded_slate(
-    answer: Prediction | BatchScores, scorer: Scorer, allowed: Bools, k: int, rails: Guardrails,
-    exploration: ExplorationConfig, explored: bool,
-) -> GuardedSlate:  # fmt: skip
-    """Return a slate under guardrails; raises DataError if they leave no item."""
-    rating, score = answer.rating[scorer.action_items], answer.score
-    slate = guarded_slates(
-        score[np.newaxis], rating[np.newaxis], allowed[np.newaxis], k, rails, exploration, np.random.default_rng(),
-        np.array([explored]),
-    )[0]  # fmt: skip
+def _choose(
+    version: LoadedVersion, answer: Prediction | BatchScores, allowed: Bools, k: int, rails: Guardrails | None,
+    exploration: ExplorationConfig, explored: bool, show_new: bool,
+) -> Slate:  # fmt: skip
+    """Return the slate of one request; raises DataError if guardrails leave no item."""
+    score, slot, rng = answer.score, version.new_items, np.random.default_rng()
+    if rails is None:
+        if slot is None:
+            return choose_slate(score, allowed, k, exploration, rng, explored)
+        return choose_with_slot(score, allowed, k, slot, exploration, explored, show_new, rng)
+    rating = answer.rating[version.scorer.action_items]
+    if slot is None:
+        slate = guarded_slates(
+            score[np.newaxis], rating[np.newaxis], allowed[np.newaxis], k, rails, exploration, rng, np.array([explored])
+        )[0]
+    else:
+        slate = guard_with_slot(score, rating, allowed, k, rails, slot, exploration, explored, show_new, rng)
     if not len(slate.arms):
         raise DataError(f"no item is left under the guardrails: {slate.reason}")
     return slate
@@ -182,8 +202,9 @@ def compute_list(
     exploration: ExplorationConfig,
     explored: bool,
     users: RequestUsers = NO_USERS,
+    show_new: bool = False,
 ) -> ComputedList:
-    """Return a list for any request."""
+    """Return a list for any request; `show_new`: with a new item, if the version has a place for one."""
     scorer, fold_in = version.scorer, request.fold_in()
     context = None if request.context is None else np.array(request.context, np.float32)
     by_id = fold_in is None and context is None
@@ -202,19 +223,13 @@ def compute_list(
         scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in, learned
     )
     rails = request_guardrails(version, request)
-    if rails is None:
-        slate = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), explored)
-    else:
-        slate = _guarded_slate(answer, scorer, allowed, request.k, rails, exploration, explored)
+    slate = _choose(version, answer, allowed, request.k, rails, exploration, explored, show_new)
     vector = None if by_id else _context_bytes(scorer, request, fold_in, context)
     computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector, learned)
     if user is not None:
         computed = _with_posterior(computed, learned[request.user], user)
-    if explored:
-        if rails is None:
-            best = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), False)
-        else:
-            best = _guarded_slate(answer, scorer, allowed, request.k, rails, exploration, False)
+    if slate.explored:
+        best = _choose(version, answer, allowed, request.k, rails, exploration, False, False)
         greedy = np.array_equal(answer.score[slate.arms], answer.score[best.arms])
         computed = replace(computed, greedy=greedy)
     return replace(computed, history=_packed_history(scorer, request)) if request.history else computed
@@ -245,6 +260,7 @@ def _as_json(
         context=context,
         history=b"" if version.scorer.sequential else None,
         mean_std=float(answer.std[rows].mean()) if len(rows) else float("nan"),
+        explored=slate.explored,
     )
     return with_guardrails(computed, slate) if isinstance(slate, GuardedSlate) else computed
 

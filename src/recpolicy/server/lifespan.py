@@ -7,6 +7,7 @@ single trained policy, it also holds a registry with that policy as version 1.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from recpolicy.server.live_models import (
     with_guardrails,
 )
 from recpolicy.server.metrics import Metrics
+from recpolicy.server.new_items.allocation import NewItemPlaces, allocation_path
 from recpolicy.server.online.checkpoints import CURRENT, checkpoint_folder
 from recpolicy.server.online.learned_policy import LearnedPolicy
 from recpolicy.server.online.rank_checkpoints import rank_checkpoint_folder
@@ -178,14 +180,17 @@ def stateless_state(source: Path, settings: Settings) -> AppState:
 
 
 def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHooks:
-    """Return the look-ups of running rollouts and of online checkpoints."""
+    """Return the look-ups of running rollouts, of online checkpoints and of the allocation of new items."""
 
     def rollout(challenger: int) -> int | None:
         return running_rollout(engine, challenger)
 
     start_uniform, learned, ranks = settings.rank.start_uniform, LearnedPolicy(folder), LearnedRanks(folder)
+    places = NewItemPlaces(allocation_path(folder), settings.new_items) if settings.new_items.share > 0 else None
+    more = () if places is None else (places.path,)
     if not settings.online.enabled:
-        return ReloadHooks(rollout, uniform_first=start_uniform, guardrails=settings.guardrails)
+        hooks = ReloadHooks(rollout, uniform_first=start_uniform, guardrails=settings.guardrails)
+        return hooks if places is None else replace(hooks, watched=lambda _: more, new_items=places)
 
     def with_updates(policy: Policy) -> Policy:
         if isinstance(policy, FeaturePolicy):
@@ -197,9 +202,10 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
             return (rank_checkpoint_folder(folder, policy.policy_digest) / CURRENT,)
         if isinstance(policy, Ranker):
             return ()
-        return (checkpoint_folder(folder, policy.metadata["policy_digest"]) / CURRENT,)
+        return (checkpoint_folder(folder, policy.metadata["policy_digest"]) / CURRENT, *more)
 
-    return ReloadHooks(rollout, with_updates, checkpoints, start_uniform, settings.guardrails)
+    hooks = ReloadHooks(rollout, with_updates, checkpoints, start_uniform, settings.guardrails)
+    return hooks if places is None else replace(hooks, new_items=places)
 
 
 def running_rollout(engine: Engine, challenger: int) -> int | None:

@@ -24,6 +24,7 @@ from recpolicy.core.lru import LRUCache
 from recpolicy.inference.feature_artifact import is_feature_policy, read_feature_policy
 from recpolicy.inference.guardrails import GuardrailConfig, Guardrails, bind, unknown_ids_notice
 from recpolicy.inference.load_scorer import load_scorer
+from recpolicy.inference.new_item_slot import NewItemSlot
 from recpolicy.inference.rank_guardrails import RankGuardrails
 from recpolicy.inference.scorer import Scorer
 from recpolicy.registry.aliases import STATE, Routing
@@ -65,6 +66,8 @@ class LoadedVersion:
     """Cache of its greedy lists (recommend.ComputedList); a version never changes, so they stay valid."""
     guardrails: BoundGuardrails = field(default=None, compare=False, repr=False)
     """The operator's guardrails over its catalog, or of its ranks; None: there are none."""
+    new_items: NewItemSlot | None = field(default=None, compare=False, repr=False)
+    """The place for new items; None: lists have none."""
     item_json: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
     """Begin of the JSON of its items, by row; filled as lists show them."""
 
@@ -189,6 +192,8 @@ class ReloadHooks:
     """A registry without a champion serves UniformPolicy."""
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
     """The operator's guardrails; a version that cannot keep them is not served."""
+    new_items: Callable[[Policy], NewItemSlot | None] = lambda _: None
+    """Returns the place for new items in the lists of a version."""
 
 
 class ModelManager:
@@ -315,9 +320,13 @@ def _combine(
     learned = hooks.learned(champion)
     if learned is not champion and not isinstance(champion, Ranker):
         champion.forget_predictions()
+    base = None if learned is champion else champion
+    slots = [hooks.new_items(each) if routing.exploration and each is not None else None for each in (learned, rival)]
     live = LiveState(
-        with_guardrails(LoadedVersion(learned, number, None if learned is champion else champion), hooks.guardrails),
-        None if rival is None else with_guardrails(LoadedVersion(rival, challenger), hooks.guardrails),
+        with_guardrails(LoadedVersion(learned, number, base, new_items=slots[0]), hooks.guardrails),
+        None
+        if rival is None
+        else with_guardrails(LoadedVersion(rival, challenger, new_items=slots[1]), hooks.guardrails),
         0.0 if rival is None else routing.traffic_fraction,
         rival is not None and routing.shadow,
         routing.exploration,

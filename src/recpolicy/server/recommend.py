@@ -214,18 +214,21 @@ def choose(
 ) -> ServedList:
     """Return a list for one request with its event.
 
-    Raises what the policy raises for unknown users, items or filters.
+    A list that only a comparison needs (`NO_EXPLORATION`) never shows a new item. Raises what the policy raises for
+    unknown users, items or filters.
     """
     user_key = id_key(request.user)
     version, variant = live.variant_for(user_key)
     exploration = exploration if live.exploring else NO_EXPLORATION
     explored = random.random() < exploration.share
+    slot = version.new_items if exploration is not NO_EXPLORATION else None
+    show_new = slot is not None and random.random() < slot.share
     computed = None
-    if request.plain and not explored:
+    if request.plain and not explored and not show_new:
         key = list_key(request, exploration, users.find(version.trained, request.user))
         computed = version.lists.get(key) or compute_lists(version, [request], exploration, users=users).get(key)
     if computed is None:
-        computed = compute_list(version, request.full(), exploration, explored, users)
+        computed = compute_list(version, request.full(), exploration, explored, users, show_new)
     time = now_ms()
     event = Event(
         id=new_event_id(time),
@@ -236,7 +239,7 @@ def choose(
         agent=version.agent,
         variant=variant,
         rollout=live.rollout,
-        explored=explored,
+        explored=computed.explored,
         item_ids=computed.item_ids,
         propensities=computed.propensities,
         ratings=computed.ratings,

@@ -297,6 +297,30 @@ class UsersConfig:
 
 
 @config_dataclass
+class NewItemsConfig:
+    """New items, which a daily job allocates to a share of the lists by their delayed outcomes."""
+
+    share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Probability that a list shows a new item; 0: new items compete with all others."""
+    prior: str | None = None
+    """File that `recpolicy coldstart fit` wrote; its horizon is that of the beliefs."""
+    place: Annotated[int, Field(ge=0, le=100)] = 0
+    """Place of the new item in the list, from 1; 0: the last one. Under guardrails it is the last one."""
+    days: CountOrZero = 0
+    """Days after its first list during which an added item is new; 0: as many as the horizon."""
+    activity: Literal["any", "item"] = "any"
+    """A user is active on a day with any list or feedback (any), or with feedback on the item (item)."""
+    uniform_mix: Fraction = 0.1
+    """Share of uniform choices among the new items."""
+
+    def __post_init__(self) -> None:
+        if self.share > 0 and self.prior is None:
+            raise ConfigError(
+                "share is above 0 and prior is missing; expected the file that `recpolicy coldstart fit` wrote"
+            )
+
+
+@config_dataclass
 class ConsoleConfig:
     """The wording of the console."""
 
@@ -372,6 +396,7 @@ class Settings:
     drift: DriftConfig = field(default_factory=DriftConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     users: UsersConfig = field(default_factory=UsersConfig)
+    new_items: NewItemsConfig = field(default_factory=NewItemsConfig)
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     rank: RankConfig = field(default_factory=RankConfig)

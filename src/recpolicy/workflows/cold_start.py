@@ -126,6 +126,23 @@ def new_item_beliefs(
     if table is None and known is None:
         raise DataError("no new item; give traces, a table of items (--items) or both")
     ids = known.items if table is None and known is not None else _ids(table)
+    return beliefs_about(model, ids, known, table)
+
+
+def beliefs_about(
+    model: PriorModel, ids: NDArray[np.object_], known: Traces | None, table: ItemTable | None = None
+) -> NewItems:
+    """Return the beliefs about some items.
+
+    Args:
+        model: The prior.
+        ids: [I], ids of the items.
+        known: Traces; those of other items do not count. None if there are none.
+        table: Attributes of the items, if the prior reads any.
+
+    Raises:
+        DataError: The table lacks an attribute or an item, or has a label that the fit did not see.
+    """
     means = model.means(ids.tolist(), table)
     whitening = model.prior.filter().whitening
     if known is None:

@@ -52,9 +52,16 @@ def evaluate_strategies(request: JobRequest) -> JobResult:
     return evaluate_them(request)
 
 
+def allocate_new_items(request: JobRequest) -> JobResult:
+    """Allocate the new items of the champion."""
+    from recpolicy.server.jobs.new_item_worker import allocate_new_items as allocate_them
+
+    return allocate_them(request)
+
+
 WORK: Mapping[str, Callable[[JobRequest], JobResult]] = {
     "retrain": retrain, "evaluate": evaluate, "evaluate_ranks": evaluate_ranks, "train_strategies": train_strategies,
-    "evaluate_strategies": evaluate_strategies,
+    "evaluate_strategies": evaluate_strategies, "allocate_new_items": allocate_new_items,
 }  # fmt: skip
 
 

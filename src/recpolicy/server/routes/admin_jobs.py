@@ -1,5 +1,6 @@
-"""Routes for jobs and their runs, the latest drift check, rewards and signals by day, and the checklist."""
+"""Routes for jobs, runs, the latest drift check, new items, rewards and signals by day, and the checklist."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -19,10 +20,12 @@ from recpolicy.server.errors import hide_folders
 from recpolicy.server.jobs.drift import NAME as DRIFT
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.json_output import json_response
+from recpolicy.server.new_items.allocation import allocation_path, read_allocation
 from recpolicy.server.schemas.admin import (
     Checklist,
     DriftResponse,
     JobList,
+    NewItemList,
     RankOverview,
     RewardList,
     RunList,
@@ -158,6 +161,22 @@ def show_checklist(_: Reader, state: StateDep) -> Response:
     """Show the production checklist: each item as kept or not, with its figure."""
     _engine(state)
     return json_response(as_body(production_checklist(state)))
+
+
+@router.get("/new-items", response_model=NewItemList)
+def list_new_items(_: Reader, state: StateDep) -> Response:
+    """List the new items of the latest allocation, with the beliefs about them and their shares."""
+    _engine(state)
+    assert state.folder is not None, "a server with a store has a state folder"
+    allocation, champion = read_allocation(allocation_path(state.folder)), state.models.live.champion
+    body: dict[str, Any] = {"share": state.settings.new_items.share, "items": []}
+    if allocation is None:
+        return json_response({**body, "day": None, "version": None, "horizon": None})
+    for item in allocation.items:
+        arm = None if champion.ranks else champion.scorer.arm(item.item_id)
+        title = None if arm is None else champion.scorer.titles[champion.scorer.action_items[arm]]
+        body["items"].append({**asdict(item), "title": title})
+    return json_response({**body, "day": allocation.day, "version": allocation.version, "horizon": allocation.horizon})
 
 
 def _without_folders(state: AppState, row: dict[str, Any]) -> dict[str, Any]:

@@ -350,6 +350,29 @@ class Checklist(BaseModel):
     items: list[ChecklistItem] = Field(description="The items.")
 
 
+class NewItemRow(BaseModel):
+    """A new item: the belief about it, and its share."""
+
+    item_id: int | str = Field(description="Id of the item.", examples=[901])
+    title: str | None = Field(description="Title of the item; null if the champion lacks the item.")
+    mean: float = Field(description="Expected active days of a user within the horizon.", examples=[3.4])
+    lo: float = Field(description="Lower end of the 95 % interval of the expectation.", examples=[2.1])
+    hi: float = Field(description="Upper end of the 95 % interval of the expectation.", examples=[4.7])
+    days: int = Field(description="Days since the first list that showed the item.", examples=[3])
+    traces: int = Field(description="Users who were shown the item and have an observed day.", examples=[120])
+    probability: float = Field(description="Share of the lists with a new item that show this one.", examples=[0.4])
+
+
+class NewItemList(BaseModel):
+    """The beliefs about new items and their shares."""
+
+    share: float = Field(description="Probability that a list shows a new item; 0: none does.", examples=[0.1])
+    day: str | None = Field(description="Last day that the beliefs know, in UTC; null before the first allocation.")
+    version: int | None = Field(description="Version whose new items these are.")
+    horizon: int | None = Field(description="Days of a trace.", examples=[30])
+    items: list[NewItemRow] = Field(description="The new items, the largest share first.")
+
+
 class RolloutRequest(BaseModel):
     """A challenger and its plan; omitted fields come from the table `[rollout]` of the server's settings."""
 

@@ -16,6 +16,7 @@ const SECTIONS = {
   rewards: { path: "/v1/admin/rewards?days=7", draw: draw.rewards },
   signals: { path: "/v1/admin/signals?days=7", every: 60_000, draw: draw.signals },
   jobs: { path: "/v1/admin/jobs", more: runsOf, draw: draw.jobs },
+  "new-items": { path: "/v1/admin/new-items", every: 60_000, draw: draw.newItems },
   drift: { path: "/v1/admin/drift", draw: draw.drift },
   checklist: { path: "/v1/admin/checklist", every: 60_000, draw: draw.checklist },
   simulator: { path: "/v1/admin/simulator", draw: (answer) => draw.simulator(answer, last.versions) },

@@ -224,6 +224,17 @@ export function drift({ run }) {
   ];
 }
 
+export function newItems({ share, day, version, horizon, items }) {
+  if (!items.length) return empty(share ? "There are no new items. The job allocate_new_items looks for some every day." : "Lists have no place for new items: [new_items] share is 0.");
+  return [
+    el("p", { class: "hint", text: `Version ${version}, known until ${day}. ${number(100 * share, 1)} % of lists show a new item. Belief: expected active days of a user within ${horizon} days.` }),
+    table("New items", ["Item", "Belief", "95 % interval", "Days", "Traces", "Share"], items.map((one) => [
+      one.title ? `${one.item_id} · ${one.title}` : String(one.item_id), number(one.mean, 2), `${number(one.lo, 2)} to ${number(one.hi, 2)}`,
+      one.days, one.traces, `${number(100 * one.probability, 1)} %`,
+    ])),
+  ];
+}
+
 export function checklist({ items }) {
   return table("Production checklist", ["Item", "State", "Figure", "Expected", "See"], items.map((one) => [
     one.name, el("span", { class: one.kept ? "tag good" : "tag failed", text: one.kept ? "kept" : "not kept" }), one.figure, one.expected, el("code", { text: one.command }),

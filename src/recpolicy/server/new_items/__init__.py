@@ -1,0 +1,1 @@
+"""Serving of new items: the allocation of the daily job, and the place for it in lists."""

@@ -1,0 +1,223 @@
+"""New items in a server: the daily job, the place in lists with exact propensities, and what the log has."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from event_factory import event
+from tiny_policies import write_tiny
+from unlimited import UNLIMITED
+
+from recpolicy.coldstart.prior import ItemPrior
+from recpolicy.coldstart.prior_file import PriorModel, write_prior
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.data.log_parts import EVENTS, log_parts
+from recpolicy.inference.slate_selection import ExplorationConfig
+from recpolicy.registry.add_items import change_items
+from recpolicy.registry.model_registry import Registry
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.events import insert_events, now_ms
+from recpolicy.server.db.export import ExportOptions, LogPolicy, export
+from recpolicy.server.jobs.new_item_job import allocate_new_items as run_job
+from recpolicy.server.jobs.new_item_worker import allocate_new_items
+from recpolicy.server.jobs.subprocess_jobs import JobRequest
+from recpolicy.server.lifespan import open_state
+from recpolicy.server.new_items.allocation import (
+    NewItem,
+    NewItemAllocation,
+    allocation_path,
+    read_allocation,
+    write_allocation,
+)
+from recpolicy.server.recommend import choose
+from recpolicy.server.schemas.requests import RecommendRequest
+from recpolicy.server.settings import NewItemsConfig, read_settings
+
+DAY, HORIZON = 86_400_000, 5
+TODAY = now_ms() // DAY
+
+
+@pytest.fixture
+def prior(tmp_path):
+    """A prior in whose items early days tell of late ones."""
+    covariance = 0.05 * np.ones((HORIZON, HORIZON)) + 0.01 * np.eye(HORIZON)
+    model = PriorModel(ItemPrior(np.full((1, HORIZON), 0.3), covariance, 0.1 * np.eye(HORIZON) + 0.1))
+    write_prior(tmp_path / "prior.json", model)
+    return tmp_path / "prior.json"
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A champion to which the items 901 and 902 were added."""
+    registry = Registry(tmp_path / "registry")
+    registry.register(write_tiny(tmp_path / "tiny"), gate={"verdict": "pass"})
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,title,year\n901,New,2026\n902,Newer,2026\n", encoding="utf-8")
+    change_items(registry, 1, items)
+    registry.promote(2, ungated=True)
+    return registry
+
+
+def opened(registry, prior, share=0.5, exploration=0.0, **words):
+    config = NewItemsConfig(share=share, prior=str(prior), **words)
+    settings = replace(UNLIMITED, new_items=config, exploration=ExplorationConfig(share=exploration, top=6))
+    return open_state(registry.folder, None, settings)
+
+
+def allocation(shares):
+    items = tuple(NewItem(item, 1.0, 0.5, 1.5, 3, 20, share) for item, share in shares.items())
+    return NewItemAllocation("2026-11-29", 2, "p", HORIZON, "s", items)
+
+
+def lists(state, count, user=3, **words):
+    """Return the items and propensities of lists."""
+    served = [choose(state.models.live, RecommendRequest(user=user, k=4, **words), state.settings.exploration).event
+              for _ in range(count)]  # fmt: skip
+    return [(json.loads(one.item_ids), json.loads(one.propensities), one) for one in served]
+
+
+def test_a_share_of_lists_shows_a_new_item_with_its_exact_propensity(registry, prior):
+    write_allocation(allocation_path(registry.folder), allocation({901: 0.75, 902: 0.25}))
+    with opened(registry, prior) as state:
+        served = lists(state, 400)
+    last = Counter(items[3] for items, _, _ in served)
+    assert last[901] + last[902] == pytest.approx(200, abs=50)
+    assert last[901] > 1.5 * last[902]
+    for items, propensities, row in served:
+        assert not {901, 902} & set(items[:3])
+        assert row.explored == (items[3] in (901, 902))
+        assert propensities == pytest.approx([1, 1, 1, {901: 0.375, 902: 0.125}.get(items[3], 0.5)], abs=1e-12)
+    assert len({tuple(items[:3]) for items, _, _ in served}) == 1
+
+
+def test_the_product_of_logged_propensities_is_the_frequency_of_the_list(registry, prior):
+    write_allocation(allocation_path(registry.folder), allocation({901: 0.75, 902: 0.25}))
+    with opened(registry, prior, exploration=0.5, place=2) as state:
+        served = lists(state, 2_000)
+    product = {tuple(items): float(np.prod(propensities)) for items, propensities, _ in served}
+    count = Counter(tuple(items) for items, _, _ in served)
+    frequent = [items for items, probability in product.items() if probability > 0.02]
+    assert len(frequent) >= 3
+    for items in frequent:
+        assert count[items] / 2_000 == pytest.approx(product[items], abs=5 * np.sqrt(product[items] / 2_000))
+
+
+def test_items_that_a_request_excludes_or_a_version_lacks_are_never_shown(registry, prior, caplog):
+    write_allocation(allocation_path(registry.folder), allocation({901: 0.6, 902: 0.2, 777: 0.2}))
+    with opened(registry, prior) as state:
+        assert "names 1 items that a serving version lacks, such as 777" in caplog.text
+        shown = [(items[3], propensities[3]) for items, propensities, _ in lists(state, 60, exclude=[901])]
+        assert {item for item, _ in shown if item > 900} == {902}
+        assert {propensity for item, propensity in shown if item == 902} == {0.5}
+        both = lists(state, 30, exclude=[901, 902])
+        assert all(propensities == [1.0] * 4 for _, propensities, _ in both)
+
+
+def test_lists_follow_a_new_allocation_and_the_pause_of_exploration(registry, prior):
+    with opened(registry, prior) as state:
+        assert state.models.live.champion.new_items is None
+        before = state.models._look()
+        write_allocation(allocation_path(registry.folder), allocation({901: 1.0}))
+        assert state.models._look() != before
+        state.models.refresh()
+        assert {items[3] for items, _, _ in lists(state, 40)} > {901}
+        registry.set_exploration(False)
+        state.models.refresh()
+        assert state.models.live.champion.new_items is None
+
+
+def test_a_damaged_allocation_is_said_and_lists_are_the_policys(registry, prior, caplog):
+    path = allocation_path(registry.folder)
+    write_allocation(path, allocation({901: 1.0}))
+    path.write_text(path.read_text().replace("901", "902"))
+    with opened(registry, prior) as state:
+        assert "lists show no new items" in caplog.text
+        assert state.models.live.champion.new_items is None
+    write_allocation(path, allocation({901: 0.5}))
+    with pytest.raises(ArtifactError, match=r"the shares of new items sum to 0\.5; expected 1"):
+        read_allocation(path)
+
+
+def test_off_costs_nothing(registry):
+    write_allocation(allocation_path(registry.folder), allocation({901: 1.0}))
+    with open_state(registry.folder, None, UNLIMITED) as state:
+        assert state.models.live.champion.new_items is None
+        assert run_job(state, {}).metadata["reason"] == "lists have no place for new items: [new_items] share is 0"
+
+
+def store_lists(state, rows):
+    """Store lists: user, items, days ago."""
+    with transaction(state.require_store().engine) as connection:
+        insert_events(connection, [
+            event(user, items, id=f"e{number}", version=2, time=(TODAY - ago) * DAY + 5)
+            for number, (user, items, ago) in enumerate(rows)
+        ])  # fmt: skip
+
+
+def work(state):
+    request = JobRequest.from_state(state, {})
+    Path(request.folder).mkdir(parents=True, exist_ok=True)
+    return allocate_new_items(request)
+
+
+def test_the_job_believes_what_users_did_and_runs_once_a_day(registry, prior):
+    with opened(registry, prior, uniform_mix=0.0) as state:
+        result = work(state)
+        assert (result.status, result.records, result.metadata["items"]) == ("done", 0, 2)
+        start = read_allocation(allocation_path(registry.folder))
+        assert [item.probability for item in start.items] == pytest.approx([0.5, 0.5], abs=1e-9)
+        again = work(state)
+        assert again.status == "skipped"
+        assert again.metadata["reason"] == f"the allocation until {start.day} of version 2 exists already"
+        allocation_path(registry.folder).unlink()
+        # Users of 901 come back on every day, those of 902 never.
+        rows = [(user, (101, 901), ago) for user in range(1, 9) for ago in (3, 2, 1)]
+        store_lists(state, rows + [(user, (102, 902), 3) for user in range(11, 19)])
+        work(state)
+        best, other = read_allocation(allocation_path(registry.folder)).items
+        assert (best.item_id, other.item_id, best.days, best.traces) == (901, 902, 3, 8)
+        assert best.lo < best.mean < best.hi
+        assert best.lo > other.hi
+        assert best.probability > 0.999
+        state.models.refresh()
+        assert state.models.live.champion.new_items is not None
+
+
+def test_an_item_is_new_until_its_days_are_over(registry, prior):
+    with opened(registry, prior, days=2) as state:
+        store_lists(state, [(1, (901,), 3), (1, (902,), 2)])
+        work(state)
+        assert [item.item_id for item in read_allocation(allocation_path(registry.folder)).items] == [902]
+
+
+def test_wrong_input_is_one_line(registry, prior, tmp_path):
+    with opened(registry, tmp_path / "none.json") as state, pytest.raises(ArtifactError, match=r"none.json: no such"):
+        work(state)
+    registry.promote(1)
+    with opened(registry, prior) as state:
+        assert "version 1 has no new items; add some with" in work(state).metadata["reason"]
+    with pytest.raises(ConfigError, match="share is above 0 and prior is missing; expected the file that"):
+        NewItemsConfig(share=0.1)
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[new_items]\nshare = 0.7\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"settings.toml: \[new_items\].*share"):
+        read_settings(settings)
+
+
+def test_an_export_has_the_logged_propensities(registry, prior, tmp_path):
+    write_allocation(allocation_path(registry.folder), allocation({901: 0.75, 902: 0.25}))
+    with opened(registry, prior) as state:
+        served = lists(state, 40)
+        with transaction(state.require_store().engine) as connection:
+            insert_events(connection, [row for _, _, row in served])
+        export(state.require_store().engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
+    table = pq.read_table(log_parts(tmp_path / "log", EVENTS)[0]).to_pydict()
+    rounds = {name: (item, chance) for name, item, chance in
+              zip(table["event_id"], table["item_id"], table["propensity"], strict=True)}  # fmt: skip
+    expected = {f"{row.id}:{place}": (items[place], propensities[place])
+                for items, propensities, row in served for place in range(4)}  # fmt: skip
+    assert rounds == expected
