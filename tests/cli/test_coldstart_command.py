@@ -61,20 +61,9 @@ def state(tmp_path):
     store = open_store(sqlite_url(folder / "server.db"))
     with store.begin() as connection:
         for number in (0, 1):
-            values = Event(
-                f"e{number}",
-                first + number * DAY,
-                "1",
-                1,
-                "d",
-                "linucb",
-                "champion",
-                None,
-                False,
-                "[7]",
-                "[1.0]",
-                "[4.0]",
-            )
+            time = first + number * DAY
+            names = ("1", 1, "digest", "linucb", "champion", None, False)  # user, version ... explored
+            values = Event(f"e{number}", time, *names, "[7]", "[1.0]", "[4.0]")
             connection.execute(insert(events).values(**values._asdict()))
         connection.execute(insert(feedback).values(
             event_id="e0", position=0, type="rating", value=4.0, time=first + 2 * DAY, late=False,
@@ -97,14 +86,14 @@ def test_a_servers_traces_are_exported_and_fitted(capsys, state, tmp_path):
 def test_an_export_that_cannot_be_made_is_one_line(capsys, state, tmp_path):
     out = tmp_path / "traces.csv"
     export = ("coldstart", "export", state, "--out", out)
-    assert "activity" in refused(capsys, *export, "--activity", "clicks")
-    assert "is not over" in refused(capsys, *export, "--until", "2999-01-01")
-    assert "no list was shown until 2001-01-01" in refused(capsys, *export, "--until", "2001-01-01")
-    assert "horizon of 0 days; expected 1 to" in refused(capsys, *export, "--horizon", "0")
+    assert "activity" in refused(recpolicy(capsys, *export, "--activity", "clicks"))
+    assert "is not over" in refused(recpolicy(capsys, *export, "--until", "2999-01-01"))
+    assert "no list was shown until 2001-01-01" in refused(recpolicy(capsys, *export, "--until", "2001-01-01"))
+    assert "horizon of 0 days; expected 1 to" in refused(recpolicy(capsys, *export, "--horizon", "0"))
     assert not out.exists()
-    assert "no such" in refused(capsys, "coldstart", "export", tmp_path / "nothing", "--out", out)
+    assert "no such" in refused(recpolicy(capsys, "coldstart", "export", tmp_path / "nothing", "--out", out))
     out.write_text("mine", encoding="utf-8")
-    assert "already exists" in refused(capsys, *export)
+    assert "already exists" in refused(recpolicy(capsys, *export))
     assert out.read_text(encoding="utf-8") == "mine"
 
 

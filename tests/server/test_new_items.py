@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from api_keys import bearing, key_for
+from client_helpers import ask
 from event_factory import event
 from tiny_policies import write_tiny
 from unlimited import UNLIMITED
@@ -16,12 +18,15 @@ from recpolicy.coldstart.prior import ItemPrior
 from recpolicy.coldstart.prior_file import PriorModel, write_prior
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.data.log_parts import EVENTS, log_parts
+from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.add_items import change_items
 from recpolicy.registry.model_registry import Registry
+from recpolicy.server.app import make_app
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.export import ExportOptions, LogPolicy, export
+from recpolicy.server.db.guardrail_record import unpack_list
 from recpolicy.server.jobs.new_item_job import allocate_new_items as run_job
 from recpolicy.server.jobs.new_item_worker import allocate_new_items
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
@@ -62,9 +67,11 @@ def registry(tmp_path):
     return registry
 
 
-def opened(registry, prior, share=0.5, exploration=0.0, **words):
+def opened(registry, prior, share=0.5, exploration=0.0, guardrails=UNLIMITED.guardrails, **words):
     config = NewItemsConfig(share=share, prior=str(prior), **words)
-    settings = replace(UNLIMITED, new_items=config, exploration=ExplorationConfig(share=exploration, top=6))
+    settings = replace(
+        UNLIMITED, new_items=config, guardrails=guardrails, exploration=ExplorationConfig(share=exploration, top=6)
+    )
     return open_state(registry.folder, None, settings)
 
 
@@ -117,6 +124,34 @@ def test_items_that_a_request_excludes_or_a_version_lacks_are_never_shown(regist
         assert all(propensities == [1.0] * 4 for _, propensities, _ in both)
 
 
+def test_an_operator_who_blocks_a_new_item_never_sees_it(registry, prior):
+    write_allocation(allocation_path(registry.folder), allocation({901: 0.75, 902: 0.25}))
+    with opened(registry, prior, place=1, guardrails=GuardrailConfig(blocked=(901, 101), novelty=0.1)) as state:
+        served = lists(state, 60)
+    assert {items[3] for items, _, _ in served if items[3] > 900} == {902}
+    for items, propensities, row in served:
+        assert not {901, 902, 101} & set(items[:3])
+        assert propensities == [1.0, 1.0, 1.0, 0.5]
+        assert unpack_list(row.guardrails, 13)[1] == [], "nothing closes after the first place"
+
+
+def test_the_console_lists_each_new_item_with_belief_and_share(registry, prior):
+    with opened(registry, prior) as state:
+        app = make_app(state)
+        headers = bearing(key_for(app, "reader", "rita"))
+        answer = ask(app, "GET", "/v1/admin/new-items", headers=headers).json()
+        assert answer == {"share": 0.5, "items": [], "day": None, "version": None, "horizon": None}
+        write_allocation(allocation_path(registry.folder), allocation({901: 0.75, 777: 0.25}))
+        answer = ask(app, "GET", "/v1/admin/new-items", headers=headers).json()
+        assert (answer["day"], answer["version"], answer["horizon"]) == ("2026-11-29", 2, HORIZON)
+        assert answer["items"][0] == {
+            "item_id": 901, "title": "New", "mean": 1.0, "lo": 0.5, "hi": 1.5, "days": 3, "traces": 20,
+            "probability": 0.75,
+        }  # fmt: skip
+        assert answer["items"][1]["title"] is None
+        assert ask(app, "GET", "/v1/admin/new-items").status_code == 401
+
+
 def test_lists_follow_a_new_allocation_and_the_pause_of_exploration(registry, prior):
     with opened(registry, prior) as state:
         assert state.models.live.champion.new_items is None
@@ -125,7 +160,7 @@ def test_lists_follow_a_new_allocation_and_the_pause_of_exploration(registry, pr
         assert state.models._look() != before
         state.models.refresh()
         assert {items[3] for items, _, _ in lists(state, 40)} > {901}
-        registry.set_exploration(False)
+        registry.pause_exploration()
         state.models.refresh()
         assert state.models.live.champion.new_items is None
 
@@ -216,8 +251,8 @@ def test_an_export_has_the_logged_propensities(registry, prior, tmp_path):
             insert_events(connection, [row for _, _, row in served])
         export(state.require_store().engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
     table = pq.read_table(log_parts(tmp_path / "log", EVENTS)[0]).to_pydict()
-    rounds = {name: (item, chance) for name, item, chance in
-              zip(table["event_id"], table["item_id"], table["propensity"], strict=True)}  # fmt: skip
-    expected = {f"{row.id}:{place}": (items[place], propensities[place])
-                for items, propensities, row in served for place in range(4)}  # fmt: skip
-    assert rounds == expected
+    logged = zip(table["event_id"], table["item_id"], np.exp(table["log_propensity"]), strict=True)
+    rounds = {name: (item, pytest.approx(chance, abs=1e-12)) for name, item, chance in logged}
+    assert len(rounds) == 160
+    for items, propensities, row in served:
+        assert [rounds[f"{row.id}:{place}"] for place in range(4)] == list(zip(items, propensities, strict=True))
