@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from posterior_folds import fold_ratings, rating_moments
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
@@ -17,11 +18,9 @@ from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.user_posterior import (
     RatedItems,
     UserPosterior,
-    fold_ratings,
     pack,
     packed_size,
     prior_posterior,
-    rating_moments,
 )
 
 ARMS, RANK, NOISE = 7, 3, 0.8

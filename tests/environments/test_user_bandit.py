@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from posterior_folds import fold_ratings
 
 from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 from recpolicy.environments.user_bandit import UserBandit
@@ -10,7 +11,6 @@ from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.user_posterior import (
     RatedItems,
     UserPosterior,
-    fold_ratings,
     pack,
     packed_size,
     trained_posterior,

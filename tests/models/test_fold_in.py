@@ -12,7 +12,7 @@ from recpolicy.data.loaders import load_ratings
 from recpolicy.data.ratings import genre_matrix
 from recpolicy.models.bayesian_fm import BayesianFMConfig, fit_bayesian_fm
 from recpolicy.models.embeddings import Embeddings, embed
-from recpolicy.models.fold_in import fold_in_item, fold_in_items, fold_in_user, fold_in_users, genre_prior, user_prior
+from recpolicy.models.fold_in import fold_in_items, fold_in_user, fold_in_users, genre_prior, user_prior
 from recpolicy.models.item_mean import ItemMeanConfig, fit_item_mean
 from recpolicy.models.svd import SVDConfig, fit_svd
 
@@ -163,7 +163,7 @@ def test_items_that_genres_explain_are_recovered():
     embeddings = dataclasses.replace(
         made(), item=told[:, 1:].astype(np.float32), offset=(3 + told[:, 0]).astype(np.float32)
     )
-    new = fold_in_item(embeddings, genres, np.eye(6, dtype=np.float32))
+    new = fold_in_items(genre_prior(embeddings, genres), np.eye(6, dtype=np.float32))
     np.testing.assert_allclose(new.embedding, truth[:, 1:], atol=0.03)
     np.testing.assert_allclose(new.offset, 3 + truth[:, 0], atol=0.03)
     assert new.std.max() < 0.03
@@ -177,7 +177,7 @@ def test_std_of_new_items_is_what_genres_leave_open():
     )
     second_moment = np.mean(np.sum(embeddings.user.astype(float) ** 2, axis=1))
     expected = np.sqrt(0.4**2 + 0.2**2 * second_moment)
-    assert fold_in_item(embeddings, genres, genres[:2]).std[0] == pytest.approx(expected, rel=0.05)
+    assert fold_in_items(genre_prior(embeddings, genres), genres[:2]).std[0] == pytest.approx(expected, rel=0.05)
 
 
 def test_genres_that_do_not_fit_are_refused():
@@ -236,7 +236,7 @@ def test_genres_of_new_items_beat_the_global_mean(ml100k):
     embeddings = embed(fit_svd(fit, SVDConfig(), seed=0), 20)
     _, genres = genre_matrix(ml100k.items)
     seen = dataclasses.replace(embeddings, item=embeddings.item[~hidden], offset=embeddings.offset[~hidden])
-    new = fold_in_item(seen, genres[~hidden], genres[hidden])
+    new = fold_in_items(genre_prior(seen, genres[~hidden]), genres[hidden])
     row = np.cumsum(hidden) - 1  # of the hidden items
     expected = embeddings.user @ new.embedding.T + new.offset
     error = np.sqrt(np.mean((np.clip(expected, 1, 5)[test.user, row[test.item]] - test.rating) ** 2))

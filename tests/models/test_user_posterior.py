@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from posterior_folds import fold_ratings, rating_moments
 
 from recpolicy.core.errors import DataError
 from recpolicy.models.embeddings import Embeddings
@@ -13,13 +14,11 @@ from recpolicy.models.fold_in import fold_in_users, rating_variance, user_prior
 from recpolicy.models.user_posterior import (
     RatedItems,
     UserPosterior,
-    fold_ratings,
     outer_triangle,
     pack,
     pack_covariance,
     packed_size,
     prior_posterior,
-    rating_moments,
     revise,
     trained_posterior,
     unpack,

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from learning_users import Client, contexts, learning
+from posterior_folds import fold_ratings
 from tiny_policies import RANK, tiny_artifact
 
 from recpolicy.data.log_parts import EVENTS, log_parts
@@ -15,7 +16,6 @@ from recpolicy.models.embeddings import Embeddings, item_std
 from recpolicy.models.user_posterior import (
     RatedItems,
     UserPosterior,
-    fold_ratings,
     pack,
     prior_posterior,
     trained_posterior,

@@ -37,7 +37,7 @@ from recpolicy.server.db.events import id_key, insert_events
 from recpolicy.server.db.export import ExportOptions, LogPolicy, export
 from recpolicy.server.db.feedback import FeedbackItem
 from recpolicy.server.db.schema import user_ratings
-from recpolicy.server.db.user_ratings import read_ratings
+from recpolicy.server.db.user_ratings import add_rating, read_ratings
 from recpolicy.server.lifespan import DATABASE_URL, open_state
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
 from recpolicy.server.online.learner import OnlineLearner
@@ -144,6 +144,30 @@ def test_a_database_file_that_was_replaced_is_the_one_that_counts(tmp_path):
         assert clients.recommend(4711)["posterior"]["ratings"] == 1
         copy.rename(file)
         wait_until(lambda: clients.recommend(4711)["posterior"]["ratings"] == 0, "the ratings of the other file")
+    finally:
+        server.stop()
+
+
+def test_a_list_of_a_replaced_database_is_not_served(tmp_path, new_engine):
+    """The other file has as many ratings under the same numbers, with other values."""
+    server = ServerProcess(write_tiny(tmp_path / "run"), tmp_path / "state", settings=TOML)
+    try:
+        clients, file = Learners(server), tmp_path / "state" / "server.db"
+        clients.recommend(4711)
+        copy = tmp_path / "copy.db"
+        copy_sqlite(file, copy)
+        clients.rate(4711, 5.0)
+        ((item, _),) = stored_ratings(new_engine(sqlite_url(file)), 4711)
+        before = clients.recommend(4711)
+        assert shown(clients.recommend(4711)) == shown(before), "from the cache"
+        engine = new_engine(sqlite_url(copy))
+        with transaction(engine) as connection:
+            add_rating(connection, id_key(4711), item, 1.0, 0)
+        assert stored_ratings(engine, 4711) == [(item, 1.0)]
+        engine.dispose()
+        copy.rename(file)
+        wait_until(lambda: shown(clients.recommend(4711)) != shown(before), "the list by the ratings of the other file")
+        assert clients.recommend(4711)["posterior"] == {"start": "prior", "ratings": 1}
     finally:
         server.stop()
 

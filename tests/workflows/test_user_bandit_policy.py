@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from posterior_folds import fold_ratings, rating_moments
 from tiny_dataset import miniature
 from trained_policies import TINY, loaded, miniature_split, trained
 
@@ -15,10 +16,8 @@ from recpolicy.models.embeddings import Embeddings, item_std
 from recpolicy.models.user_posterior import (
     RatedItems,
     UserPosterior,
-    fold_ratings,
     pack,
     prior_posterior,
-    rating_moments,
     trained_posterior,
     unpack,
 )

@@ -16,7 +16,8 @@ from recpolicy.coldstart.filter import Array, Belief
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.normal import normal_cdf
 
-_POINTS = 512
+_POINTS = (128, 128, 512)
+"""Points of the grids, the coarse ones first."""
 _WIDEST = 7.0
 """Standard deviations around a mean that hold all of its mass but 3e-12."""
 _TINY_STD = 1e-9
@@ -42,37 +43,45 @@ class Allocation:
 
 
 def thompson_probabilities(belief: Belief, uniform_mix: float = 0.0) -> Array:
-    """Return the probability [..., I] that an item has the largest draw; rows sum to 1.
+    """Return the probability [I] that an item has the largest draw; they sum to 1.
 
     The largest draw has the distribution function F = prod_i F_i. On a grid, the increments of F are shared among the
-    items as those of log F_i. This is exact in the limit of a fine grid; 512 points leave errors below .002 if stds
-    differ by a factor of 100 at most, and .013 where one std is 3 and others are .02 and .05. Users get items with the
-    returned probabilities in any case, so logged propensities are exact.
+    items as those of log F_i. This is exact in the limit of a fine grid. Two coarse grids place the points of the last
+    one: half of them evenly, half where F rises. Errors are below 1e-4 if stds differ by a factor of 100, and below
+    5e-4 for 10,000. Users get items with the returned probabilities in any case, so logged propensities are exact.
 
     Args:
-        belief: Beliefs about I items; leading axes are independent sets of items.
+        belief: Beliefs about I items.
         uniform_mix: Share of uniform choices, 0 to 1. Above 0 every item has a positive probability.
     """
     if not 0 <= uniform_mix <= 1:
         raise ConfigError(f"uniform_mix is {uniform_mix:g}; expected 0 to 1")
     mean, std = belief.mean, np.maximum(belief.std, _TINY_STD)
-    items = mean.shape[-1]
+    items = len(mean)
     if not items:
         raise DataError("no item to choose from; expected at least one")
     if not (np.isfinite(mean).all() and np.isfinite(std).all()):
         raise DataError("a belief is not finite; fit the prior again")
-    low = (mean - _WIDEST * std).max(axis=-1, keepdims=True)  # the largest draw is hardly ever below
-    high = (mean + _WIDEST * std).max(axis=-1, keepdims=True)
-    grid = low + (high - low) * np.linspace(0, 1, _POINTS)  # [..., G]
-    z = (grid[..., np.newaxis, :] - mean[..., np.newaxis]) / std[..., np.newaxis]  # [..., I, G]
-    log_cdf = np.log(np.maximum(normal_cdf(z), _SMALLEST))
-    increments = np.maximum(np.diff(log_cdf, axis=-1), 0.0)
-    of_all = np.exp(log_cdf.sum(axis=-2))  # [..., G], F
-    total = increments.sum(axis=-2)
-    weight = np.divide(np.diff(of_all, axis=-1), total, out=np.zeros_like(total), where=total > 0)
-    probability = np.einsum("...ig,...g->...i", increments, weight)
-    probability /= probability.sum(axis=-1, keepdims=True)
+    low = (mean - _WIDEST * std).max()  # the largest draw is hardly ever below
+    high = (mean + _WIDEST * std).max()
+    grid = np.linspace(low, high, _POINTS[0])
+    for points in _POINTS[1:]:
+        of_all = np.exp(_log_cdf(grid, mean, std).sum(axis=0))
+        risen = (of_all - of_all[0]) / (of_all[-1] - of_all[0])
+        grid = np.interp(np.linspace(0, 1, points), (risen + np.linspace(0, 1, len(grid))) / 2, grid)
+    log_cdf = _log_cdf(grid, mean, std)
+    increments = np.maximum(np.diff(log_cdf), 0.0)
+    total = increments.sum(axis=0)
+    rises = np.diff(np.exp(log_cdf.sum(axis=0)))
+    probability = increments @ np.divide(rises, total, out=np.zeros_like(total), where=total > 0)
+    probability /= probability.sum()
     return (1 - uniform_mix) * probability + uniform_mix / items
+
+
+def _log_cdf(grid: Array, mean: Array, std: Array) -> Array:
+    """Return the logarithms of the distribution functions [I, G] of I items at the points of a grid [G]."""
+    z = (grid - mean[:, np.newaxis]) / std[:, np.newaxis]
+    return np.log(np.maximum(normal_cdf(z), _SMALLEST))
 
 
 def round_counts(probability: Array, users: int, rng: np.random.Generator) -> NDArray[np.int64]:

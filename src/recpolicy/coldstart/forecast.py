@@ -10,7 +10,6 @@ import numpy as np
 
 from recpolicy.coldstart.filter import Array, Belief, ItemStatistics
 from recpolicy.coldstart.prior import ItemPrior
-from recpolicy.core.errors import ConfigError
 
 _Z95 = 1.959963984540054
 
@@ -28,35 +27,21 @@ class Forecast:
     observed_days: Array  # [I], mean observed days of a trace; 0 without a trace
 
 
-def forecast(prior: ItemPrior, means: Array, statistics: ItemStatistics, weights: Array | None = None) -> Forecast:
+def forecast(prior: ItemPrior, means: Array, statistics: ItemStatistics) -> Forecast:
     """Return the forecasts of I items from what their traces have shown so far.
 
     Args:
         prior: The prior.
         means: [I, J], prior means of the items.
         statistics: Their statistics.
-        weights: [J], worth of an active day; None is 1 for each.
     """
-    weights = check_weights(weights, prior.days)
-    belief = prior.filter().belief(means, statistics, weights)
-    before = float(weights @ prior.item_covariance @ weights)
-    spread = float(weights @ prior.trace_covariance @ weights)
+    belief = prior.filter().belief(means, statistics)
+    before, spread = float(prior.item_covariance.sum()), float(prior.trace_covariance.sum())
     traces = statistics.count[:, 0]
     total = statistics.count.sum(axis=1)
-    lowest, highest = float(np.minimum(weights, 0).sum()), float(np.maximum(weights, 0).sum())
-    lo, hi = (np.clip(belief.mean + sign * _Z95 * belief.std, lowest, highest) for sign in (-1, 1))
+    lo, hi = (np.clip(belief.mean + sign * _Z95 * belief.std, 0, prior.days) for sign in (-1, 1))
     return Forecast(
         belief, lo, hi,
         np.sqrt(belief.variance + spread), 1 - belief.variance / before, traces,
         np.divide(total, traces, out=np.zeros_like(total), where=traces > 0),
     )  # fmt: skip
-
-
-def check_weights(weights: Array | None, days: int) -> Array:
-    """Return weights [J] of the days, 1 for None; raise ConfigError for others than finite ones of this number."""
-    if weights is None:
-        return np.ones(days)
-    weights = np.asarray(weights, np.float64)
-    if weights.shape != (days,) or not np.isfinite(weights).all() or not weights.any():
-        raise ConfigError(f"weights of shape {weights.shape}; expected {days} finite numbers that are not all 0")
-    return weights

@@ -257,10 +257,5 @@ def fold_in_items(prior: GenrePrior, genres: NDArray[np.floating]) -> FoldedItem
     )
 
 
-def fold_in_item(embeddings: Embeddings, genres: NDArray[np.floating], new_genres: NDArray[np.floating]) -> FoldedItems:
-    """Fold in M new items [M, G], given the genres [I, G] of the fitted ones: both steps in one."""
-    return fold_in_items(genre_prior(embeddings, genres), new_genres)
-
-
 def _with_intercept(x: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.column_stack([np.ones(len(x)), x]).astype(np.float64)

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.models.embeddings import Embeddings
-from recpolicy.models.fold_in import UserPrior, check_ratings, rating_variance, user_covariances, user_prior
+from recpolicy.models.fold_in import UserPrior, rating_variance, user_covariances, user_prior
 
 Array = NDArray[np.float64]
 
@@ -139,34 +139,6 @@ def rate(
     if before is None:
         return update(posterior, x, np.asarray(rating, np.float64) - items.offset[item], variance)
     return revise(posterior, x, np.asarray(rating, np.float64) - np.asarray(before, np.float64), variance)
-
-
-def fold_ratings(
-    posterior: UserPosterior, items: RatedItems, item: NDArray[np.integer], rating: ArrayLike
-) -> UserPosterior:
-    """Return one user's posterior after n ratings, one after the other.
-
-    Args:
-        posterior: The posterior before.
-        items: The items of the rating model.
-        item: [n], rows of the rated items.
-        rating: [n], on the scale.
-
-    Raises:
-        DataError: A row or a rating is out of range.
-    """
-    item, rating = np.asarray(item, np.int64), np.asarray(rating, np.float64)
-    check_ratings(items.scale, len(items.x), item, rating)
-    for row, value in zip(item, rating, strict=True):
-        posterior = rate(posterior, items, row, value)
-    return posterior
-
-
-def rating_moments(posterior: UserPosterior, items: RatedItems) -> tuple[Array, Array]:
-    """Return the expected ratings [I] or [B, I], not clipped, and their variances without the noise of one rating."""
-    mean = posterior.mean @ items.x.T + items.offset
-    spread = pack_covariance(posterior.covariance) @ outer_triangle(items.x).T
-    return mean, np.maximum(spread, 0) + items.error
 
 
 def pack(posterior: UserPosterior) -> Array:

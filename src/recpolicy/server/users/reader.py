@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from sqlalchemy import Connection, Engine
@@ -62,6 +62,8 @@ class UserReader:
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._connection: Connection | None = None
         self._pool: Pool | None = None
+        self._database = 0
+        """The number of times that the engine was disposed."""
         self._began: float | None = None
         self._failure = ""
         self._thread = threading.Thread(target=self._run, name="recpolicy-user-reader", daemon=True)
@@ -119,7 +121,8 @@ class UserReader:
         """Give each request of a group its states, or None after a failure of any kind."""
         waiting = sorted(group, key=lambda request: len(request.keys) * len(request.policies))  # the smallest first
         try:
-            connection, stamps = self._connected(), self._stamps(waiting)
+            connection = self._connected()
+            stamps = self._stamps(connection, waiting)
             while waiting:
                 states = self._states(connection, waiting[0], stamps)
                 _answer_request(waiting.pop(0), states)
@@ -134,9 +137,9 @@ class UserReader:
             for request in waiting:
                 _answer_request(request, None)
 
-    def _stamps(self, group: Sequence[_Request]) -> dict[str, Stamp]:
+    def _stamps(self, connection: Connection, group: Sequence[_Request]) -> dict[str, Stamp]:
         """Return the stamps of the users of a group; those without a rating have none."""
-        connection, stamps = self._connected(), dict[str, Stamp]()
+        stamps: dict[str, Stamp] = {}
         keys = list({key: None for request in group for key in request.keys})
         for start in range(0, len(keys), _USERS_AT_ONCE):
             stamps |= read_stamps(connection, keys[start : start + _USERS_AT_ONCE])
@@ -165,6 +168,7 @@ class UserReader:
         state = fold(policy, user, read_ratings(connection, key, 0 if known is None else known.last), known)
         if state.stamp != stamp and known is not None:  # rows are gone, or came late
             state = fold(policy, user, read_ratings(connection, key, 0))
+        state = replace(state, database=self._database)
         self._cache.put(pair, state, state.size)
         return state
 
@@ -173,6 +177,7 @@ class UserReader:
         if self._pool is not self._engine.pool:
             self._disconnect()
             self._cache.clear()  # an older file may reach the same row numbers with other ratings
+            self._database += self._pool is not None
         if self._connection is None:
             connection = self._engine.connect()
             if self._engine.dialect.name == "postgresql":  # SQLite needs no transaction to read

@@ -32,7 +32,7 @@ class DescribedUser:
     @property
     def cache_key(self) -> Hashable:
         """The part of the key of a cached list that stands for the user."""
-        return PRIOR_KEY if self.state is None else (self.user, self.state.stamp)
+        return PRIOR_KEY if self.state is None else (self.user, self.state.stamp, self.state.database)
 
     @property
     def start(self) -> str:

@@ -32,6 +32,8 @@ class UserState:
     """The stamp of the user's rows in the store."""
     last: int
     """The number of the last row."""
+    database: int = 0
+    """The number of the opening of the database that has the rows: another file may have the stamp for other rows."""
 
     @property
     def size(self) -> int:
