@@ -11,6 +11,7 @@ import pytest
 from api_keys import bearing, key_for
 from client_helpers import ask
 from event_factory import event
+from learning_users import Client
 from tiny_policies import write_tiny
 from unlimited import UNLIMITED
 
@@ -23,6 +24,8 @@ from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.add_items import change_items
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
+from recpolicy.server.backup.create import create_backup
+from recpolicy.server.backup.restore import restore_backup
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.export import ExportOptions, LogPolicy, export
@@ -40,7 +43,7 @@ from recpolicy.server.new_items.allocation import (
 )
 from recpolicy.server.recommend import choose
 from recpolicy.server.schemas.requests import RecommendRequest
-from recpolicy.server.settings import NewItemsConfig, read_settings
+from recpolicy.server.settings import NewItemsConfig, UsersConfig, read_settings
 
 DAY, HORIZON = 86_400_000, 5
 TODAY = now_ms() // DAY
@@ -67,11 +70,13 @@ def registry(tmp_path):
     return registry
 
 
-def opened(registry, prior, share=0.5, exploration=0.0, guardrails=UNLIMITED.guardrails, **words):
+def opened(
+    registry, prior, share=0.5, exploration=0.0, guardrails=UNLIMITED.guardrails, users=UNLIMITED.users, **words
+):
     config = NewItemsConfig(share=share, prior=str(prior), **words)
-    settings = replace(
-        UNLIMITED, new_items=config, guardrails=guardrails, exploration=ExplorationConfig(share=exploration, top=6)
-    )
+    exploring = ExplorationConfig(share=exploration, top=6)
+    settings = replace(UNLIMITED, new_items=config, guardrails=guardrails, exploration=exploring)
+    settings = replace(settings, users=users or settings.users)
     return open_state(registry.folder, None, settings)
 
 
@@ -256,3 +261,66 @@ def test_an_export_has_the_logged_propensities(registry, prior, tmp_path):
     assert len(rounds) == 160
     for items, propensities, row in served:
         assert [rounds[f"{row.id}:{place}"] for place in range(4)] == list(zip(items, propensities, strict=True))
+
+
+def test_a_backup_has_the_allocation(registry, prior, tmp_path):
+    with opened(registry, prior):
+        create_backup(registry.folder, tmp_path / "before")
+        write_allocation(allocation_path(registry.folder), allocation({901: 0.75, 902: 0.25}))
+        create_backup(registry.folder, tmp_path / "after")
+    place = tmp_path / "restored"
+    restore_backup(tmp_path / "after", place)
+    assert read_allocation(allocation_path(place)) == read_allocation(allocation_path(registry.folder))
+    with opened(Registry(place), prior) as state:
+        assert {items[3] for items, _, _ in lists(state, 40)} > {901}
+    restore_backup(tmp_path / "before", place, force=True)
+    assert not allocation_path(place).parent.exists(), "an allocation of another state does not stay"
+
+
+def new_at_the_end(served):
+    """Return the new items of lists, each with the propensities that the lists have logged for it."""
+    shown = {}
+    for items, propensities in served:
+        assert not {901, 902} & set(items[:3])
+        if items[3] in (901, 902):
+            shown.setdefault(items[3], set()).add(propensities[3])
+    return shown
+
+
+def test_an_item_that_the_user_has_rated_leaves_its_share_to_the_others(registry, prior):
+    write_allocation(allocation_path(registry.folder), allocation({901: 0.6, 902: 0.4}))
+    with opened(registry, prior, users=UsersConfig(mode="learn")) as state:
+        described = lists(state, 40, ratings=[{"item": 901, "rating": 2.0}])
+        assert new_at_the_end((items, chances) for items, chances, _ in described) == {902: {0.5}}
+        client = Client(make_app(state))
+
+        def asked(user):
+            answer = client.recommend(user, k=4)
+            rows = answer["items"]
+            return [row["item_id"] for row in rows], [row["propensity"] for row in rows], answer["event_id"]
+
+        while (first := asked(3))[0][3] != 901:
+            pass
+        assert first[1][3] == pytest.approx(0.3)
+        assert client.send(first[2], 901, 2.0).is_success
+        assert new_at_the_end(asked(3)[:2] for _ in range(40)) == {902: {0.5}}
+        assert new_at_the_end(asked(5)[:2] for _ in range(40)).keys() == {901, 902}
+        while (last := asked(3))[0][3] != 902:
+            pass
+        assert client.send(last[2], 902, 2.0).is_success
+        for _ in range(20):
+            items, propensities, _ = asked(3)
+            assert not {901, 902} & set(items)
+            assert propensities == [1.0] * 4, "no new item is left: the list is the policy's"
+
+
+def test_a_retired_item_leaves_its_share_to_the_others(registry, prior, caplog):
+    write_allocation(allocation_path(registry.folder), allocation({901: 0.6, 902: 0.4}))
+    change_items(registry, 2, retire=[902])
+    registry.promote(3, ungated=True)
+    with opened(registry, prior) as state:
+        assert "names 1 items that a serving version lacks, such as 902" in caplog.text
+        served = [(items, propensities) for items, propensities, _ in lists(state, 40)]
+        assert new_at_the_end(served) == {901: {0.5}}
+        work(state)
+        assert [item.item_id for item in read_allocation(allocation_path(registry.folder)).items] == [901]

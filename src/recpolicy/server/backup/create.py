@@ -18,6 +18,7 @@ from recpolicy.registry.aliases import STATE as ALIASES
 from recpolicy.registry.audit_log import AUDIT
 from recpolicy.server.backup.databases import POSTGRES_FILE, SQLITE_FILE, copy_sqlite, describe, dump_postgres
 from recpolicy.server.db.engine import sqlite_url
+from recpolicy.server.new_items.allocation import allocation_path
 from recpolicy.server.online.checkpoints import CURRENT, read_current
 from recpolicy.server.online.rank_checkpoints import ONLINE_RANKS, read_rank_checkpoint
 
@@ -80,6 +81,8 @@ def create_backup(state: Path, out: Path, registry: Path | None = None, database
         else:
             copy_sqlite(_sqlite_path(state, database_url), folder / SQLITE_FILE)
             described = describe(sqlite_url(folder / SQLITE_FILE))
+        allocation = allocation_path(state)
+        _copy_files(state, folder, [allocation] if allocation.is_file() else [], may_disappear=True)
         if (state / STRATEGIES / ALIASES).is_file():
             _copy_files(state / STRATEGIES, folder / STRATEGIES, _registry_files(state / STRATEGIES))
         place = folder if registry.resolve() == state.resolve() else folder / REGISTRY

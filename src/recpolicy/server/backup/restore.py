@@ -30,6 +30,7 @@ from recpolicy.server.backup.databases import (
     check_sqlite,
     restore_postgres,
 )
+from recpolicy.server.new_items.allocation import FOLDER as NEW_ITEMS
 from recpolicy.server.online.rank_checkpoints import ONLINE_RANKS
 from recpolicy.server.state_lock import LOCK, MARKER, restoring
 
@@ -125,7 +126,7 @@ def _copy_checked(backup: Backup, target: Path) -> None:
 def _replace(staged: Path, state: Path) -> None:
     """Move the staged parts to their places; old parts go first, also those that the backup lacks."""
     new = [path.name for path in staged.iterdir()]
-    for name in dict.fromkeys((*SQLITE_FILES, SPOOL, ONLINE, ONLINE_RANKS, STRATEGIES, *new)):
+    for name in dict.fromkeys((*SQLITE_FILES, SPOOL, ONLINE, ONLINE_RANKS, STRATEGIES, NEW_ITEMS, *new)):
         old = state / name
         if old.is_dir() and not old.is_symlink():
             shutil.rmtree(old)
