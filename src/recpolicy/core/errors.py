@@ -49,6 +49,10 @@ class WrongPolicyKindError(DataError):
     """A request or command needs a policy of ratings and there is one of features, or the reverse."""
 
 
+class SessionError(DataError):
+    """A request that does not continue the session that it names."""
+
+
 class FetchError(RecpolicyError, OSError):
     """No source gave the data."""
 

@@ -22,6 +22,7 @@ from recpolicy.server.rank.action_rows import ActionRows
 from recpolicy.server.rank.ranker import UniformPolicy
 from recpolicy.server.rank.service import RankSettings
 from recpolicy.server.rollout.counters import RolloutCounters
+from recpolicy.server.sessions import SessionService
 from recpolicy.server.settings import Settings
 from recpolicy.server.users.service import LEARN, UserService
 
@@ -66,12 +67,15 @@ class AppState:
     """Reads the ratings of users who learn; None: nobody does."""
     users: UserService = field(init=False, compare=False)
     """The users of requests, as far as a posterior describes them."""
+    sessions: SessionService = field(init=False, compare=False)
+    """The sessions of requests."""
     rank: RankSettings = field(init=False, compare=False)
     """The settings of ranks and rewards in effect."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", RankSettings(self.settings))
         object.__setattr__(self, "users", UserService(self.settings.users.mode, self.user_reader))
+        object.__setattr__(self, "sessions", SessionService(self.store, self.settings.sessions.gap_minutes))
 
     def ranking_state(self) -> LiveState:
         """Return the live versions as ranks use them; raises WrongPolicyKindError if the champion is one of ratings.

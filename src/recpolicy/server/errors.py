@@ -17,6 +17,7 @@ from recpolicy.core.errors import (
     ConfigError,
     DataError,
     RecpolicyError,
+    SessionError,
     StoreError,
     UnknownIdError,
     WrongPolicyKindError,
@@ -33,7 +34,11 @@ from recpolicy.server.schemas.responses import ErrorResponse
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The request is not valid HTTP or JSON (`invalid_request`)."},
     404: {"model": ErrorResponse, "description": "The user or the item is unknown (`unknown_id`)."},
-    409: {"model": ErrorResponse, "description": "The champion is of another kind (`wrong_policy_kind`)."},
+    409: {
+        "model": ErrorResponse,
+        "description": "The champion is of another kind (`wrong_policy_kind`), or the request does not continue its"
+        " session (`session_conflict`).",
+    },
     413: {"model": ErrorResponse, "description": "The body is too large (`too_large`)."},
     422: {
         "model": ErrorResponse,
@@ -90,6 +95,8 @@ def status_and_code(error: RecpolicyError) -> tuple[int, str]:
     """Return status and code of an error in the caller's input."""
     if isinstance(error, WrongPolicyKindError):
         return 409, "wrong_policy_kind"
+    if isinstance(error, SessionError):
+        return 409, "session_conflict"
     return (404, "unknown_id") if isinstance(error, UnknownIdError) else (422, "invalid_value")
 
 

@@ -10,7 +10,7 @@ import random
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Response
@@ -32,6 +32,7 @@ from recpolicy.server.middleware import FastPath
 from recpolicy.server.rollout.variant_answers import answer_by_variant
 from recpolicy.server.schemas.requests import RecommendBatch, RecommendRequest
 from recpolicy.server.schemas.responses import Recommendation, Recommendations
+from recpolicy.server.sessions import NO_SESSIONS, RequestSessions
 from recpolicy.server.users.service import NO_USERS, RequestUsers
 
 router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
@@ -94,7 +95,8 @@ async def recommend(request: RecommendRequest, state: StateDep) -> Response:
     # same reason: handing a cached list to a thread takes longer than serving it.
     live = state.models.live
     users = await state.users.read(live, [request.user])
-    served = recommend_with_fallback(state, request, live, users)
+    sessions = await state.sessions.read(live, [request])
+    served = recommend_with_fallback(state, request, live, users, sessions)
     stored = await persist(state, [served])
     return JsonText(served.to_json(stored))
 
@@ -152,17 +154,18 @@ def parse(model: type[Body], scope: Message, body: bytes) -> Body:
 
 
 def recommend_with_fallback(
-    state: AppState, request: ListRequest, live: LiveState, users: RequestUsers = NO_USERS
-) -> ServedList:
+    state: AppState, request: ListRequest, live: LiveState, users: RequestUsers = NO_USERS,
+    sessions: RequestSessions = NO_SESSIONS,
+) -> ServedList:  # fmt: skip
     """Return the list of the user's variant, or the champion's if the challenger fails; count both during a rollout.
 
     Raises what the champion raises.
     """
     exploration = state.settings.exploration
     if live.challenger is None:
-        return choose(live, request, exploration, users)
+        return choose(live, request, exploration, users, sessions)
     served = answer_by_variant(
-        state, live, id_key(request.user), lambda live: choose(live, request, exploration, users)
+        state, live, id_key(request.user), lambda live: choose(live, request, exploration, users, sessions)
     )
     if live.shadow and not served.explored:
         sample = state.settings.rollout.shadow_sample
@@ -186,6 +189,7 @@ async def recommend_all(
     """
     live = state.models.live
     users = await state.users.read(live, [request.user for request in requests])
+    sessions = await state.sessions.read(live, requests)
     exploration = state.settings.exploration if live.exploring else NO_EXPLORATION
     lists, together = live.champion.lists, live.challenger is None  # in a rollout, each request is timed by itself
     cached = together and all(
@@ -201,7 +205,7 @@ async def recommend_all(
             if stop.is_set():
                 break
             try:
-                answers.append(recommend_with_fallback(state, request, live, users))
+                answers.append(recommend_with_fallback(state, request, live, users, sessions))
             except (DataError, ConfigError) as error:
                 answers.append(item_error(error))
         return answers
@@ -210,15 +214,17 @@ async def recommend_all(
 
 
 def choose(
-    live: LiveState, request: ListRequest, exploration: ExplorationConfig, users: RequestUsers = NO_USERS
-) -> ServedList:
+    live: LiveState, request: ListRequest, exploration: ExplorationConfig, users: RequestUsers = NO_USERS,
+    sessions: RequestSessions = NO_SESSIONS,
+) -> ServedList:  # fmt: skip
     """Return a list for one request with its event.
 
     A list that only a comparison needs (`NO_EXPLORATION`) never shows a new item. Raises what the policy raises for
-    unknown users, items or filters.
+    unknown users, items or filters, and SessionError for a request that does not continue its session.
     """
     user_key = id_key(request.user)
     version, variant = live.variant_for(user_key)
+    place = sessions.place(request, user_key, version.scorer.sequential)
     exploration = exploration if live.exploring else NO_EXPLORATION
     explored = random.random() < exploration.share
     slot = version.new_items if exploration is not NO_EXPLORATION else None
@@ -247,7 +253,11 @@ def choose(
         context=computed.context,
         history=computed.history,
         guardrails=computed.guardrails,
+        session_id=None if place is None else place.session_id,
+        step=None if place is None else place.step,
     )
+    if place is not None:
+        computed = replace(computed, note=computed.note + place.note)
     note, std, greedy = computed.note, computed.mean_std, computed.greedy
     return ServedList(event, version.policy_json[variant], computed.items, note, std, greedy, computed.posterior)
 

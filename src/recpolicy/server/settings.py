@@ -321,6 +321,14 @@ class NewItemsConfig:
 
 
 @config_dataclass
+class SessionsConfig:
+    """Sessions of users."""
+
+    gap_minutes: Annotated[float, Field(gt=0, le=1440)] = 30.0
+    """A request without a session id continues the user's latest session if that had a request in these minutes."""
+
+
+@config_dataclass
 class ConsoleConfig:
     """The wording of the console."""
 
@@ -397,6 +405,7 @@ class Settings:
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     users: UsersConfig = field(default_factory=UsersConfig)
     new_items: NewItemsConfig = field(default_factory=NewItemsConfig)
+    sessions: SessionsConfig = field(default_factory=SessionsConfig)
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     rank: RankConfig = field(default_factory=RankConfig)

@@ -50,6 +50,10 @@ class Event(NamedTuple):
     """The session that a session policy saw (session_history.py); None for other policies."""
     guardrails: bytes | None = None
     """The guardrails (guardrail_record.py); None: there were none."""
+    session_id: str | None = None
+    """The session of the request; None: none."""
+    step: int | None = None
+    """Items that the session has shown before; None: no session."""
 
 
 _random: deque[str] = deque()

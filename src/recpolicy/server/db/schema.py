@@ -37,6 +37,9 @@ UNFILLED = "unfilled"
 """In place of a task: the slot of a rank that got no action. It has no reward and is in no log."""
 ID = 32
 """Letters of an event id."""
+SESSION = 64
+"""Letters of the id of a session."""
+IN_SESSION = "session_id IS NOT NULL"
 KEY = 1300
 """Letters of a user or item id as JSON: 200 characters, each escaped at worst."""
 SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only under this name
@@ -60,7 +63,11 @@ events = Table(
     Column("context", LargeBinary, nullable=True, doc="float32 vector of a user whom the version does not know"),
     Column("history", LargeBinary, nullable=True, doc="packed session (session_history.py); null: no session policy"),
     Column("guardrails", LargeBinary, nullable=True, doc="packed guardrails (guardrail_record.py); null: none"),
+    Column("session_id", String(SESSION), nullable=True, doc="session of the request; null: none"),
+    Column("step", Integer, nullable=True, doc="items that the session has shown before; null: no session"),
     Index(None, "time"),
+    Index(None, "session_id", "seq", sqlite_where=text(IN_SESSION), postgresql_where=text(IN_SESSION)),
+    Index(None, "user_key", "seq", sqlite_where=text(IN_SESSION), postgresql_where=text(IN_SESSION)),
     sqlite_autoincrement=True,
 )  # fmt: skip
 

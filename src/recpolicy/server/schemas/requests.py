@@ -27,6 +27,7 @@ MAX_ITEMS = 2_000
 MAX_K = 100
 MAX_CONTEXT = 1_000
 MAX_FEEDBACK = 1_000
+MAX_SESSION_ID = 64
 
 _MAX_ID_LENGTH = 200
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -77,6 +78,10 @@ Year = Annotated[int, Field(ge=0, le=9999)]
 def example_config(**example: Any) -> ConfigDict:
     """Return the config of a strict, closed and frozen model with an example on the OpenAPI page."""
     return ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra={"examples": [example]})
+
+
+SessionId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_SESSION_ID, pattern=r"^[A-Za-z0-9_.:-]+$")]
+"""An id of a session; its characters need no escapes in JSON."""
 
 
 class ItemRating(BaseModel):
@@ -157,6 +162,11 @@ class RecommendRequest(BaseModel):
     history: Annotated[list[SessionItem], Field(max_length=MAX_K)] | None = Field(
         default=None, description="Only for session policies: the items that this session has shown, oldest first."
     )
+    session_id: SessionId | None = Field(
+        default=None,
+        description="Id of the session, chosen by the caller: letters, digits and _ . : -. If omitted, the server makes"
+        " one for session policies. `history` must continue what the session has shown.",
+    )
     exclude_rated: bool = Field(True, description="True: leave out items that the user has rated.")
     # Pydantic copies a list at each request, but not a tuple.
     exclude: Items = Field(default=(), description="Ids of items to leave out.")  # type: ignore[arg-type]
@@ -217,8 +227,13 @@ class RecommendBatch(BaseModel):
     model_config = example_config(requests=[{"user": 196, "k": 2}, {"user": 22, "k": 2}])
 
     requests: Annotated[list[RecommendRequest], Field(min_length=1, max_length=MAX_USERS)] = Field(
-        description="The requests."
+        description="The requests; no two of the same session."
     )
+
+    @model_validator(mode="after")
+    def _check_sessions(self) -> "RecommendBatch":
+        _check_unique("session_id", [each.session_id for each in self.requests if each.session_id is not None])
+        return self
 
 
 FeedbackType = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -280,6 +295,14 @@ class Instance(BaseModel):
         10, ge=1, le=MAX_K, description="Number of items to recommend."
     )
     exclude_rated: bool = Field(True, description="True: do not recommend items that the user has rated.")
+
+    @property
+    def session_id(self) -> None:
+        """None: an instance names no session."""
+
+    @property
+    def history(self) -> None:
+        """None: an instance has no history."""
 
     @property
     def plain(self) -> bool:

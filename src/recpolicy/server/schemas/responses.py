@@ -93,6 +93,13 @@ class GuardrailNote(BaseModel):
     reason: str | None = Field(description="The reason for a list that is shorter than requested; null if it is not.")
 
 
+class SessionNote(BaseModel):
+    """The session of a list."""
+
+    id: str = Field(description="Id of the session: that of the request, or one that the server made.")
+    step: int = Field(description="Number of items that the session has shown before this list.")
+
+
 class PosteriorNote(BaseModel):
     """The posterior that describes the user."""
 
@@ -117,6 +124,9 @@ class Recommendation(BaseModel):
     )
     guardrails: GuardrailNote | None = Field(
         None, description="The guardrails of the list; the field is missing if there are none."
+    )
+    session: SessionNote | None = Field(
+        None, description="The session of the list; the field is missing if it belongs to none."
     )
 
 
