@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import recpolicy, refused
 from tiny_policies import write_tiny
+from tiny_session_policies import write_tiny_sessions
 
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import open_store, sqlite_url, transaction
@@ -70,3 +71,28 @@ def test_a_folder_without_state_is_one_line(state, tmp_path, capsys):
     answer = recpolicy(capsys, "log", "export", state, "--out", tmp_path / "log")
     assert "server.db: no such file; expected the state folder of a server" in refused(answer)
     assert not (tmp_path / "log").exists()
+
+
+def test_sessions_become_a_session_log(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("RECPOLICY_DATABASE_URL", raising=False)
+    folder, out = tmp_path / "state", tmp_path / "log"
+    registry = Registry(folder / "registry")
+    registry.register(write_tiny_sessions(tmp_path / "tiny"), gate={"verdict": "pass"})
+    registry.promote(1)
+    engine, fields = open_store(sqlite_url(folder / "server.db")), {"history": b"", "step": 0, "user_key": "2"}
+    with transaction(engine) as connection:
+        insert_events(connection, [shown(session_id="a", **fields), shown(session_id="b", **fields, allowed=b"x")])
+    engine.dispose()
+    answer = recpolicy(capsys, "log", "export", folder, "--task", "sessions", "--out", out)
+    assert answer.out.splitlines() == [
+        f"wrote 1 sessions of 1 steps: {out}",
+        "dropped: 1 sessions (a list under filters or guardrails, or without the items that the user has rated)",
+        f"next: recpolicy ope estimate POLICY --log {out}",
+    ]
+    assert pq.read_table(out / "sessions.parquet").column("session_id").to_pylist() == ["a"]
+    assert "already exists" in refused(recpolicy(capsys, "log", "export", folder, "--task", "sessions", "--out", out))
+
+
+def test_sessions_of_a_policy_of_rounds_are_one_line(state, tmp_path, capsys):
+    answer = recpolicy(capsys, "log", "export", state, "--task", "sessions", "--out", tmp_path / "log")
+    assert "linucb acts in single rounds; export its rounds" in refused(answer)

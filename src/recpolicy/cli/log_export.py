@@ -1,6 +1,7 @@
 """`recpolicy log export`: write the events and rewards of a server as a log.
 
-Lists of a policy of ratings become a log to ingest, ranks of a policy of features become a feature log.
+Lists of a policy of ratings become a log to ingest, complete sessions of a session policy a session log, ranks of a
+policy of features a feature log.
 """
 
 import os
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from recpolicy.registry.model_registry import Registry
+    from recpolicy.server.db.export_policy import LogPolicy
 
 EPILOG = "Example:  recpolicy log export runs/linucb.server-state --out logs/server"
 
@@ -39,9 +41,21 @@ def export(
         int, typer.Option("--places", min=0, help="Number of first positions of each event; 0: all.")
     ] = 0,
     task: Annotated[
-        Literal["policy", "strategy"],
-        typer.Option("--task", help="policy: lists or ranks of the policies; strategy: events of the strategy engine."),
+        Literal["policy", "sessions", "strategy"],
+        typer.Option(
+            "--task",
+            help="policy: lists or ranks of the policies; sessions: complete sessions of a session policy; strategy:"
+            " events of the strategy engine.",
+        ),
     ] = "policy",
+    wait_hours: Annotated[
+        float,
+        typer.Option(
+            "--wait-hours",
+            min=0,
+            help="With --task sessions: rewards count for so many hours, and a session is complete only then.",
+        ),
+    ] = 24.0,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="With --task strategy: TOML file of the engine, with the server's weights."),
@@ -67,6 +81,9 @@ def export(
         return
     policy = LogPolicy(versions, version)
     with _store(state) as engine:
+        if task == "sessions":
+            _export_sessions(engine, policy, out, wait_hours, as_json)
+            return
         done = export_log(engine, policy, ExportOptions(out, places=places), show_progress=False if as_json else None)
     if as_json:
         print_json(done.as_dict())
@@ -75,6 +92,23 @@ def export(
     print_text(f"the log now has {done.rounds:,} rounds and {done.rewards:,} rewards")
     _print_left_out(done.left_out, _REASONS)
     print_text(f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds")
+
+
+def _export_sessions(engine: "Engine", policy: "LogPolicy", out: Path, wait_hours: float, as_json: bool) -> None:
+    """Write the complete sessions as a new log."""
+    from recpolicy.server.db.session_export import SessionExportOptions, export_sessions
+    from recpolicy.workflows.artifacts import check_absent
+
+    check_absent(out)
+    done = export_sessions(engine, policy, SessionExportOptions(out, wait_hours=wait_hours))
+    if as_json:
+        print_json(done.as_dict())
+        return
+    print_text(f"wrote {done.sessions:,} sessions of {done.steps:,} steps: {out}" if done.sessions else "no sessions")
+    for reason, count in sorted(done.left_out.items()):
+        print_text(f"dropped: {count:,} sessions ({_SESSION_REASONS[reason]})")
+    if done.sessions:
+        print_text(f"next: recpolicy ope estimate POLICY --log {out}")
 
 
 def _ranks(registry: "Registry", version: str) -> bool:
@@ -120,6 +154,14 @@ def _export_strategies(state: Path, out: Path, config: Path | None, as_json: boo
     print_text(f"next: recpolicy strategy train --log {out} --out runs/strategy")
 
 
+_SESSION_REASONS = {
+    "broken": "events are missing, or contradict each other",
+    "changed_like": "a response changed after a list was chosen by it",
+    "filtered": "a list under filters or guardrails, or without the items that the user has rated",
+    "new_user": "the user is unknown to the version, or the request described the user",
+    "no_propensity": "no propensity",
+    "other_policy": "chosen by a policy of single rounds, or with another catalog",
+}
 _RANK_REASONS = {
     "incomplete": "the user did not agree that the server keeps the traits",
     "waiting": "the window of their rewards is not over",

@@ -110,6 +110,11 @@ class LogPolicy:
             yield not (vector_fits and row.user_key.startswith('"') == text and self._same_features(row.version))
 
     @cached_property
+    def user_rows(self) -> dict[Any, int]:
+        """The row of each known user by id."""
+        return {user: row for row, user in enumerate(self.artifact.tables.user_ids)}
+
+    @cached_property
     def _longest(self) -> float:
         return max_context_norm(self.artifact.context)
 

@@ -1,0 +1,262 @@
+"""Export of the complete sessions of a server as a session log (data/session_log_files.py).
+
+A session is complete when its last event is older than the wait window and the gap of sessions. Its steps are the items
+that it has shown, each with the propensity that the event stored. What a session has shown, and liked, follows from the
+histories of its events; rewards join by event id and position. A session with a fault is left out as a whole, counted
+by its reason (SessionExported.left_out). The whole log is in memory: about 1 kB per step.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import Connection, Engine, Select, func, select
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.session_log import SessionLog
+from recpolicy.data.session_log_files import SESSIONS, write_sessions
+from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.export_policy import NEW_USER, NO_PROPENSITY, OTHER_POLICY, LogPolicy
+from recpolicy.server.db.schema import events, rewards
+from recpolicy.server.db.session_history import unpack_history
+
+FILTERED, BROKEN, CHANGED = "filtered", "broken", "changed_like"
+"""Reasons: a list was restricted by filters or guardrails; events are missing or contradict each other; a response
+changed after a list was chosen by it."""
+_HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
+_ROWS_AT_ONCE = 4_000
+_LIKE_AT = 0.75
+"""Share of the scale from which a reward is a like: 4 of 1 to 5."""
+_COLUMNS = (
+    "id", "time", "user_key", "version", "policy_digest", "agent", "item_ids", "propensities", "allowed", "context",
+    "history", "guardrails", "session_id", "step",
+)  # fmt: skip
+Rewards = Mapping[tuple[str, int], float]
+"""Rewards on the scale of the ratings by event id and position."""
+
+
+@dataclass(frozen=True)
+class SessionExportOptions:
+    """The options of an export of sessions."""
+
+    out: Path
+    since: int = 0
+    """Sessions whose last event is earlier (milliseconds since 1970) are ignored."""
+    until: int | None = None
+    """Sessions whose last event is later are ignored; None: now."""
+    wait_hours: float = 24.0
+    """Rewards that came this long after their event count; a session is complete only then."""
+    gap_minutes: float = 30.0
+    """A session without a request for so long has ended."""
+
+    def last_time(self) -> int:
+        """Return the latest time that the last event of a complete session may have."""
+        wait = max(self.wait_hours * _HOUR_MS, self.gap_minutes * _MINUTE_MS)
+        latest = now_ms() - round(wait)
+        return latest if self.until is None else min(latest, self.until)
+
+
+@dataclass(frozen=True)
+class SessionExported:
+    """The content of an exported session log."""
+
+    sessions: int
+    steps: int
+    until: int
+    """Sessions whose last event is later are not in the log; milliseconds since 1970."""
+    left_out: Mapping[str, int]
+    """Sessions left out, by reason."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts as plain JSON values."""
+        return asdict(self)
+
+
+class Step(NamedTuple):
+    """A shown item."""
+
+    event_id: str
+    time: int
+    user_key: str
+    session: str
+    step: int
+    item: Any
+    propensity: float
+    liked: bool
+    reward: float | None
+    """On the scale of the ratings; None: there was none within the wait window."""
+    policy: str
+    version: str
+
+
+def export_sessions(engine: Engine, policy: LogPolicy, options: SessionExportOptions) -> SessionExported:
+    """Write the complete sessions as `sessions.parquet` in `options.out`; no file if there are none.
+
+    Raises:
+        ConfigError: The version of the log is not a session policy.
+    """
+    if not policy.artifact.sequential:
+        raise ConfigError(f"{policy.artifact.agent} acts in single rounds; export its rounds (recpolicy log export)")
+    until, left_out, steps = options.last_time(), Counter[str](), list[Step]()
+    with engine.connect() as connection:
+        joined = _read_rewards(connection, options, until)
+        for session in _read_sessions(connection, options.since, until):
+            result = session_steps(session, joined, policy)
+            if isinstance(result, str):
+                left_out[result] += 1
+            else:
+                steps += result
+    if steps:
+        log = make_log(steps, policy)
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_sessions(options.out / SESSIONS, log, _vocabulary(policy))
+    return SessionExported(len({step.session for step in steps}), len(steps), until, dict(left_out))
+
+
+def _complete(since: int, until: int) -> Select[Any]:
+    """Return the query for the ids of sessions whose last event is in since..until."""
+    last = func.max(events.c.time)
+    query = select(events.c.session_id).where(events.c.session_id.is_not(None)).group_by(events.c.session_id)
+    return query.having(last >= since, last <= until)
+
+
+def _read_sessions(connection: Connection, since: int, until: int) -> Iterator[list[Any]]:
+    """Yield the events of each complete session, by step."""
+    query = select(*(events.c[name] for name in _COLUMNS)).where(events.c.session_id.in_(_complete(since, until)))
+    query = query.order_by(events.c.session_id, events.c.step, events.c.seq)
+    rows = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
+    for _, session in groupby(rows, key=lambda row: row.session_id):
+        yield list(session)
+
+
+def _read_rewards(connection: Connection, options: SessionExportOptions, until: int) -> Rewards:
+    """Return the rewards of complete sessions that came within the wait window."""
+    query = select(rewards.c.event_id, rewards.c.position, rewards.c.reward).join(
+        events, events.c.id == rewards.c.event_id
+    )
+    query = query.where(
+        events.c.session_id.in_(_complete(options.since, until)),
+        rewards.c.time - events.c.time <= round(options.wait_hours * _HOUR_MS),
+    )
+    return {(event, position): reward for event, position, reward in connection.execute(query)}
+
+
+def session_steps(session: Sequence[Any], joined: Rewards, policy: LogPolicy) -> list[Step] | str:
+    """Return the steps of a session, or the reason for leaving it out.
+
+    Args:
+        session: Its events, by step.
+        joined: The rewards of its items.
+        policy: The policy of the log.
+    """
+    lists = [json.loads(event.item_ids) for event in session]
+    propensities = [json.loads(event.propensities) for event in session]
+    reason = _refusal(session, propensities, policy)
+    if reason is not None:
+        return reason
+    past: list[tuple[Any, bool]] = []
+    steps: list[Step] = []
+    for place, event in enumerate(session):
+        history = _history(event, policy)
+        if [item for item, _ in history] != [step.item for step in steps]:
+            return BROKEN
+        if history[: len(past)] != past:
+            return CHANGED
+        past = history
+        following = None if place + 1 == len(session) else _history(session[place + 1], policy)
+        rewarded = [position for position in range(len(lists[place])) if (event.id, position) in joined]
+        count = 1 + max(rewarded, default=0) if following is None else session[place + 1].step - event.step
+        if not 0 < count <= len(lists[place]) or (following is not None and len(following) != event.step + count):
+            return BROKEN
+        for position in range(count):
+            reward, step = joined.get((event.id, position)), event.step + position
+            liked = _is_like(reward, policy) if following is None else following[step][1]
+            row, item = f"{event.id}:{position}", lists[place][position]
+            chosen = (item, propensities[place][position], liked, reward, event.agent, event.policy_digest)
+            steps.append(Step(row, event.time, event.user_key, event.session_id, step, *chosen))
+    return steps[: int(policy.artifact.policy["steps"])]
+
+
+def _refusal(session: Sequence[Any], propensities: Sequence[Sequence[float]], policy: LogPolicy) -> str | None:
+    """Return the reason why the log cannot have one of the events; None if it can have all."""
+    times = [event.time for event in session]
+    if session[0].step != 0 or len({event.user_key for event in session}) > 1 or times != sorted(times):
+        return BROKEN
+    for event, probability in zip(session, propensities, strict=True):
+        if event.history is None or not policy.takes(event.version) or policy.actions(event.version) is not None:
+            return OTHER_POLICY
+        if event.context is not None or json.loads(event.user_key) not in policy.user_rows:
+            return NEW_USER
+        if event.guardrails is not None or not _is_unfiltered(event, policy):
+            return FILTERED
+        if not probability or min(probability) <= 0:
+            return NO_PROPENSITY
+    return None
+
+
+def _is_unfiltered(event: Any, policy: LogPolicy) -> bool:
+    """Return True if every item of the catalog was allowed that the session had not shown."""
+    fresh = ~np.isin(policy.catalog, unpack_history(event.history)[0])
+    expected = None if fresh.all() else np.packbits(fresh).tobytes()
+    return bool(event.allowed == expected)
+
+
+def _history(event: Any, policy: LogPolicy) -> list[tuple[Any, bool]]:
+    """Return the items and likes that the policy saw, oldest first."""
+    rows, liked = unpack_history(event.history)
+    return list(zip(policy.item_id[rows].tolist(), liked.tolist(), strict=True))
+
+
+def _is_like(reward: float | None, policy: LogPolicy) -> bool:
+    low, high = policy.artifact.scale
+    return reward is not None and reward >= low + _LIKE_AT * (high - low)
+
+
+def make_log(steps: Sequence[Step], policy: LogPolicy) -> SessionLog:
+    """Return the steps as a session log, with rewards in the unit of the policy's training."""
+    reward, scale = _in_unit(steps, policy)
+    item_row = {item: row for row, item in enumerate(policy.artifact.tables.item_ids)}
+    columns: dict[str, Any] = dict(zip(Step._fields, zip(*steps, strict=True), strict=True))
+    return SessionLog(
+        event_id=np.array(columns["event_id"], object), time=np.array(columns["time"], np.int64),
+        user=np.array([policy.user_rows[json.loads(key)] for key in columns["user_key"]], np.int32),
+        session=np.array(columns["session"], object), step=np.array(columns["step"], np.int32),
+        item=np.array([item_row[item] for item in columns["item"]], np.int32),
+        log_propensity=np.log(np.minimum(columns["propensity"], 1.0)), reward=reward,
+        liked=np.array(columns["liked"], bool), ended=_ended(columns["session"], columns["step"], policy),
+        policy=np.array(columns["policy"], object), version=np.array(columns["version"], object),
+        action_items=policy.catalog, scale=scale, name="sessions of a server",
+    )  # fmt: skip
+
+
+def _ended(session: Sequence[str], step: Sequence[int], policy: LogPolicy) -> Any:
+    """Return True [N] for the last step of each session that is shorter than the policy's longest."""
+    last = np.append(np.array(session[1:], object) != np.array(session[:-1], object), True)
+    return last & (np.array(step) + 1 < int(policy.artifact.policy["steps"]))
+
+
+def _in_unit(steps: Sequence[Step], policy: LogPolicy) -> tuple[Any, tuple[float, float]]:
+    """Return the rewards [N] in the unit of the policy's training, and their scale."""
+    settings = policy.artifact.metadata.get("config", {}).get("train", {})
+    kind, decay = settings.get("reward", "like"), float(settings.get("reward_decay", 1.0))
+    low, high = policy.artifact.scale
+    liked = np.array([step.liked for step in steps], np.float64)
+    without = np.where(liked > 0, low + _LIKE_AT * (high - low), low)  # a like without a reward is the lowest like
+    rating = np.array([np.nan if step.reward is None else step.reward for step in steps], np.float64)
+    rating = np.where(np.isnan(rating), without, rating)
+    value = {"like": liked, "watch": (rating - low) / (high - low), "rating": rating}[kind]
+    scale = (0.0, 1.0) if kind != "rating" else (low if decay == 1 else 0.0, high)
+    return value * decay ** np.array([step.step for step in steps]), scale
+
+
+def _vocabulary(policy: LogPolicy) -> IdVocabulary:
+    tables = policy.artifact.tables
+    users, items = pd.DataFrame({"user_id": tables.user_ids}), pd.DataFrame({"item_id": tables.item_ids})
+    return IdVocabulary(users, items, policy.artifact.scale)

@@ -1,0 +1,186 @@
+"""Sessions of a server as a session log: exact propensities, likes and rewards; the log evaluates its own policy."""
+
+import json
+
+import numpy as np
+import pytest
+from sqlalchemy import insert
+from tiny_policies import write_tiny
+from tiny_session_policies import write_tiny_sessions
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.session_log_files import SESSIONS, read_sessions
+from recpolicy.inference.predictor import load_policy
+from recpolicy.inference.session_replay import moments
+from recpolicy.inference.slate_selection import ExplorationConfig
+from recpolicy.ope.feedback import TrajectoryFeedback
+from recpolicy.registry.model_registry import Registry
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.events import insert_events, now_ms
+from recpolicy.server.db.export import LogPolicy
+from recpolicy.server.db.schema import rewards
+from recpolicy.server.db.session_export import SessionExportOptions, export_sessions
+from recpolicy.server.live_models import LiveState, LoadedVersion
+from recpolicy.server.recommend import choose
+from recpolicy.server.schemas.requests import RecommendRequest
+from recpolicy.workflows.policy_feedback import trajectory_feedback
+
+DAYS_AGO = now_ms() - 3 * 86_400_000
+EXPLORING = ExplorationConfig(share=0.5, top=0)
+STEPS = 4
+
+
+@pytest.fixture
+def registry(tmp_path):
+    registry = Registry(tmp_path / "registry")
+    registry.register(write_tiny_sessions(tmp_path / "policy", steps=STEPS), gate={"verdict": "pass"})
+    registry.promote(1)
+    return registry
+
+
+@pytest.fixture
+def server(registry, engine):
+    return Server(registry, engine)
+
+
+class Server:
+    """Lists of the champion, stored as of three days ago."""
+
+    def __init__(self, registry, engine):
+        self.policy, self.engine = load_policy(registry.resolve(1)), engine
+        self.log_policy = LogPolicy(registry)
+        self.live = LiveState(LoadedVersion(self.policy.scorer, 1))
+
+    def choose(self, session, shown=(), user=1, k=1, time=DAYS_AGO, **fields):
+        """Choose a list after items and likes; store and return its event."""
+        history = [{"item": item, "liked": liked} for item, liked in shown]
+        body = {"user": self.user(user), "k": k, "history": history, "session_id": session, "exclude_rated": False}
+        event = choose(self.live, RecommendRequest.model_validate(body | fields), EXPLORING).event
+        event = event._replace(time=time + 1000 * len(shown))
+        with transaction(self.engine) as connection:
+            insert_events(connection, [event])
+        return event
+
+    def user(self, row):
+        return self.policy.artifact.users["user_id"].tolist()[row]
+
+    def reward(self, event, position, value, hours=1.0):
+        row = {name: getattr(event, name) for name in ("user_key", "version", "variant", "rollout", "explored")}
+        row |= {"event_id": event.id, "position": position, "reward": value}
+        with transaction(self.engine) as connection:
+            connection.execute(insert(rewards).values(**row, time=event.time + round(3_600_000 * hours), online=True))
+
+    def export(self, out, **options):
+        done = export_sessions(self.engine, self.log_policy, SessionExportOptions(out, **options))
+        log = read_sessions(out / SESSIONS, IdVocabulary.from_policy(self.policy)) if done.sessions else None
+        return done, log
+
+
+def items_of(event):
+    return json.loads(event.item_ids)
+
+
+def play(server, name, user, rng):
+    """Show items one by one; the user likes half of them and leaves after a third."""
+    shown, chosen = [], []
+    while len(shown) < STEPS:
+        event = server.choose(name, shown, user)
+        liked = bool(rng.random() < 0.5)
+        server.reward(event, 0, 5.0 if liked else 1.0)
+        chosen.append((event, liked))
+        shown.append((items_of(event)[0], liked))
+        if rng.random() < 1 / 3:
+            break
+    return chosen
+
+
+def test_a_log_of_the_server_has_the_propensities_of_its_policy_and_evaluates_it_to_what_it_earned(server, tmp_path):
+    rng = np.random.default_rng(0)
+    sessions = [play(server, f"s{number:02d}", number % 7, rng) for number in range(40)]
+    done, log = server.export(tmp_path / "log")
+    assert (done.sessions, done.steps, done.left_out) == (40, sum(map(len, sessions)), {})
+    played = [step for session in sessions for step in session]
+    assert log.log_propensity.tolist() == [float(np.log(json.loads(event.propensities)[0])) for event, _ in played]
+    assert log.liked.tolist() == [liked for _, liked in played]
+    assert log.reward.tolist() == [float(liked) for _, liked in played]
+    assert log.ended.tolist() == [
+        place + 1 == len(session) < STEPS for session in sessions for place in range(len(session))
+    ]
+    # What the server did, computed again from the log alone: half of the choices greedy, half uniform.
+    prob = np.empty(len(log))
+    for moment in moments(server.policy.artifact, log):
+        score = np.where(moment.allowed, moment.estimate.score, -np.inf)
+        greedy = score.argmax(axis=1) == moment.arm
+        prob[moment.row] = 0.5 * greedy + 0.5 / moment.allowed.sum(axis=1)
+    np.testing.assert_allclose(prob, np.exp(log.log_propensity), rtol=1e-12)
+    feedback = trajectory_feedback(log, prob, 1.0)
+    assert isinstance(feedback, TrajectoryFeedback)
+    weight = np.where(feedback.behavior_prob > 0, feedback.target_prob / np.maximum(feedback.behavior_prob, 1e-9), 1)
+    value = float((weight.prod(axis=1) * feedback.reward.sum(axis=1)).mean())
+    assert value == pytest.approx(sum(liked for _, liked in played) / 40, abs=1e-9)
+
+
+def test_a_list_of_three_has_the_steps_that_the_next_history_and_the_rewards_tell(server, tmp_path):
+    first = server.choose("s", k=3)
+    shown = [(items_of(first)[0], True), (items_of(first)[1], False)]
+    last = server.choose("s", shown, k=2)
+    server.reward(last, 1, 4.0)
+    done, log = server.export(tmp_path / "log")
+    assert done.steps == 4
+    ids = server.policy.artifact.items["item_id"].to_numpy()
+    assert ids[log.item].tolist() == [*items_of(first)[:2], *items_of(last)]
+    assert log.event_id.tolist() == [f"{first.id}:0", f"{first.id}:1", f"{last.id}:0", f"{last.id}:1"]
+    expected = json.loads(first.propensities)[:2] + json.loads(last.propensities)
+    assert log.log_propensity.tolist() == np.log(expected).tolist()
+    assert log.liked.tolist() == [True, False, False, True]  # those of the last list by their rewards
+    assert log.ended.tolist() == [False] * 4  # four steps are the longest session: it was cut
+
+
+def test_rewards_of_a_later_day_join_within_the_wait_window(server, tmp_path):
+    inside, outside = server.choose("a"), server.choose("b")
+    server.reward(inside, 0, 5.0, hours=23.9)
+    server.reward(outside, 0, 5.0, hours=24.1)
+    _, log = server.export(tmp_path / "log")
+    assert dict(zip(log.session, log.reward, strict=True)) == {"a": 1.0, "b": 0.0}
+    _, log = server.export(tmp_path / "longer", wait_hours=25.0)
+    assert log.reward.tolist() == [1.0, 1.0]
+
+
+def test_sessions_that_may_go_on_or_were_learned_wait(server, tmp_path):
+    server.choose("old")
+    server.choose("new", time=now_ms() - 3_600_000)
+    done, log = server.export(tmp_path / "log")
+    assert set(log.session) == {"old"}
+    assert server.export(tmp_path / "next", since=done.until + 1)[0].sessions == 0
+    assert not (tmp_path / "next").exists()
+    assert server.export(tmp_path / "short", wait_hours=0.5)[0].sessions == 2
+    assert server.export(tmp_path / "until", wait_hours=0.5, until=DAYS_AGO)[0].sessions == 1
+
+
+def test_a_session_with_a_fault_is_left_out_as_a_whole_and_counted(server, tmp_path):
+    good = server.choose("good")
+    item = items_of(server.choose("changed"))[0]
+    after = items_of(server.choose("changed", [(item, True)]))[0]
+    server.choose("changed", [(item, False), (after, True)])
+    server.choose("broken", [(item, True)])  # its first event is missing
+    items = server.policy.artifact.items["item_id"].tolist()
+    first = items_of(server.choose("other_items"))[0]
+    server.choose("other_items", [(next(item for item in items if item != first), True)])
+    server.choose("two_users", user=1)
+    server.choose("two_users", [(items[0], True)], user=2)
+    server.choose("filtered", exclude=[items[0]])
+    server.choose("new_user", context=[0.1] * server.policy.artifact.context.shape[1])
+    with transaction(server.engine) as connection:
+        insert_events(connection, [good._replace(id="f" * 32, session_id="rounds", history=None)])
+    done, log = server.export(tmp_path / "log")
+    assert set(log.session) == {"good"}
+    assert done.left_out == {"changed_like": 1, "broken": 3, "filtered": 1, "new_user": 1, "other_policy": 1}
+
+
+def test_a_policy_of_rounds_has_no_sessions_to_export(tmp_path, engine):
+    registry = Registry(tmp_path / "registry")
+    registry.register(write_tiny(tmp_path / "tiny"), gate={"verdict": "pass"})
+    registry.promote(1)
+    with pytest.raises(ConfigError, match="acts in single rounds"):
+        export_sessions(engine, LogPolicy(registry), SessionExportOptions(tmp_path / "log"))
