@@ -7,7 +7,7 @@ could be shown at a step is the catalog without what the session has shown.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -84,6 +84,13 @@ class SessionLog:
     def length(self) -> NDArray[np.intp]:
         """Steps of each session [M]."""
         return np.diff(self.start)
+
+    def select_sessions(self, mask: NDArray[np.bool_]) -> "SessionLog":
+        """Return the sessions for which mask [M] is true."""
+        rows = np.repeat(mask, self.length)
+        columns: dict[str, Any] = {column: getattr(self, column)[rows] for column in COLUMNS}
+        propensity = None if self.log_propensity is None else self.log_propensity[rows]
+        return replace(self, log_propensity=propensity, **columns)
 
     @property
     def digest(self) -> str:

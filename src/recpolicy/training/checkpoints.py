@@ -1,6 +1,6 @@
 """Checkpoints of a training run, with a check that a checkpoint fits the run.
 
-The artifact of an agent of single rounds has the learner's variables in `checkpoint/`. A later training run can
+An artifact has the learner's variables in `checkpoint/`, unless its agent is a baseline. A later training run can
 continue from them. A version whose catalog was changed (inference/catalog_changes.py) has none if they have a place for
 each arm; the arrays of the policy then hold what a linear learner needs.
 """
@@ -15,6 +15,7 @@ from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.linucb import DisjointLinear
 from recpolicy.agents.linucb_hybrid import HybridLinUCB
 from recpolicy.agents.linucb_user import UserLinUCB
+from recpolicy.agents.sequence import SessionAgent
 from recpolicy.core.errors import ArtifactError
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.reward_estimators import unpack_symmetric
@@ -42,20 +43,19 @@ def restore(manager: tf.train.CheckpointManager, folder: Path) -> None:
 
 
 def write_learner(agent: Any, folder: Path) -> None:
-    """Write the learner's variables below the artifact `folder`; session agents have none that a log could teach."""
-    if isinstance(agent, BanditAgent):
+    """Write the learner's variables below the artifact `folder`; other agents have none that a log could teach."""
+    if isinstance(agent, BanditAgent | SessionAgent):
         (folder / _CHECKPOINT).mkdir()
         _make_checkpoint(agent).write(str(folder / _CHECKPOINT / "state"))
 
 
-def read_learner(agent: BanditAgent, folder: Path) -> None:
+def read_learner(agent: BanditAgent | SessionAgent, folder: Path) -> None:
     """Load the variables that `write_learner` wrote into the agent; raises ArtifactError if they do not fit."""
     name = _CHECKPOINT if (folder / _CHECKPOINT).is_dir() else _VERSION_1_NAME
     state = folder / name / "state"
     if not state.with_suffix(".index").is_file():
         raise ArtifactError(
-            f"{folder}: has no checkpoint to continue from, because it is a session policy or from an older recpolicy;"
-            " train again"
+            f"{folder}: has no checkpoint to continue from, because an older recpolicy wrote it; train again"
         )
     try:
         _make_checkpoint(agent).read(str(state)).assert_consumed()
@@ -90,5 +90,5 @@ def _has_state(folder: Path) -> bool:
     return any((folder / name).is_dir() for name in (_CHECKPOINT, _VERSION_1_NAME))
 
 
-def _make_checkpoint(agent: BanditAgent) -> tf.train.Checkpoint:
+def _make_checkpoint(agent: BanditAgent | SessionAgent) -> tf.train.Checkpoint:
     return tf.train.Checkpoint(learner=agent.learner, train_step=agent.train_step_counter)

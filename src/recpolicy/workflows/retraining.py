@@ -130,12 +130,12 @@ def untrained_agent(artifact: Artifact) -> "BanditAgent":
     width, arms = artifact.context.shape[1], len(artifact.action_items)
     observation = tensor_spec.TensorSpec((width,), tf.float32, "context")
     action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, arms - 1, name="action")
-    agent: BanditAgent = entry.make(ts.time_step_spec(observation), action, config, _item_features(artifact), 0)
+    agent: BanditAgent = entry.make(ts.time_step_spec(observation), action, config, artifact_item_features(artifact), 0)
     agent.uniform_mix = artifact.uniform_mix
     return agent
 
 
-def _item_features(artifact: Artifact) -> Any:
+def artifact_item_features(artifact: Artifact) -> Any:
     """Return the features of the catalog; mean ratings are 0, because no learner reads them again."""
     from recpolicy.agents.item_features import ItemFeatures
 
