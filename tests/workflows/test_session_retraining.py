@@ -13,6 +13,7 @@ from recpolicy.data.learned_events import log_events
 from recpolicy.registry.artifact_kinds import verify
 from recpolicy.training import tensorflow_export
 from recpolicy.workflows.policy_training import train
+from recpolicy.workflows.retraining import retrain
 from recpolicy.workflows.session_logs import simulate_session_log
 from recpolicy.workflows.session_retraining import retrain_sessions
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds
@@ -87,7 +88,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(logs, tmp_path):
     with pytest.raises(ConfigError, match=r"rewards in 1\.\.5, but the policy learns from 'like', in 0\.\.1"):
         retrain_sessions(old, replace(second, scale=(1.0, 5.0), reward=second.reward + 1), tmp_path / "new")
     with pytest.raises(ConfigError, match="linucb acts in single rounds; retrain it on rounds"):
-        retrain_sessions(trained_folder("linucb"), second, tmp_path / "new")
+        retrain(trained_folder("linucb"), second, tmp_path / "new")
     (old / "checkpoint" / "state.index").write_bytes(b"half")
     with pytest.raises(ArtifactError):
         retrain_sessions(old, second, tmp_path / "new")

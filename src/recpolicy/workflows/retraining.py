@@ -14,6 +14,7 @@ from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.learned_events import log_events, merge
 from recpolicy.data.ratings import genre_directions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.artifact import Artifact
 from recpolicy.inference.catalog_changes import CATALOG_ARRAYS, CATALOG_CHANGE
 from recpolicy.inference.predictor import Policy, load_policy
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from recpolicy.agents.learner import BanditAgent
 
 
-def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: int = 1, seed: int = 0) -> Policy:
+def retrain(
+    incumbent: str | Path, log: BanditLog | SessionLog, out: str | Path, *, epochs: int = 1, seed: int = 0
+) -> Policy:
     """Continue the training of a policy on logged rounds and write the new policy to the folder `out`.
 
     The new artifact keeps the incumbent's features, catalog and split. It has the hashes of all events that it and its
@@ -43,7 +46,7 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
 
     Args:
         incumbent: The folder of the policy to continue from.
-        log: The rounds to learn from.
+        log: The rounds to learn from; for a session policy, the sessions (`retrain_sessions`).
         out: The folder to write; it must not exist.
         epochs: Passes over the log.
         seed: Seed of the order of the rounds.
@@ -57,6 +60,10 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
         DataError: The log has items that the incumbent does not know, or no new rounds.
         DivergedError: A number of the training is not finite or absurdly large.
     """
+    if isinstance(log, SessionLog):
+        from recpolicy.workflows.session_retraining import retrain_sessions
+
+        return retrain_sessions(incumbent, log, out, epochs=epochs, seed=seed)
     if epochs < 1:
         raise ConfigError(f"epochs is {epochs}: expected 1 or more")
     require_extra("train", "training")

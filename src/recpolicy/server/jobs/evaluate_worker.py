@@ -38,7 +38,7 @@ from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.jobs.retrain_worker import job_guardrails, learnt_until
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
-from recpolicy.server.settings import JobsConfig
+from recpolicy.server.settings import JobsConfig, SessionsConfig
 from recpolicy.workflows.log_evaluation import compare_on_log
 
 _SEED = 0
@@ -57,9 +57,7 @@ def estimate_days(request: JobRequest) -> JobResult:
     versions, users, records = earned_by_version(engine, since)
     metadata = {"days": days, "versions": versions}
     try:
-        metadata["policies"] = _policies(
-            engine, registry, since, Path(request.folder) / "evaluate", settings, job_guardrails(request)
-        )
+        metadata["policies"] = _policies(engine, registry, since, request, settings)
     except RecpolicyError as error:
         metadata["no_verdict"] = str(error)
     return JobResult(users=users, records=records, metadata=metadata)
@@ -96,18 +94,22 @@ def _mean_by_user(count: NDArray[np.float64], total: NDArray[np.float64]) -> dic
 
 
 def _policies(
-    engine: Engine,
-    registry: Registry,
-    since: int,
-    work: Path,
-    settings: JobsConfig,
-    guardrails: GuardrailConfig | None,
+    engine: Engine, registry: Registry, since: int, request: JobRequest, settings: JobsConfig
 ) -> dict[str, dict[str, Any]]:
-    """Return the estimates for champion, random and popular; raises RecpolicyError without usable rounds."""
+    """Return the estimates for champion, random and popular; of sessions, for the champion only.
+
+    Raises RecpolicyError without usable rounds or sessions.
+    """
     require_extra("train", "estimates of rewards")
     number = registry.version("champion").number
     policy = load_policy(registry.resolve(number))
     since = max(since, learnt_until(registry, number) + 1)  # rounds that the champion was not trained on
+    work = Path(request.folder) / "evaluate"
+    if policy.sequential:
+        from recpolicy.server.jobs.session_worker import estimate_on_sessions
+
+        gap = build(SessionsConfig, request.settings.get("sessions", {}), "sessions").gap_minutes
+        return estimate_on_sessions(engine, registry, number, since, work, settings, gap)
     with engine.connect() as connection:
         count = connection.scalar(select(func.count()).select_from(events).where(events.c.time >= since)) or 0
     fraction = min(1.0, settings.evaluation_events / max(count, 1))
@@ -120,7 +122,7 @@ def _policies(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     logged = {"value": float(log.reward.mean()), "rounds": len(log), "events": count, "fraction": fraction}
-    return {"logged": logged, **_estimates(policy, log, guardrails)}
+    return {"logged": logged, **_estimates(policy, log, job_guardrails(request))}
 
 
 def _estimates(policy: Policy, log: BanditLog, guardrails: GuardrailConfig | None) -> dict[str, dict[str, Any]]:

@@ -66,6 +66,10 @@ def train_on(request: JobRequest) -> JobResult:
         from recpolicy.server.jobs.rank_workers import retrain_ranks
 
         return retrain_ranks(request, task.champion, task.since)
+    if load_policy(task.registry.resolve(task.champion)).sequential:
+        from recpolicy.server.jobs.session_worker import retrain_on_sessions
+
+        return retrain_on_sessions(request, task.settings, task.champion, task.since, task.epochs, task.seed)
     engine = make_engine(task.database)
     users, interactions = new_interactions(engine, task.since, task.settings.min_interactions_per_user)
     engine.dispose()

@@ -1,0 +1,162 @@
+"""The jobs of a session policy: export its complete sessions, train on the earlier ones, compare on the later.
+
+The lineage of the new version has the last time of the sessions that it has learned from (`log_until`), so the next
+training begins with the later ones. The comparison with the champion is an off-policy estimate; it is no gate.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from sqlalchemy import Engine
+
+from recpolicy.core.config import build
+from recpolicy.core.errors import ConfigError, DataError, RecpolicyError
+from recpolicy.core.memory import release_memory
+from recpolicy.core.processes import run_in_process
+from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.session_log import SessionLog
+from recpolicy.data.session_log_files import SESSIONS, read_sessions
+from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.registry.model_registry import Registry
+from recpolicy.server.db.engine import make_engine
+from recpolicy.server.db.export_policy import LogPolicy
+from recpolicy.server.db.jobs import JobResult
+from recpolicy.server.db.session_export import SessionExported, SessionExportOptions, export_sessions
+from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
+from recpolicy.server.settings import JobsConfig, SessionsConfig
+from recpolicy.workflows.policy_estimation import EXPLORING, estimate
+from recpolicy.workflows.session_retraining import retrain_sessions
+
+_NO_GATE = "session policies have no gate on logged sessions yet; see the estimate"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The inputs of one training."""
+
+    registry: Registry
+    database: str
+    champion: int
+    options: SessionExportOptions
+
+
+def retrain_on_sessions(
+    request: JobRequest, settings: JobsConfig, champion: int, since: int, epochs: int, seed: int
+) -> JobResult:
+    """Train and register a new version of a session policy; skipped without enough complete sessions.
+
+    Args:
+        request: The request of the job.
+        settings: The settings of the job.
+        champion: The version to continue from.
+        since: Sessions whose last event is earlier were learned before; milliseconds since 1970.
+        epochs: Passes over the log.
+        seed: Seed of the training.
+
+    Raises:
+        JobError: Another process trains here.
+    """
+    registry, folder = Registry(request.registry), Path(request.folder)
+    gap = build(SessionsConfig, request.settings.get("sessions", {}), "sessions").gap_minutes
+    work = folder / "retrain"
+    options = SessionExportOptions(work / "log", since, wait_hours=settings.wait_hours, gap_minutes=gap)
+    task = _Task(registry, request.database, champion, options)
+    try:
+        with FileLock(folder / "retrain.lock", timeout=0):
+            shutil.rmtree(work, ignore_errors=True)  # files of a killed training
+            try:
+                return _train(task, settings, epochs, seed)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    except Timeout:
+        raise JobError("another process is training for this server") from None
+
+
+def estimate_on_sessions(
+    engine: Engine, registry: Registry, number: int, since: int, work: Path, settings: JobsConfig, gap_minutes: float
+) -> dict[str, Any]:
+    """Return the off-policy estimates of a session policy on complete sessions, and what these sessions earned.
+
+    Args:
+        engine: The database.
+        registry: The registry.
+        number: The version.
+        since: Sessions whose last event is earlier do not count; milliseconds since 1970.
+        work: A folder for the log, which is removed.
+        settings: The settings of the jobs.
+        gap_minutes: Minutes without a request after which a session has ended.
+
+    Raises:
+        RecpolicyError: There are no sessions, or they allow no estimate.
+    """
+    policy = load_policy(registry.resolve(number))
+    options = SessionExportOptions(work, since, wait_hours=settings.wait_hours, gap_minutes=gap_minutes)
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        exported = export_sessions(engine, LogPolicy(registry, number), options)
+        if not exported.sessions:
+            raise DataError("no complete sessions that the champion has not learned")
+        log = read_sessions(work / SESSIONS, IdVocabulary.from_policy(policy))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    logged = {"value": log.reward.sum() / exported.sessions, "unit": "session", **exported.as_dict()}
+    return {"logged": logged, "champion": estimate(policy, log, policy_mode=EXPLORING).as_dict()}
+
+
+def _train(task: _Task, settings: JobsConfig, epochs: int, seed: int) -> JobResult:
+    exported = run_in_process(_export, task)  # before TensorFlow takes its memory
+    if exported.steps < settings.min_interactions:
+        reason = f"{exported.steps} steps of complete sessions; expected {settings.min_interactions}"
+        return JobResult(status="skipped", records=exported.steps, metadata={"reason": reason, **_counts(exported)})
+    work, incumbent = task.options.out.parent, task.registry.resolve(task.champion)
+    champion = load_policy(incumbent)
+    log = read_sessions(task.options.out / SESSIONS, IdVocabulary.from_policy(champion))
+    train, evaluation = split_sessions(log, settings.evaluation_share)
+    until = int(train.time.max())
+    try:
+        policy = retrain_sessions(incumbent, train, work / "policy", epochs=epochs, seed=seed, until=until)
+    except ConfigError as error:  # an agent that cannot learn from a log
+        return JobResult(status="skipped", metadata={"reason": str(error), **_counts(exported)})
+    release_memory()
+    lineage = {**policy.metadata, "trained_from": task.champion}
+    version = task.registry.register(work / "policy", lineage=lineage)
+    metadata = {
+        "version": version.number, "from": task.champion, "training": policy.metadata["training"],
+        "gate": {"verdict": "not_asked", "reasons": [_NO_GATE]},
+        "estimate": _estimate(policy, champion, evaluation, seed), **_counts(exported),
+    }  # fmt: skip
+    return JobResult(users=len(np.unique(train.user)), records=len(train), metadata=metadata)
+
+
+def _export(task: _Task) -> SessionExported:
+    """Write the complete sessions that the champion has not learned."""
+    engine = make_engine(task.database)
+    try:
+        return export_sessions(engine, LogPolicy(task.registry, task.champion), task.options)
+    finally:
+        engine.dispose()
+
+
+def split_sessions(log: SessionLog, share: float) -> tuple[SessionLog, SessionLog]:
+    """Return the earlier sessions and the latest `share` of them, by their last step; equal times stay together."""
+    last = log.time[log.start[1:] - 1]
+    boundary = np.quantile(last, 1 - share, method="lower")
+    return log.select_sessions(last <= boundary), log.select_sessions(last > boundary)
+
+
+def _estimate(policy: Policy, champion: Policy, log: SessionLog, seed: int) -> dict[str, Any]:
+    """Return the off-policy comparison on sessions that neither has learned, or the reason for its absence."""
+    if not len(log):
+        return {"no_verdict": "no later sessions"}
+    try:
+        return estimate(policy, log, champion, policy_mode=EXPLORING, seed=seed).as_dict()
+    except RecpolicyError as error:
+        return {"no_verdict": str(error)}
+
+
+def _counts(exported: SessionExported) -> dict[str, Any]:
+    return {"export": exported.as_dict()}
