@@ -13,7 +13,7 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from recpolicy.core.errors import SessionError
 from recpolicy.server.db.events import id_key, now_ms
@@ -28,7 +28,9 @@ from recpolicy.server.live_models import LiveState
 from recpolicy.server.schemas.requests import Instance, RecommendRequest
 
 if TYPE_CHECKING:
-    from recpolicy.server.deps import Store
+    from sqlalchemy import Engine
+
+    from recpolicy.server.db.writer import GroupCommitWriter
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,18 @@ READ_SECONDS = 1.0
 _MAX_READS = 8
 """Reads at the same time; beyond, or behind reads that hang, a session counts as unread."""
 _MINUTE_MS = 60_000
+
+
+class SessionStore(Protocol):
+    """The database that has the sessions."""
+
+    @property
+    def engine(self) -> "Engine":
+        """The database."""
+
+    @property
+    def writer(self) -> "GroupCommitWriter":
+        """The writer of its events."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,7 @@ class SessionService:
         gap_minutes: Minutes without a request after which the server begins another session.
     """
 
-    def __init__(self, store: "Store | None", gap_minutes: float):
+    def __init__(self, store: SessionStore | None, gap_minutes: float):
         self._store, self._gap_ms = store, round(gap_minutes * _MINUTE_MS)
         self._reads = 0
         self._failure = ""
