@@ -20,7 +20,7 @@ from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.learned_events import file_events, log_events, merge, min_matches
 from recpolicy.data.log_ingest import RATINGS, TRAINING
-from recpolicy.data.ratings import Ratings
+from recpolicy.data.ratings import Ratings, genre_directions
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.splits import Split
@@ -29,6 +29,7 @@ from recpolicy.inference.artifact_files import unfinished
 from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.reward_estimators import pack_symmetric
+from recpolicy.models.embeddings import item_std
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.strategies.policy import StrategyPolicy
 from recpolicy.workflows.training_data import FeatureConfig, Features
@@ -260,3 +261,18 @@ def write_artifact(artifact: Artifact, agent: "BanditAgent | SessionAgent", widt
             shutil.copytree(work / SNAPSHOTS, folder / SNAPSHOTS)
         write_manifest(artifact, folder)
     shutil.rmtree(work)
+
+
+def artifact_item_features(artifact: Artifact) -> Any:
+    """Return the features of the catalog; mean ratings are 0, because no learner reads them again."""
+    from recpolicy.agents.item_features import ItemFeatures
+
+    action_items, attributes = artifact.action_items, artifact.policy.get("item_attributes")
+    count = np.bincount(artifact.rated_item, minlength=len(artifact.items))[action_items]
+    return ItemFeatures(
+        artifact.item[action_items], artifact.offset[action_items], count.astype(np.float32),
+        np.zeros(len(action_items), np.float32), artifact.scale, genre_directions(artifact.items)[action_items],
+        None if attributes is None else attributes.astype(np.float32),
+        bool(artifact.policy.get("attribute_interactions", False)), artifact.noise_std,
+        item_std(artifact.rating_std)[action_items],
+    )  # fmt: skip

@@ -13,16 +13,15 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.learned_events import log_events, merge
-from recpolicy.data.ratings import genre_directions
 from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.artifact import Artifact
 from recpolicy.inference.catalog_changes import CATALOG_ARRAYS, CATALOG_CHANGE
 from recpolicy.inference.predictor import Policy, load_policy
-from recpolicy.models.embeddings import item_std
 from recpolicy.registry.artifact_kinds import verify
 from recpolicy.workflows.artifacts import (
     LEARNED_EVENTS,
     LOG_UNTIL,
+    artifact_item_features,
     check_absent,
     log_lineage,
     open_work_folder,
@@ -140,18 +139,3 @@ def untrained_agent(artifact: Artifact) -> "BanditAgent":
     agent: BanditAgent = entry.make(ts.time_step_spec(observation), action, config, artifact_item_features(artifact), 0)
     agent.uniform_mix = artifact.uniform_mix
     return agent
-
-
-def artifact_item_features(artifact: Artifact) -> Any:
-    """Return the features of the catalog; mean ratings are 0, because no learner reads them again."""
-    from recpolicy.agents.item_features import ItemFeatures
-
-    action_items, attributes = artifact.action_items, artifact.policy.get("item_attributes")
-    count = np.bincount(artifact.rated_item, minlength=len(artifact.items))[action_items]
-    return ItemFeatures(
-        artifact.item[action_items], artifact.offset[action_items], count.astype(np.float32),
-        np.zeros(len(action_items), np.float32), artifact.scale, genre_directions(artifact.items)[action_items],
-        None if attributes is None else attributes.astype(np.float32),
-        bool(artifact.policy.get("attribute_interactions", False)), artifact.noise_std,
-        item_std(artifact.rating_std)[action_items],
-    )  # fmt: skip

@@ -19,13 +19,13 @@ from recpolicy.registry.artifact_kinds import verify
 from recpolicy.workflows.artifacts import (
     LEARNED_EVENTS,
     LOG_UNTIL,
+    artifact_item_features,
     check_absent,
     log_lineage,
     open_work_folder,
     with_policy,
     write_artifact,
 )
-from recpolicy.workflows.retraining import artifact_item_features
 from recpolicy.workflows.session_training import SessionTrainConfig, reward_scale
 from recpolicy.workflows.training_data import coerce
 
