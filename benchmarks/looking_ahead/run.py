@@ -88,7 +88,7 @@ def returns_of_agent(here: Bench, name: str, gamma: float, seeds: tuple[int, ...
     earned = []
     for seed in seeds:
         fresh = make(seed)
-        fresh.learner.prepare_features(loop.block_size)
+        fresh.learner.prepare(loop.block_size)
         for old, new in zip(agent.learner.variables, fresh.learner.variables, strict=True):
             old.assign(new)
         loop.block.assign(1_000_000 * seed)  # other users, other luck

@@ -50,8 +50,9 @@ class A2C(ActorCritic):
         return {
             "loss": loss, "policy_loss": policy_loss,
             "value_loss": self._rewards.original_square(value_loss), "entropy": entropy,
-            "gradient_norm": self._trainer.descend(tape, loss),
+            "gradient_norm": self._descend(tape, loss, observation, mask),
             "explained_variance": explained_variance(flatten(value), target),
+            **self._limit_figures(evaluated.divergence),
         }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ N = T B steps. The algorithms differ in how they weight log-probabilities; the c
 the same: loss = policy loss + vf_coef (target - V)^2 - ent_coef H.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,15 +14,15 @@ from recpolicy.agents.categorical import log_probability_and_entropy
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.neural import layer_arrays
+from recpolicy.agents.neural import layer_arrays, load_layers
+from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
 from recpolicy.agents.returns import Advantages, generalized_advantages
-from recpolicy.agents.sequence import SessionLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores, make_value
 from recpolicy.core.config import Fraction, NonNegativeNumber, config_dataclass
 
 
 @config_dataclass
-class ActorCriticConfig(SessionNetworkConfig):
+class ActorCriticConfig(ReferenceLimitConfig, SessionNetworkConfig):
     """Settings common to the three algorithms."""
 
     gamma: Fraction = 0.9
@@ -38,9 +39,10 @@ class Evaluated(NamedTuple):
     log_probability: tf.Tensor  # [N] of the actions taken
     entropy: tf.Tensor  # [N]
     value: tf.Tensor  # [N]
+    divergence: tf.Tensor | None = None  # [N] from the reference policy, if there is one
 
 
-class ActorCritic(SessionLearner):
+class ActorCritic(LimitedLearner):
     """A score network, a value network and their trainer."""
 
     def __init__(self, scores: ItemScores, value: Any, config: ActorCriticConfig, name: str):
@@ -59,8 +61,10 @@ class ActorCritic(SessionLearner):
 
     def evaluate(self, observation: tf.Tensor, mask: tf.Tensor, action: tf.Tensor) -> Evaluated:
         """Return differentiable log-probabilities, entropies and values, in the unit of learning, of N steps."""
-        log_probability, entropy = log_probability_and_entropy(self._scores(observation, mask), action)
-        return Evaluated(log_probability, entropy, self._value(observation)[:, 0])
+        scores = self._scores(observation, mask)
+        log_probability, entropy = log_probability_and_entropy(scores, action)
+        divergence = self._divergence(scores, observation, mask)
+        return Evaluated(log_probability, entropy, self._value(observation)[:, 0], divergence)
 
     def advantages(self, experience: Experience, gae_lambda: float) -> tuple[Advantages, tf.Tensor]:
         """Return advantages, targets and values, all [T, B], under the current critic; without gradients.
@@ -75,7 +79,13 @@ class ActorCritic(SessionLearner):
         value_loss = tf.reduce_mean(weight * tf.square(target - evaluated.value))
         entropy = tf.reduce_mean(weight * evaluated.entropy)
         config = self.config
-        return policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy, value_loss, entropy
+        loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy
+        return loss + self._penalty(evaluated.divergence, weight), value_loss, entropy
+
+    def start_from(self, arrays: Mapping[str, Any]) -> None:
+        """Copy both networks of an exported policy; see `load_layers`."""
+        load_layers(self._scores.network, arrays)
+        load_layers(self._value, arrays, "value/")
 
     def export(self) -> ExportedPolicy:
         """Return both networks as arrays."""

@@ -10,6 +10,7 @@ change the policy. They teach the value network the value of the behavior policy
 Sutton & Barto 2018, chapter 6.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -19,14 +20,16 @@ from recpolicy.agents.actor_critic import networks, value_arrays
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
+from recpolicy.agents.neural import load_layers
+from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
 from recpolicy.agents.returns import td_errors
-from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
+from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer
 from recpolicy.core.config import Fraction, NonNegativeNumber, Size, config_dataclass
 
 
 @config_dataclass
-class BehaviorCloningConfig(SessionNetworkConfig):
+class BehaviorCloningConfig(ReferenceLimitConfig, SessionNetworkConfig):
     """Settings of behavior cloning."""
 
     gamma: Fraction = 0.9
@@ -39,7 +42,7 @@ class BehaviorCloningConfig(SessionNetworkConfig):
     """Weight of the value loss."""
 
 
-class BehaviorCloning(SessionLearner):
+class BehaviorCloning(LimitedLearner):
     """A learner with a policy that imitates and a value network."""
 
     figures = ("loss", "policy_loss", "value_loss", "entropy", "gradient_norm", "log_ratio")
@@ -67,17 +70,24 @@ class BehaviorCloning(SessionLearner):
         following = self._value(flatten(experience.next_observation))[:, 0]
         terminated = flatten(experience.terminated)
         with tf.GradientTape() as tape:
-            own, entropy = categorical.log_probability_and_entropy(self._scores(observation, mask), action)
+            scores = self._scores(observation, mask)
+            own, entropy = categorical.log_probability_and_entropy(scores, action)
+            divergence = self._divergence(scores, observation, mask)
             policy_loss = tf.reduce_mean(imitation_loss(own, logged, self.config.target))
             value = self._value(observation)[:, 0]
             target = tf.stop_gradient(td_errors(reward, value, following, terminated, self.config.gamma) + value)
             value_loss = tf.reduce_mean(tf.square(target - value))
-            loss = policy_loss + self.config.vf_coef * value_loss
+            loss = policy_loss + self.config.vf_coef * value_loss + self._penalty(divergence)
         return {
             "loss": loss, "policy_loss": policy_loss, "value_loss": self._rewards.original_square(value_loss),
-            "entropy": tf.reduce_mean(entropy), "gradient_norm": self._trainer.descend(tape, loss),
-            "log_ratio": tf.reduce_mean(logged - own),
+            "entropy": tf.reduce_mean(entropy), "gradient_norm": self._descend(tape, loss, observation, mask),
+            "log_ratio": tf.reduce_mean(logged - own), **self._limit_figures(divergence),
         }  # fmt: skip
+
+    def start_from(self, arrays: Mapping[str, Any]) -> None:
+        """Copy both networks of an exported policy; see `load_layers`."""
+        load_layers(self._scores.network, arrays)
+        load_layers(self._value, arrays, "value/")
 
     def export(self) -> ExportedPolicy:
         """Return both networks as arrays."""

@@ -8,6 +8,7 @@ Sources: Mnih et al. 2015; van Hasselt et al. 2015 (1509.06461); Wang et al. 201
 after Ben Ayed et al. 2025 (2508.00201), who do not publish K and schedule; ours are below.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from recpolicy.agents.epsilon_schedule import EpsilonScheduleConfig, compute_eps
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
+from recpolicy.agents.neural import load_layers
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.replay import Batch, Replay
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
@@ -148,6 +150,11 @@ class DQN(SessionLearner):
     def _copy(self, share: float) -> None:
         for old, new in zip(self._target.network.weights, self._online.network.weights, strict=True):
             old.assign(soft_update(old, new, share))
+
+    def start_from(self, arrays: Mapping[str, Any]) -> None:
+        """Copy the online network of an exported policy; exploration starts anew."""
+        load_layers(self._online.network, arrays)
+        self._copy(1.0)
 
     def export(self) -> ExportedPolicy:
         """Return the online network as arrays."""

@@ -5,6 +5,7 @@ reports the true probability of its action; BanditAgent makes it a TFAgent.
 """
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -71,6 +72,10 @@ class Learner(tf.Module, abc.ABC):
     @abc.abstractmethod
     def export(self) -> ExportedPolicy:
         """Return the learner as plain arrays."""
+
+    def start_from(self, arrays: Mapping[str, Any]) -> None:  # noqa: ARG002 - networks override it
+        """Copy the network of an exported policy of the same kind; raises ConfigError for one of another shape."""
+        raise ConfigError(f"{self.name} has no network that could start from a policy")
 
     def greedy_probabilities(self, observation: Observation) -> tf.Tensor:
         """Return the probabilities [B, A] of the policy that has stopped exploring: greedy in the estimates."""

@@ -8,9 +8,10 @@ an output more for each of them, and attributes_a . f(x)[D:] is added. Sources: 
 NeuralEpsilonGreedyAgent (the plain form); Sutton & Barto 2018, sections 2.2 and 2.8.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -97,6 +98,10 @@ class NeuralReward(Learner):
         self._optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
 
+    def start_from(self, arrays: Mapping[str, Any]) -> None:
+        """Copy the network of an exported policy; see `load_layers`."""
+        load_layers(self._network, arrays)
+
     def export(self) -> ExportedPolicy:
         """Return the layers and arm tables as arrays."""
         arrays = layer_arrays(self._network)
@@ -114,6 +119,22 @@ def layer_arrays(network: tf_keras.Sequential) -> dict[str, Any]:
     for index, layer in enumerate(network.layers):
         arrays[f"kernel_{index}"], arrays[f"bias_{index}"] = (weight.numpy() for weight in layer.weights)
     return arrays
+
+
+def load_layers(network: tf_keras.Sequential, arrays: Mapping[str, Any], prefix: str = "", first: int = 0) -> None:
+    """Copy kernels and biases, from layer `first` of the arrays, into the dense layers of a network.
+
+    Raises ConfigError if a layer is missing or has another shape; then nothing is copied.
+    """
+    pairs = []
+    for index, layer in enumerate(network.layers, first):
+        for weight, name in zip(layer.weights, (f"{prefix}kernel_{index}", f"{prefix}bias_{index}"), strict=True):
+            shape = np.shape(arrays[name]) if name in arrays else None
+            if shape != tuple(weight.shape):
+                raise ConfigError(f"another network: {name} has the shape {shape}, here it is {tuple(weight.shape)}")
+            pairs.append((weight, arrays[name]))
+    for weight, array in pairs:
+        weight.assign(array)
 
 
 def make_network(width: int, layers: tuple[int, ...], outputs: int, seed: int, zero: bool) -> tf_keras.Sequential:

@@ -5,6 +5,7 @@ frozen and LinUCB continues on its features. Each arm's prior mean is its row of
 Tucker & Snoek 2018 (1802.09127); TF-Agents' NeuralLinUCBAgent, which does not use the reward layer as the prior.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
-from recpolicy.agents.neural import layer_arrays, make_network
+from recpolicy.agents.neural import layer_arrays, load_layers, make_network
 from recpolicy.agents.observation import Observation, context_width
 from recpolicy.core.config import (
     CountOrZero,
@@ -26,6 +27,7 @@ from recpolicy.core.config import (
     Size,
     config_dataclass,
 )
+from recpolicy.core.errors import ConfigError
 
 
 @config_dataclass
@@ -98,6 +100,15 @@ class NeuralLinUCB(Learner):
         self._optimizer.apply_gradients(zip(tape.gradient(loss, self._trained), self._trained, strict=True))
         self._posterior.theta.assign(self._reward_layer)
         return loss
+
+    def start_from(self, arrays: Mapping[str, Any]) -> None:
+        """Copy the encoder and the reward layer of an exported policy; the widths start at the prior."""
+        shape, own = np.shape(arrays["theta"]), tuple(self._reward_layer.shape)
+        if shape != own:
+            raise ConfigError(f"another network: theta has the shape {shape}, here it is {own}")
+        load_layers(self._encoder, arrays)
+        self._reward_layer.assign(arrays["theta"])
+        self._posterior.theta.assign(self._reward_layer)
 
     def export(self) -> ExportedPolicy:
         """Return the encoder layers and posterior, with the head of the current phase."""

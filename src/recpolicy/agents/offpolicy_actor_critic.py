@@ -11,6 +11,7 @@ Q~ = mean + kappa sd over critics. The critics have last layers of their own wit
 disagree about actions that the log does not show. Source: Chen et al. 2022 (10.1145/3523227.3546758).
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -31,12 +32,14 @@ from recpolicy.agents.dqn import huber, soft_update
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.neural import layer_arrays
-from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
+from recpolicy.agents.neural import layer_arrays, load_layers
+from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
+from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_value
 from recpolicy.agents.topk_reinforce import (
     effective_share,
     importance,
+    load_trunk_and_head,
     make_head,
     make_trunk,
     top_k_multiplier,
@@ -57,7 +60,7 @@ from recpolicy.core.errors import ConfigError
 
 
 @config_dataclass
-class OffPolicyActorCriticConfig(SessionNetworkConfig):
+class OffPolicyActorCriticConfig(ReferenceLimitConfig, SessionNetworkConfig):
     """Settings of the off-policy actor-critic."""
 
     gamma: Fraction = 0.9
@@ -109,7 +112,7 @@ class Critics(tf.Module):
         return [weight for network in networks for weight in network.trainable_variables]
 
 
-class OffPolicyActorCritic(SessionLearner):
+class OffPolicyActorCritic(LimitedLearner):
     """A learner with a policy, a behavior head, critics, target critics and a value network."""
 
     wants_next_mask = True
@@ -171,6 +174,7 @@ class OffPolicyActorCritic(SessionLearner):
         with tf.GradientTape() as tape:
             scores = self.scores(steps.observation, steps.mask)
             own, entropy = categorical.log_probability_and_entropy(scores, steps.action)
+            divergence = self._divergence(scores, steps.observation, steps.mask)
             behavior = self.behavior_scores(steps.observation, steps.mask)
             head = categorical.log_probability(behavior, steps.action)
             values = self._critics(steps.observation)  # [E, n, A]
@@ -183,8 +187,8 @@ class OffPolicyActorCritic(SessionLearner):
             value_loss = tf.reduce_mean(tf.square(followed - self._value(steps.observation)[:, 0]))
             mean_entropy = tf.reduce_mean(entropy)
             loss = policy_loss + behavior_loss + config.vf_coef * (critic_loss + value_loss)
-            loss -= config.ent_coef * mean_entropy
-        norm = self._trainer.descend(tape, loss)
+            loss += self._penalty(divergence) - config.ent_coef * mean_entropy
+        norm = self._descend(tape, loss, steps.observation, steps.mask)
         self._follow(config.tau)
         original = self._rewards.original
         return {
@@ -193,7 +197,7 @@ class OffPolicyActorCritic(SessionLearner):
             "value_mean": original(tf.reduce_mean(taken)), "target_mean": original(tf.reduce_mean(target)),
             "critic_deviation": original(tf.reduce_mean(tf.math.reduce_std(taken, axis=0))),
             "clipped_share": tf.reduce_mean(tf.cast(raw > config.max_weight, tf.float32)),
-            "effective_share": effective_share(raw),
+            "effective_share": effective_share(raw), **self._limit_figures(divergence),
         }  # fmt: skip
 
     def _log_behavior(self, steps: Experience, head: tf.Tensor) -> tf.Tensor:
@@ -219,6 +223,12 @@ class OffPolicyActorCritic(SessionLearner):
     def _follow(self, share: float) -> None:
         for old, new in zip(self._targets.weights, self._critics.weights, strict=True):
             old.assign(soft_update(old, new, share))
+
+    def start_from(self, arrays: Mapping[str, Any]) -> None:
+        """Copy the policy and the value network of an exported policy; its trunk also carries the critics."""
+        load_trunk_and_head(self._critics.trunk, self._policy, arrays)
+        load_layers(self._value, arrays, "value/")
+        self._follow(1.0)
 
     def export(self) -> ExportedPolicy:
         """Return two networks as arrays: the trunk with the policy head, and the value network."""

@@ -13,6 +13,7 @@ import tensorflow as tf
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
+from recpolicy.agents.reference_policy import REFERENCE_KL
 from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.core.config import Count, Fraction, NonNegativeNumber, PositiveNumber, Size, config_dataclass
@@ -67,19 +68,20 @@ class PPO(ActorCritic):
         order = tf.argsort(integers([self.config.n_epochs, count], seed, 0, 2**31 - 1), axis=1)
         rows = tf.reshape(order[:, : each * size], [self.config.n_epochs * each, size])
         limit = 1.5 * self.config.target_kl if self.config.target_kl else float("inf")
+        measured = (*_MEASURED, *([] if self._limit is None else [REFERENCE_KL]))
 
         def step(index: tf.Tensor, kl: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, ...]:  # noqa: ARG001
             picked = tf.gather(rows, index)
             figures = self._step(*(tf.gather(column, picked) for column in columns))
-            return index + 1, figures["approximate_kl"], sums + tf.stack([figures[name] for name in _MEASURED])
+            return index + 1, figures["approximate_kl"], sums + tf.stack([figures[name] for name in measured])
 
-        start = (tf.constant(0), tf.constant(0.0), tf.zeros([len(_MEASURED)]))
+        start = (tf.constant(0), tf.constant(0.0), tf.zeros([len(measured)]))
         done, _, sums = tf.while_loop(
             lambda index, kl, _: (index < self.config.n_epochs * each) & (kl <= limit), step, start
         )
         means = tf.unstack(sums / tf.cast(done, tf.float32))
         return {
-            **dict(zip(_MEASURED, means, strict=True)),
+            **dict(zip(measured, means, strict=True)),
             "explained_variance": explained_variance(flatten(value), target),
             "updates": tf.cast(done, tf.float32),
         }
@@ -102,7 +104,8 @@ class PPO(ActorCritic):
             "value_loss": self._rewards.original_square(value_loss), "entropy": entropy,
             "approximate_kl": tf.reduce_mean((ratio - 1.0) - log_ratio),
             "clip_fraction": tf.reduce_mean(tf.cast(outside, tf.float32)),
-            "gradient_norm": self._trainer.descend(tape, loss),
+            "gradient_norm": self._descend(tape, loss, observation, mask),
+            **self._limit_figures(evaluated.divergence),
         }  # fmt: skip
 
 

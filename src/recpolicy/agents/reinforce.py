@@ -54,8 +54,9 @@ class Reinforce(ActorCritic):
         return {
             "loss": loss, "policy_loss": policy_loss,
             "value_loss": self._rewards.original_square(value_loss), "entropy": entropy,
-            "gradient_norm": self._trainer.descend(tape, loss),
+            "gradient_norm": self._descend(tape, loss, observation, mask, weight),
             "explained_variance": explained_variance(flatten(value), target),
+            **self._limit_figures(evaluated.divergence, weight),
         }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ log-probability of its action; SessionAgent makes it a TFAgent.
 """
 
 import abc
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -21,6 +22,7 @@ from recpolicy.agents.experience import Experience
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import read_observation
 from recpolicy.agents.reward_normalizer import RewardNormalizer
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import as_stateless_seed, fold_in, uniform
 
@@ -49,11 +51,20 @@ class SessionLearner(tf.Module, abc.ABC):
         """The unit in which it learns: the standard deviation of rewards so far, or 1 if they are not normalized."""
         return float(self._rewards.std)
 
+    @property
+    def stopped(self) -> bool:
+        """True if the policy no longer changes (reference_policy.py)."""
+        return False
+
     def prepare(self, block: int) -> None:
         """Make ready for blocks of `block` steps in all; called before anything is compiled, again changes nothing."""
 
     def release(self) -> None:
         """Free the variables that only learning needs, before the policy is saved."""
+
+    def start_from(self, arrays: Mapping[str, Any]) -> None:  # noqa: ARG002 - networks override it
+        """Copy the networks of an exported policy of the same kind; raises ConfigError for one of another shape."""
+        raise ConfigError(f"{self.name} has no network that could start from a policy")
 
     @abc.abstractmethod
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:

@@ -139,6 +139,11 @@ class Trainer(tf.Module):
         self._second = tf.Variable(tf.zeros([sum(self._sizes)]), trainable=False, name="second_moment")
         self._count = tf.Variable(0.0, trainable=False, name="count")
 
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """The weights that a step changes."""
+        return self._weights
+
     def descend(self, tape: tf.GradientTape, loss: tf.Tensor) -> tf.Tensor:
         """Take one gradient step on `loss`; return the gradient's norm before it is bounded."""
         gradients = tape.gradient(loss, self._weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)

@@ -9,6 +9,7 @@ units of their range. Any model of rewards serves: here the shared linear model 
 Foster & Rakhlin, "Beyond UCB: optimal and efficient contextual bandits with regression oracles", ICML 2020.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -80,6 +81,10 @@ class SquareCB(Learner):
         """Update the model and count the rounds."""
         self._rounds.assign_add(tf.cast(tf.size(action), tf.float32))
         return self._model.update(observation, action, reward)
+
+    def start_from(self, arrays: Mapping[str, Any]) -> None:
+        """Copy the network of an exported policy, if the model is neural; gamma starts anew."""
+        self._model.start_from(arrays)
 
     def export(self) -> ExportedPolicy:
         """Return the model's arrays, with gamma as it is now."""

@@ -11,6 +11,7 @@ steps without a gradient to the trunk. The policy's loss uses only steps with G 
 policy would also visit other states. Source: Chen et al. 2019 (1812.02353).
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -21,11 +22,12 @@ from recpolicy.agents.categorical import log_probability, log_probability_and_en
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.neural import layer_arrays
+from recpolicy.agents.neural import layer_arrays, load_layers
 from recpolicy.agents.observation import context_width
+from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
 from recpolicy.agents.reinforce import first_sessions
 from recpolicy.agents.returns import explained_variance, standardize
-from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
+from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, dot_head_features, make_value
 from recpolicy.core.config import Count, Fraction, NonNegativeNumber, PositiveNumber, Size, config_dataclass
 from recpolicy.core.errors import ConfigError
@@ -33,7 +35,7 @@ from recpolicy.core.seeds import integer_seed
 
 
 @config_dataclass
-class TopKReinforceConfig(SessionNetworkConfig):
+class TopKReinforceConfig(ReferenceLimitConfig, SessionNetworkConfig):
     """Settings of top-K REINFORCE."""
 
     gamma: Fraction = 0.9
@@ -56,7 +58,7 @@ class TopKReinforceConfig(SessionNetworkConfig):
     """Weight of the entropy bonus."""
 
 
-class TopKReinforce(SessionLearner):
+class TopKReinforce(LimitedLearner):
     """A top-K REINFORCE learner: a trunk with two heads, and a value network."""
 
     whole_sessions = True
@@ -117,7 +119,9 @@ class TopKReinforce(SessionLearner):
         )
         config = self.config
         with tf.GradientTape() as tape:
-            own, entropy = log_probability_and_entropy(self.scores(observation, mask), action)
+            scores = self.scores(observation, mask)
+            own, entropy = log_probability_and_entropy(scores, action)
+            divergence = self._divergence(scores, observation, mask)
             head = log_probability(self.behavior_scores(observation, mask), action)
             logged = flatten(experience.log_probability) if config.behavior == "logged" else tf.stop_gradient(head)
             raw = importance(tf.stop_gradient(own), logged)
@@ -128,14 +132,21 @@ class TopKReinforce(SessionLearner):
             value_loss = tf.reduce_mean(weight * tf.square(target - self._value(observation)[:, 0]))
             mean_entropy = tf.reduce_mean(weight * entropy)
             loss = policy_loss + behavior_loss + 0.5 * value_loss - config.ent_coef * mean_entropy
+            loss += self._penalty(divergence, weight)
         counted = weight * raw
         return {
             "loss": loss, "policy_loss": policy_loss, "behavior_loss": behavior_loss,
             "value_loss": self._rewards.original_square(value_loss), "entropy": mean_entropy,
-            "gradient_norm": self._trainer.descend(tape, loss),
+            "gradient_norm": self._descend(tape, loss, observation, mask, weight),
             "clipped_share": tf.reduce_mean(weight * tf.cast(raw > config.max_weight, tf.float32)),
             "effective_share": effective_share(counted) / tf.maximum(effective_share(weight), 1e-6),
+            **self._limit_figures(divergence, weight),
         }  # fmt: skip
+
+    def start_from(self, arrays: Mapping[str, Any]) -> None:
+        """Copy the policy and the value network of an exported policy; the behavior head stays."""
+        load_trunk_and_head(self._trunk, self._policy, arrays)
+        load_layers(self._value, arrays, "value/")
 
     def export(self) -> ExportedPolicy:
         """Return two networks as arrays: the trunk with the policy head, and the value network."""
@@ -192,6 +203,12 @@ def make_trunk(spec: Any, config: SessionNetworkConfig, seed: int) -> tf_keras.S
     )
     trunk.build((None, context_width(spec)))
     return trunk
+
+
+def load_trunk_and_head(trunk: tf_keras.Sequential, head: ItemScores, arrays: Mapping[str, Any]) -> None:
+    """Copy the layers of an exported policy into a trunk and its head; see `load_layers`."""
+    load_layers(head.network, arrays, first=len(trunk.layers))
+    load_layers(trunk, arrays)
 
 
 def make_head(

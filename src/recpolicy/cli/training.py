@@ -1,5 +1,6 @@
 """`recpolicy train` and `recpolicy demo`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,6 +59,13 @@ def train(
             " (context) and items (action) that join their embeddings.",
         ),
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--init-from",
+            help="Start with the networks of this policy: its folder, or that of a registry: then its champion.",
+        ),
+    ] = None,
     total_timesteps: Annotated[
         int | None,
         typer.Option("--total-timesteps", min=1, help="Length of the training in interactions."),
@@ -79,7 +87,7 @@ def train(
     if log is not None and is_feature_log(log):
         of_ratings = {
             "--data": data, "--split": split, "--mode": mode, "--total-timesteps": total_timesteps,
-            "--checkpoint-every-steps": checkpoint_every_steps,
+            "--checkpoint-every-steps": checkpoint_every_steps, "--init-from": init_from,
         }  # fmt: skip
         for option, value in of_ratings.items():
             if value is not None:
@@ -109,7 +117,7 @@ def train(
             settings["mode"] = "log"
     trained = train_policy(
         agent, parts, out, config=settings, agent_config=tables.get("agent", {}),
-        model_config=tables.get("rating_model"), log=logged, seed=seed,
+        model_config=tables.get("rating_model"), log=logged, init_from=init_from, seed=seed,
     )  # fmt: skip
     if as_json:
         print_json(trained.metadata)
@@ -117,7 +125,19 @@ def train(
     print_text(f"trained {agent} on {trained.metadata['data']} (seed {seed}): {out}")
     if "share_positive" in trained.metadata["training"]:
         print_text(f"rewards: {trained.metadata['training']['share_positive']:.1%} positive")
+    _print_divergence(trained.metadata)
     print_text(f"next: recpolicy evaluate {out}")
+
+
+def _print_divergence(metadata: Mapping[str, Any]) -> None:
+    """Print the divergence from the initial policy, if the training limited it."""
+    training = metadata["training"]
+    if "reference_kl" not in training:
+        return
+    maximum = metadata["config"]["agent"]["max_reference_kl"]
+    limit = f"limit {maximum:g}" if maximum else "no limit"
+    end = "; the training ended at the limit" if training["stopped_at_limit"] else ""
+    print_text(f"divergence from the initial policy: {training['reference_kl']:.4f} nats ({limit}{end})")
 
 
 def _attributes(tables: dict[str, Any], features: Path | None) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ Sources: Chen et al. 2019 (1812.02353); Chen et al. 2022 (10.1145/3523227.354675
 (1509.06461).
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ from recpolicy.training.observation_builder import (
     make_steps,
     replay,
 )
+
+logger = logging.getLogger(__name__)
 
 LEARN_FROM_LOGS = ("topk_reinforce", "offpolicy_actor_critic", "dqn", "behavior_cloning")
 """Session agents that can learn from other policies' sessions."""
@@ -142,15 +145,20 @@ def learn_from_sessions(
     bar_context = progress("learning", plan.epochs * plan.units, unit=plan.unit, done=plan.units_until(done),
                       show=show_progress)  # fmt: skip
     with bar_context as bar:
-        while done < plan.epochs * plan.batches:
+        while done < plan.epochs * plan.batches and not agent.learner.stopped:
             before, done = done, passes.learn_piece()
-            if done - saved >= plan.keep or done % plan.batches == 0:
+            if done - saved >= plan.keep or done % plan.batches == 0 or agent.learner.stopped:
                 saved_items = plan.items_until(saved) if manager else 0
                 check_variables(agent.learner, plan.items_until(done), saved_items, folder or Path(log.name))
                 if manager is not None:
                     manager.save(checkpoint_number=done)
                 saved = done
             bar.advance(plan.units_until(done) - plan.units_until(before), f"loss {passes.figures()['loss']:.3f}")
+    if done < plan.epochs * plan.batches:
+        logger.warning(
+            "%s items: the policy reached its limit of divergence from the initial policy; the training ends here",
+            f"{plan.items_until(done):,}",
+        )
     return {"mode": "log", "rows": len(log), "sessions": len(log.length), "epochs": plan.epochs, **passes.figures()}
 
 

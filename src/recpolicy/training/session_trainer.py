@@ -54,6 +54,7 @@ def train_in_sessions(
 ) -> int:
     """Train, writing metrics, TensorBoard events, checkpoints and snapshots; return the total of shown items.
 
+    A policy that reaches its limit of divergence (agents/reference_policy.py) ends the training after the row.
     Resumes an interrupted run in `folder`. Raises ConfigError for settings out of range, ArtifactError for
     checkpoints that do not fit this agent, DivergedError if a figure is not finite or absurdly large; the last good
     checkpoint remains.
@@ -73,7 +74,7 @@ def train_in_sessions(
         snapshots.start()
     watch, saved = CollapseWatch(read_csv(folder / METRICS_FILE) if done else ()), done * loop.block_size
     with closing(csv), bar_context as bar:
-        while done < blocks:
+        while done < blocks and not (done and agent.learner.stopped):
             metrics = loop.run(min(chunk, blocks - done))
             step = int(loop.block.numpy()) * loop.block_size
             check_metrics(metrics.figures, step, saved, folder)
@@ -81,7 +82,7 @@ def train_in_sessions(
             writer.write(step, row)
             watch.look(row, step)
             snapshots.look(done, step // loop.block_size)
-            if step - saved >= config.checkpoint_every_steps or step >= total:
+            if step - saved >= config.checkpoint_every_steps or step >= total or agent.learner.stopped:
                 check_variables(agent.learner, step, saved, folder)
                 # Metrics first: a checkpoint must never be ahead of its rows of metrics.
                 writer.flush()
@@ -89,7 +90,12 @@ def train_in_sessions(
                 saved = step
             bar.advance(step - done * loop.block_size, f"reward {metrics.reward:.3f}")
             done = int(loop.block.numpy())
-    return total
+    if done < blocks:
+        logger.warning(
+            "step %s: the policy reached its limit of divergence from the initial policy; the training ends here",
+            f"{done * loop.block_size:,}",
+        )
+    return done * loop.block_size
 
 
 def _manager(folder: Path, loop: SessionLoop, agent: SessionAgent) -> tf.train.CheckpointManager:

@@ -35,6 +35,7 @@ from recpolicy.workflows.artifacts import (
     training_events,
     write_artifact,
 )
+from recpolicy.workflows.initial_policy import check_limits, read_initial_policy
 from recpolicy.workflows.training_data import (
     FeatureConfig,
     Features,
@@ -90,6 +91,7 @@ def train(
     model: RatingModel | None = None,
     model_config: Any = None,
     log: BanditLog | SessionLog | None = None,
+    init_from: str | Path | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
@@ -106,6 +108,8 @@ def train(
         model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
         model_config: Settings of the rating model, if it is fitted here.
         log: Logged rounds to learn from, for the mode "log"; logged sessions for session agents that learn from logs.
+        init_from: Folder of a policy whose networks the agent starts with, or of a registry: then its champion.
+            Settings of features, view and network that are not given come from that policy.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
@@ -113,13 +117,21 @@ def train(
         The trained policy, as read from `out`.
 
     Raises:
-        ConfigError: An agent or a setting is unknown or out of range, or the agent cannot learn from the log.
+        ConfigError: An agent or a setting is unknown or out of range, or the agent cannot learn from the log, or the
+            initial policy has another catalog or network.
         DataError: The log does not fit the ratings.
-        ArtifactError: `out` exists, or an interrupted training there had other settings.
+        ArtifactError: `out` exists, or an interrupted training there had other settings, or the initial policy is
+            missing or damaged.
         DivergedError: A number of the training is not finite or absurdly large; the last good checkpoint stays.
     """
     require_extra("train", "training")
     check_absent(Path(out))
+    initial = None
+    if init_from is not None:  # before TensorFlow is imported
+        initial = read_initial_policy(
+            init_from, agent, split, config=config, agent_config=agent_config, model_config=model_config, seed=seed
+        )
+        config, agent_config, model_config = initial.train, initial.agent, initial.rating_model
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
     from recpolicy.agents import SESSION_AGENTS, agent_entry
 
@@ -128,26 +140,33 @@ def train(
         from recpolicy.workflows.session_training import train_sessions
 
         options: dict[str, Any] = {"config": config, "agent_config": agent_config, "model": model}
-        options |= {"model_config": model_config, "log": log}
+        options |= {"model_config": model_config, "log": log, "init_from": initial}
         return train_sessions(agent, split, out, **options, seed=seed, show_progress=show_progress)
     settings, agent_settings = (
         coerce(TrainConfig, config, "train"),
         coerce(agent_entry(agent).config, agent_config, agent),
     )
     out = Path(out)
+    check_limits(agent, agent_settings, initial)
     _check_mode(agent, settings, log)
 
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
+    if initial is not None:
+        initial.check_features(features)
     if agent_entry(agent).user_posteriors:
         features = with_user_posteriors(features, split.train, settings, agent)
     world = training_world(split.train, settings, seed)
     environment = make_environment(world, features, settings, seed)
     bandit = _make_agent(agent, environment, agent_settings, features, split.train, seed)
     bandit.uniform_mix = settings.uniform_mix
+    if initial is not None:
+        initial.start(bandit)
     if isinstance(log, BanditLog):
         _check_log(bandit, log, features)
 
     metadata = build_metadata(split, settings, agent_settings, features.model, seed, log)
+    if initial is not None:
+        metadata |= initial.metadata()
     # After all checks, so that refused settings leave no unfinished training behind.
     work = open_work_folder(out, {"agent": agent, **metadata})
     if isinstance(log, BanditLog):
@@ -160,10 +179,13 @@ def train(
         training = _learn_online(bandit, environment, settings, work, show_progress)
         training["baseline_regret"] = baseline_regret(world, split.train, features)
 
+    events = training_events(log, split.train.source)
+    if initial is not None:
+        training, events = initial.rewards(training), initial.events(events)
     summary = {"share_positive": rewards.share_positive, "reward_std": rewards.std}
     exported, metadata = bandit.learner.export(), {**metadata, "training": {**training, **summary}}
     artifact = make_artifact(
-        agent, exported, split.train, features, metadata, settings.uniform_mix, training_events(log, split.train.source)
+        agent, exported, split.train, features, metadata, settings.uniform_mix, learned_events=events
     )
     write_artifact(artifact, bandit, features.context.shape[1], work, out)
     return load_policy(out)

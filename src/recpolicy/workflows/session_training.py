@@ -3,7 +3,7 @@
 U users, I items, A items of the catalog, D features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from recpolicy.core.config import Count, PositiveFraction, Size, config_dataclass
 from recpolicy.core.errors import ConfigError
+from recpolicy.core.metrics import read_csv
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
@@ -32,6 +33,7 @@ from recpolicy.workflows.artifacts import (
     training_events,
     write_artifact,
 )
+from recpolicy.workflows.initial_policy import InitialPolicy, check_limits, read_initial_policy
 from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, item_attributes, prepare_features
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ def train_sessions(
     model_config: Any = None,
     worlds: TwoWorlds | None = None,
     log: BanditLog | SessionLog | None = None,
+    init_from: "str | Path | InitialPolicy | None" = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
@@ -96,6 +99,8 @@ def train_sessions(
         model_config: Settings of the rating model, if it is fitted here.
         worlds: The simulated worlds; without them, they are fitted.
         log: Logged sessions to learn from, for topk_reinforce, offpolicy_actor_critic, dqn and behavior_cloning.
+        init_from: Folder of a policy whose networks the agent starts with, or of a registry: then its champion; or that
+            policy as it was read. Settings of features, view and network that are not given come from it.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
@@ -103,12 +108,21 @@ def train_sessions(
         The trained policy, as read from `out`.
 
     Raises:
-        ConfigError: An agent or a setting is unknown or out of range, or the agent cannot learn from the log.
+        ConfigError: An agent or a setting is unknown or out of range, or the agent cannot learn from the log, or the
+            initial policy has another catalog or network.
         DataError: The log does not fit the ratings.
-        ArtifactError: `out` exists, or an interrupted training there had other settings.
+        ArtifactError: `out` exists, or an interrupted training there had other settings, or the initial policy is
+            missing or damaged.
         DivergedError: A figure of the training is not finite; the last good checkpoint stays.
     """
     require_extra("train", "training")
+    initial = init_from if isinstance(init_from, InitialPolicy) else None
+    if isinstance(init_from, str | Path):
+        initial = read_initial_policy(
+            init_from, agent, split, config=config, agent_config=agent_config, model_config=model_config, seed=seed
+        )
+    if initial is not None:
+        config, agent_config, model_config = initial.train, initial.agent, initial.rating_model
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
     from recpolicy.agents import SESSION_AGENTS, agent_entry
     from recpolicy.agents.item_features import compute_item_features
@@ -131,18 +145,25 @@ def train_sessions(
     settings = coerce(SessionTrainConfig, config, "train")
     agent_settings = coerce(entry.config, agent_config, agent)
     session_config(settings)  # checks the settings before anything is fitted
+    check_limits(agent, agent_settings, initial)
     if log is not None:
         log = _check_log(agent, log, settings, split.train.scale)
     out = Path(out)
     check_absent(out)
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
     metadata = build_metadata(split, settings, agent_settings, features.model, seed, log)
+    if initial is not None:
+        initial.check_features(features)
+        metadata |= initial.metadata()
     arms = compute_item_features(
         features.action_items, features.embeddings, split.train, item_attributes(agent, features)
     )
 
     def make(time_step_spec: Any, action_spec: Any) -> Any:
-        return entry.make(time_step_spec, action_spec, agent_settings, arms, seed)
+        made = entry.make(time_step_spec, action_spec, agent_settings, arms, seed)
+        if initial is not None:
+            initial.start(made)
+        return made
 
     begin = partial(open_work_folder, out, {"agent": agent, **metadata})
     if log is None:
@@ -154,6 +175,8 @@ def train_sessions(
         training |= {"reward_std": learner.learner.reward_std}
     exported = with_view(learner.learner.export(), settings, split)
     events = training_events(log, split.train.source)
+    if initial is not None:
+        training, events = initial.rewards(training), initial.events(events)
     artifact = make_artifact(
         agent, exported, split.train, features, {**metadata, "training": training}, learned_events=events
     )
@@ -168,6 +191,7 @@ def _train_in_world(
 ) -> "tuple[SessionAgent, dict[str, Any], Path]":  # fmt: skip
     """Train in a world; return the agent, the figures of the training and the work folder that `begin` opens."""
     from recpolicy.training.session_trainer import SessionRunConfig, train_in_sessions
+    from recpolicy.training.trainer import METRICS_FILE
 
     environment = session_environment(world, features, settings, seed)
     agent = make(environment.time_step_spec(), environment.action_spec())
@@ -178,7 +202,16 @@ def _train_in_world(
     )
     work = begin()  # after all checks, so that refused settings leave no unfinished training behind
     shown = train_in_sessions(environment, agent, run, work, show_progress)
-    return agent, {"mode": "sessions", "rewards": "simulated", "total_timesteps": shown, "world": world.name}, work
+    figures = {"mode": "sessions", "rewards": "simulated", "total_timesteps": shown, "world": world.name}
+    return agent, {**figures, **_divergence(agent, read_csv(work / METRICS_FILE)[-1])}, work
+
+
+def _divergence(agent: "SessionAgent", figures: Mapping[str, float]) -> dict[str, Any]:
+    """Return the divergence from the initial policy and whether it ended the training; nothing without a limit."""
+    from recpolicy.agents.reference_policy import REFERENCE_KL
+
+    value = figures.get(REFERENCE_KL, figures.get(f"update/{REFERENCE_KL}"))
+    return {} if value is None else {REFERENCE_KL: value, "stopped_at_limit": agent.learner.stopped}
 
 
 def _learn_from_log(
@@ -203,7 +236,7 @@ def _learn_from_log(
     check_log(agent.learner, log, sight)
     work = begin()  # after all checks, so that a refused log leaves no unfinished training behind
     figures = learn_from_sessions(agent, log, sight, run, seed=seed, folder=work, show_progress=show_progress)
-    return agent, figures, work
+    return agent, {**figures, **_divergence(agent, figures)}, work
 
 
 def _check_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale: tuple[float, float]) -> SessionLog:

@@ -1,0 +1,165 @@
+"""A limit on the divergence of a softmax policy from the reference policy that its training started from.
+
+n steps, A actions, pi the policy, rho the reference. Both have the same masks, so the divergence is finite:
+
+    KL(pi || rho) = sum_a pi(a|s) (log pi(a|s) - log rho(a|s))
+
+Two limits, alone or together: the loss has `reference_kl_coef` times the mean divergence; and a gradient step after
+which the mean divergence of its own batch exceeds `max_reference_kl` is taken back, and none follows. The reference is
+constants, which no checkpoint holds.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from recpolicy.agents import categorical
+from recpolicy.agents.sequence import Figures, SessionLearner
+from recpolicy.agents.session_networks import Trainer
+from recpolicy.core.config import NonNegativeNumber, config_dataclass
+
+REFERENCE_KL = "reference_kl"
+"""Name of the figure: the mean divergence in nats."""
+
+
+@config_dataclass
+class ReferenceLimitConfig:
+    """Settings of the limit; they need a policy to start from."""
+
+    reference_kl_coef: NonNegativeNumber = 0.0
+    """Weight in the loss of the divergence from the initial policy, in reward per nat; 0 has no penalty."""
+    max_reference_kl: NonNegativeNumber = 0.0
+    """Divergence from the initial policy, in nats, at which the training ends; 0 has no limit."""
+
+
+class ReferencePolicy:
+    """A fixed softmax policy, from the arrays of an exported one (estimator "session")."""
+
+    def __init__(self, arrays: Mapping[str, Any]):
+        count = sum(name.startswith("kernel_") for name in arrays)
+        self._layers = [
+            (_constant(arrays[f"kernel_{index}"]), _constant(arrays[f"bias_{index}"])) for index in range(count)
+        ]
+        self._dot = "table" in arrays
+        if self._dot:
+            self._table, self._offset = _constant(arrays["table"]), _constant(arrays["table_offset"])
+            self._rank, self._temperature = int(arrays["rank"]), float(arrays["temperature"])
+
+    def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Return log-odds [n, A], MASKED where not allowed."""
+        output = observation
+        for index, (kernel, bias) in enumerate(self._layers):
+            output = tf.matmul(output, kernel) + bias
+            if index < len(self._layers) - 1:
+                output = tf.nn.relu(output)
+        if self._dot:
+            start = tf.pad(observation[:, : self._rank], [[0, 0], [0, output.shape[1] - self._rank]])
+            output = (self._offset + tf.matmul(start + output, self._table)) / self._temperature
+        return categorical.mask_logits(output, mask)
+
+
+class ReferenceLimit(tf.Module):
+    """A reference, the two limits, and the state of the hard one."""
+
+    def __init__(self, reference: ReferencePolicy, coefficient: float, maximum: float):
+        super().__init__(name="reference_limit")
+        self.reference, self.coefficient, self.maximum = reference, coefficient, maximum
+        self.stopped = tf.Variable(False, trainable=False, name="stopped")
+
+    def divergence(self, scores: tf.Tensor, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Return the divergence [n] of the policy with the masked log-odds `scores` [n, A]."""
+        return kl_divergence(scores, self.reference.scores(observation, mask))
+
+    def take_step(
+        self, weights: list[tf.Variable], step: Callable[[], tf.Tensor], divergence: Callable[[], tf.Tensor]
+    ) -> tf.Tensor:
+        """Take a gradient step unless it exceeds the hard limit or an earlier one did; return what `step` returns.
+
+        Args:
+            weights: The variables that the step changes.
+            step: Takes the step; returns the gradient's norm.
+            divergence: Computes the mean divergence with the current weights.
+        """
+        if not self.maximum:
+            return step()
+        before = [weight.read_value() for weight in weights]
+        norm = step()
+        refused = self.stopped.read_value() | (divergence() > self.maximum)
+        for weight, old in zip(weights, before, strict=True):
+            weight.assign(tf.where(refused, old, weight.read_value()))
+        self.stopped.assign(refused)
+        return norm
+
+
+class LimitedLearner(SessionLearner):
+    """A learner of a softmax policy whose divergence from a reference can be limited."""
+
+    _trainer: Trainer
+    _limit: ReferenceLimit | None = None
+
+    def limit_divergence(self, reference: ReferencePolicy, coefficient: float, maximum: float) -> None:
+        """Limit the divergence from the reference in all updates, and report it; call it before anything is compiled.
+
+        Args:
+            reference: The policy to stay near.
+            coefficient: Weight of the divergence in the loss; 0 has no penalty.
+            maximum: Divergence in nats beyond which no step is taken; 0 has no limit.
+        """
+        self._limit = ReferenceLimit(reference, coefficient, maximum)
+        self.figures = (*type(self).figures, REFERENCE_KL)
+
+    @property
+    def stopped(self) -> bool:
+        """True if the policy reached the hard limit, so that it no longer changes."""
+        return self._limit is not None and bool(self._limit.stopped.numpy())
+
+    def release(self) -> None:
+        """Drop the limit: a policy does not need it."""
+        super().release()
+        if self._limit is not None:
+            del self._limit  # the class's None is left
+            self.figures = type(self).figures
+
+    def _divergence(self, scores: tf.Tensor, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor | None:
+        """Return the divergence [n] of the policy with these masked log-odds; None without a limit."""
+        return None if self._limit is None else self._limit.divergence(scores, observation, mask)
+
+    def _penalty(self, divergence: tf.Tensor | None, weight: tf.Tensor | None = None) -> Any:
+        """Return the penalty of the loss: a scalar, 0 without a limit. `weight` [n] has mean 1."""
+        if divergence is None or self._limit is None or not self._limit.coefficient:
+            return 0.0
+        return self._limit.coefficient * _mean(divergence, weight)
+
+    def _limit_figures(self, divergence: tf.Tensor | None, weight: tf.Tensor | None = None) -> Figures:
+        """Return the figure of the limit, or none."""
+        return {} if divergence is None else {REFERENCE_KL: _mean(divergence, weight)}
+
+    def _descend(
+        self, tape: tf.GradientTape, loss: tf.Tensor, observation: tf.Tensor, mask: tf.Tensor,
+        weight: tf.Tensor | None = None,
+    ) -> tf.Tensor:  # fmt: skip
+        """Take one gradient step on the loss of a batch, within the hard limit; return the gradient's norm."""
+        limit = self._limit
+        if limit is None:
+            return self._trainer.descend(tape, loss)
+
+        def divergence() -> tf.Tensor:
+            return _mean(limit.divergence(self.scores(observation, mask), observation, mask), weight)
+
+        return limit.take_step(self._trainer.weights, lambda: self._trainer.descend(tape, loss), divergence)
+
+
+def kl_divergence(scores: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
+    """Return KL(pi || rho) [n] in nats between the softmax policies of masked log-odds [n, A]; masked actions add 0."""
+    log_own, log_reference = tf.nn.log_softmax(scores), tf.nn.log_softmax(reference)
+    return tf.reduce_sum(tf.exp(log_own) * (log_own - log_reference), axis=1)
+
+
+def _mean(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
+    return tf.reduce_mean(values if weight is None else weight * values)
+
+
+def _constant(array: Any) -> tf.Tensor:
+    return tf.constant(np.asarray(array, np.float32))

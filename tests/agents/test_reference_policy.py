@@ -1,0 +1,169 @@
+"""Agents that start from a policy, and the limit on their divergence from it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from session_blocks import arrays_of, block, make, observations
+from synthetic_choice import SETTINGS
+from synthetic_choice import environment as choice_environment
+from synthetic_choice import make as make_bandit
+
+from recpolicy.agents import AGENTS, SESSION_AGENTS
+from recpolicy.agents.observation import read_observation
+from recpolicy.agents.reference_policy import ReferencePolicy, kl_divergence
+from recpolicy.core.errors import ConfigError
+from recpolicy.training.compiled_loop import OnlineLoop
+from recpolicy.workflows.initial_policy import KINDS
+
+SEED = tf.constant([1, 1], tf.int32)
+SOFTMAX = KINDS["session"]
+BANDITS = (*KINDS["mlp"], *KINDS["encoded_linear"])
+
+
+def learn(agent, blocks: int, *, same: bool = False) -> list[dict[str, float]]:
+    """Learn from made-up blocks, or from the same one again and again; return the figures of each update."""
+    learner, told = agent.learner, []
+    steps = 20 if learner.whole_sessions else 6
+    learner.prepare(steps * 8)
+    for number in range(blocks):
+        figures = learner.update(block(steps, 0 if same else number), SEED)
+        told.append({name: float(value) for name, value in figures.items()})
+    return told
+
+
+def learned(name: str, **settings):
+    agent = make(name, **settings)
+    learn(agent, 2)
+    return agent
+
+
+def scores(agent, mask=None) -> np.ndarray:
+    return agent.learner.scores(tf.constant(observations(5)), mask).numpy()
+
+
+@pytest.mark.parametrize("tables", [True, False])
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_a_softmax_agent_starts_as_the_policy_of_another(name, tables):
+    source = learned("behavior_cloning" if name != "behavior_cloning" else "topk_reinforce", tables=tables)
+    agent = make(name, seed=3, tables=tables)
+    assert np.abs(scores(agent) - scores(source)).max() > 1e-3
+    agent.learner.start_from(arrays_of(source))
+    np.testing.assert_allclose(scores(agent), scores(source), rtol=1e-6)
+    x = tf.constant(observations(5))
+    np.testing.assert_allclose(agent.learner.value(x, None), source.learner.value(x, None), rtol=1e-6)
+
+
+def test_dqn_starts_with_the_values_of_another_and_the_target_follows():
+    source, agent = learned("dqn", dueling=True), make("dqn", seed=3, dueling=True)
+    agent.learner.start_from(arrays_of(source))
+    np.testing.assert_allclose(scores(agent), scores(source), rtol=1e-6)
+    target = agent.learner._values(agent.learner._target, tf.constant(observations(5)))
+    np.testing.assert_allclose(target, scores(source), rtol=1e-6)
+
+
+def test_the_target_critics_see_through_the_trunk_of_the_policy():
+    source, agent = learned("a2c"), make("offpolicy_actor_critic", seed=3)
+    agent.learner.start_from(arrays_of(source))
+    for ours, theirs in zip(agent.learner._critics.weights, agent.learner._targets.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", BANDITS)
+def test_a_bandit_starts_with_the_estimates_of_another(name):
+    source = make_bandit(name if name == "neural_linucb" else "boltzmann")
+    settings = {"model": "neural", "layers": SETTINGS["boltzmann"]["layers"]} if name == "squarecb" else {}
+    OnlineLoop(choice_environment(), source).run(20)
+    agent = make_bandit(name, **settings)
+    agent.learner.start_from(source.learner.export().arrays)
+    one = choice_environment(seed=5)
+    seen = read_observation(one.observation(one.sample_round(tf.constant(0, tf.int64))))
+    found, expected = (part.learner.estimate(seen).mean for part in (agent, source))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*SOFTMAX, "dqn"])
+def test_another_network_is_refused_and_nothing_is_copied(name):
+    agent = make(name)
+    before = arrays_of(agent)
+    other = "dqn" if name == "dqn" else "a2c"
+    with pytest.raises(ConfigError, match=r"another network: kernel_\d has the shape .*, here it is"):
+        agent.learner.start_from(arrays_of(make(other, layers=(7,))))
+    for key, array in arrays_of(agent).items():
+        np.testing.assert_array_equal(array, before[key])
+
+
+@pytest.mark.parametrize("name", ["q_learning", "linucb", "squarecb"])
+def test_an_agent_without_a_network_starts_from_none(name):
+    agent = make(name) if name == "q_learning" else make_bandit(name)
+    with pytest.raises(ConfigError, match="has no network that could start from a policy"):
+        agent.learner.start_from({})
+
+
+def test_kinds_are_those_of_the_exported_policies():
+    for name, entry in SESSION_AGENTS.items():
+        estimator = make(name).learner.export().estimator
+        assert (name in KINDS.get(estimator, ())) == hasattr(entry.config, "layers")
+    for name, entry in AGENTS.items():
+        if name == "squarecb":
+            assert name in KINDS[make_bandit(name, model="neural").learner.export().estimator]
+        elif hasattr(entry.config, "layers"):
+            assert name in KINDS[make_bandit(name).learner.export().estimator]
+
+
+def test_the_divergence_is_the_sum_over_allowed_actions():
+    """pi = (.5, .5), rho = (.25, .75): .5 ln 2 + .5 ln(2/3) = .143841; the masked third action adds nothing."""
+    own = tf.constant([[0.0, 0.0, -1e9], [0.0, 0.0, -1e9]])
+    other = tf.constant([[0.0, np.log(3.0), -1e9], [0.0, 0.0, -1e9]], tf.float32)
+    np.testing.assert_allclose(kl_divergence(own, other), [0.143841, 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("tables", [True, False])
+def test_a_reference_scores_as_the_policy_that_it_was_made_from(tables):
+    source = learned("topk_reinforce", tables=tables)
+    x, mask = tf.constant(observations(5)), tf.constant(np.arange(24) % 3 > 0)[tf.newaxis]
+    found = ReferencePolicy(source.learner.export().arrays).scores(x, mask)
+    np.testing.assert_allclose(found, source.learner.scores(x, mask), rtol=1e-6)
+
+
+def limited(name: str, coefficient: float, maximum: float, **settings):
+    """An agent at its start, limited to that start."""
+    agent = make(name, **settings)
+    agent.learner.limit_divergence(ReferencePolicy(agent.learner.export().arrays), coefficient, maximum)
+    return agent
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_a_limit_that_does_not_bind_only_reports(name):
+    free, agent = make(name), limited(name, 0.0, 1e5)
+    without, told = learn(free, 2), learn(agent, 2)
+    assert told[0].keys() - without[0].keys() == {"reference_kl"}
+    assert told[-1]["reference_kl"] > 0
+    assert not agent.learner.stopped
+    for key, array in arrays_of(agent).items():
+        np.testing.assert_allclose(array, arrays_of(free)[key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_a_penalty_keeps_the_policy_near(name):
+    free, near = learn(limited(name, 0.0, 1e5), 6)[-1], learn(limited(name, 100.0, 0.0), 6)[-1]
+    assert near["reference_kl"] < 0.5 * free["reference_kl"]
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_at_the_hard_limit_the_policy_stops_within_it(name):
+    maximum, whole = 0.0005, {"minibatch_size": 48} if name == "ppo" else {}
+    agent = limited(name, 0.0, maximum, learning_rate=0.001, **whole)
+    assert 0 < learn(agent, 20, same=True)[-1]["reference_kl"] <= maximum
+    assert agent.learner.stopped
+    before = arrays_of(agent)
+    learn(agent, 1)
+    for key, array in arrays_of(agent).items():
+        np.testing.assert_array_equal(array, before[key])
+
+
+def test_a_saved_policy_has_no_trace_of_the_limit():
+    agent, free = limited("ppo", 1.0, 1.0), make("ppo")
+    learn(agent, 1)
+    agent.learner.release()
+    assert [part.shape for part in agent.learner.variables] == [part.shape for part in free.learner.variables]
+    assert agent.learner.figures == type(agent.learner).figures
