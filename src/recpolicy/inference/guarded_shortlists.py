@@ -1,7 +1,8 @@
 """Greedy lists under guardrails from a shortlist: the items of the highest values before the list has items.
 
 Similarity only lowers a score. So an item of the shortlist whose score is above the highest value outside is the best
-of all items. Where that does not decide a place, there is no list, and the caller takes all items.
+of all items. Where that does not decide a place, diverse lists go on among all items; other lists, and those with ties,
+are left to the caller.
 """
 
 import numpy as np
@@ -27,7 +28,7 @@ def lists_from_shortlists(
 ) -> list[GuardedSlate | None]:  # fmt: skip
     """Return the greedy lists of n users from the items of the highest values; None where that is not provably right.
 
-    Lists with ties, and those that need items outside the shortlist, are None.
+    Lists with ties are None, and lists without diversity that need items outside the shortlist.
     """
     arms = values.shape[1]
     count = min(max(SHORTLIST, 2 * k), arms - 1)
@@ -85,17 +86,25 @@ def _walk_by_value(
 def _walk_by_score(
     draw: GuardedDraw, row: int, items: NDArray[np.intp], value: Array, outside: float, left: int
 ) -> Walked | None:
-    """Return the greedy list of diverse items: the best score of the shortlist at each place."""
-    weight, directions = draw.guardrails.diversity, draw.guardrails.catalog.direction[items]
+    """Return the greedy list of diverse items: the best score of the shortlist at each place.
+
+    At the first place that the shortlist does not decide, all items of the catalog take its place.
+    """
+    all_values, weight, directions = draw.values[row], draw.guardrails.diversity, draw.guardrails.catalog.direction
     near, current = np.zeros(len(items)), np.where(draw.open[row, items], value, -np.inf)
+    of_items = directions[items]  # [M, D]
     chosen: list[int] = []
     before: list[int] = []
-    for place in range(draw.k):
+    while len(chosen) < draw.k:
         score = current - weight * near
         at = int(score.argmax())
         best = float(score[at])
         if best <= outside and outside > -np.inf:
-            return None
+            items, of_items, outside = np.arange(len(all_values)), directions, -np.inf
+            current, near = np.where(draw.open[row], all_values, -np.inf), np.zeros(len(items))
+            for item in chosen:
+                np.maximum(near, np.minimum(directions @ directions[item], 1.0), out=near)
+            continue
         if best == -np.inf:
             break
         if np.count_nonzero(score == best) > 1:
@@ -103,11 +112,11 @@ def _walk_by_score(
         before.append(left)
         chosen.append(int(items[at]))
         current[at] = -np.inf
-        closed = draw.take_one(place, row, chosen[-1])
+        closed = draw.take_one(len(chosen) - 1, row, chosen[-1])
         left -= 1 + closed
         if closed:
             current[~draw.open[row, items]] = -np.inf
-        np.maximum(near, np.minimum(directions @ directions[at], 1.0), out=near)
+        np.maximum(near, np.minimum(of_items @ of_items[at], 1.0), out=near)
     return chosen, before
 
 
