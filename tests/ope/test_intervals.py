@@ -13,14 +13,20 @@ from recpolicy.core.statistics import (
     percentile_interval,
     student_t,
 )
-from recpolicy.ope import inference
+from recpolicy.ope import resampling
 from recpolicy.ope.feedback import Clusters
-from recpolicy.ope.inference import beta_statistic, corrected_ratio_statistic, mean_statistic, ratio_statistic, resample
 from recpolicy.ope.intervals import (
     Bounds,
     bernstein_margin,
     confidence_sequence,
     empirical_bernstein,
+)
+from recpolicy.ope.resampling import (
+    beta_statistic,
+    corrected_ratio_statistic,
+    mean_statistic,
+    ratio_statistic,
+    resample,
 )
 
 
@@ -273,7 +279,7 @@ def test_forms_share_their_resamples():
 
 
 def test_many_users_are_resampled_in_groups_with_the_same_spread(monkeypatch):
-    monkeypatch.setattr(inference, "_MAX_GROUPS", 2_000)
+    monkeypatch.setattr(resampling, "_MAX_GROUPS", 2_000)
     terms = np.sort(rng().normal(size=20_000))  # neighbours are alike: groups must be dealt at random
     values = bootstrap([mean_statistic(terms)], single(20_000), rng(1), 1_000)[0]
     assert values.mean() == pytest.approx(terms.mean(), abs=4 * terms.std() / np.sqrt(20_000 * 1_000))

@@ -9,9 +9,10 @@ import pytest
 from recpolicy.ope.config import OffPolicyConfig
 from recpolicy.ope.estimators import ESTIMATORS
 from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
-from recpolicy.ope.inference import MissingMass, Resamples
 from recpolicy.ope.inputs import BanditInputs
+from recpolicy.ope.missing_mass import MissingMass
 from recpolicy.ope.point_estimates import point_estimates, reward_scale
+from recpolicy.ope.resampling import Resamples
 
 LOW, HIGH = -1.0, 2.0
 NO_RESAMPLES = Resamples(np.empty(0), np.empty(0))

@@ -33,7 +33,7 @@ from recpolicy.ope.engine import estimate_slates
 from recpolicy.ope.estimators import SLATE_ESTIMATORS
 from recpolicy.ope.feedback import SlateFeedback
 from recpolicy.ope.fqe import StepModel
-from recpolicy.ope.inference import controlled_statistic
+from recpolicy.ope.resampling import controlled_statistic
 from recpolicy.ope.terms import (
     control_weights,
     controlled_terms,

@@ -19,17 +19,8 @@ from recpolicy.core.statistics import LEVEL, Interval, effective_sample_size, la
 from recpolicy.core.types import Array
 from recpolicy.ope.config import EstimationConfig
 from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
-from recpolicy.ope.inference import (
-    MissingMass,
-    PointEstimate,
-    ResampledStatistic,
-    RewardScale,
-    mean_statistic,
-    missing_mass_limits,
-    ratio_statistic,
-    resample,
-    term_intervals,
-)
+from recpolicy.ope.missing_mass import MissingMass, PointEstimate, RewardScale, missing_mass_limits, term_intervals
+from recpolicy.ope.resampling import ResampledStatistic, mean_statistic, ratio_statistic, resample
 from recpolicy.ope.terms import snips_terms
 from recpolicy.ope.weights import importance_weights
 

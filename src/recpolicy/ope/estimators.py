@@ -7,17 +7,6 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from recpolicy.core.types import Array
-from recpolicy.ope.inference import (
-    ResampledStatistic,
-    beta_statistic,
-    controlled_statistic,
-    corrected_ratio_statistic,
-    cross_fitted_statistic,
-    mean_statistic,
-    ratio_statistic,
-    weighted_per_decision_statistic,
-    weighted_statistic,
-)
 from recpolicy.ope.inputs import (
     ACTION_CLUSTERS,
     MODEL,
@@ -36,6 +25,17 @@ from recpolicy.ope.multi_step_inputs import (
     SLOT_REWARD,
     SlateInputs,
     TrajectoryInputs,
+)
+from recpolicy.ope.resampling import (
+    ResampledStatistic,
+    beta_statistic,
+    controlled_statistic,
+    corrected_ratio_statistic,
+    cross_fitted_statistic,
+    mean_statistic,
+    ratio_statistic,
+    weighted_per_decision_statistic,
+    weighted_statistic,
 )
 from recpolicy.ope.reward_model import user_folds
 from recpolicy.ope.terms import (

@@ -10,9 +10,10 @@ from recpolicy.core.types import Array
 from recpolicy.ope.config import EstimationConfig
 from recpolicy.ope.estimators import EstimatorSpec
 from recpolicy.ope.feedback import check_rows
-from recpolicy.ope.inference import PointEstimate, RewardScale, mean_statistic
 from recpolicy.ope.inputs import BanditInputs, EstimatorInputs
 from recpolicy.ope.intervals import Bounds, weighted_bounds
+from recpolicy.ope.missing_mass import PointEstimate, RewardScale
+from recpolicy.ope.resampling import mean_statistic
 from recpolicy.ope.tuning import TuningResult, fixed_setting, tune
 
 _Inputs = TypeVar("_Inputs", bound=EstimatorInputs)
