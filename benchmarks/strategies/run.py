@@ -1,11 +1,9 @@
-"""How much does the strategy engine learn from 2,000 rounds, and how fast?
+"""How much does the strategy engine learn from 2,000 rounds? (speed.py measures its speed.)
 
 python benchmarks/strategies/run.py --out benchmarks/strategies/results.json
 """
 
-import statistics
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +18,9 @@ from scipy.stats import t as student
 from worlds import EFFECT, NOISE, World, draw_actions, draw_contexts, make_world, rounds_of, value
 
 from recpolicy.core.seeds import generator
-from recpolicy.strategies.config import ACTIONS, StrategyConfig, with_learning
-from recpolicy.strategies.factored import fit_factored
+from recpolicy.strategies.config import ACTIONS, with_learning
 from recpolicy.strategies.policy import StrategyPolicy
-from recpolicy.strategies.q_table import QTable, has_numba
-from recpolicy.strategies.state import StrategyRequest, state_codes, state_numbers
+from recpolicy.strategies.state import state_codes, state_numbers
 
 ROUNDS, BATCH = 2_000, 100
 CHECKPOINTS = (500, 1_000, 2_000)
@@ -117,57 +113,6 @@ def overtakes(sizes: tuple[int, ...], table: list[float], factored: list[float])
     return float(np.exp(np.log(sizes[last - 1]) + share * np.log(sizes[last] / sizes[last - 1])))
 
 
-def measure_speed(rounds: int, few: int) -> dict[str, float]:
-    """Return updates per second of batches, half of whose rounds have a next one, and times of other parts."""
-    world = make_world("situations", 0)
-    rng = generator(0, "strategies speed")
-    profile, situation = draw_contexts(world, rounds, 0, "speed")
-    states, action, reward = (
-        numbers(world, profile, situation),
-        rng.integers(ACTIONS, size=rounds),
-        rng.normal(size=rounds),
-    )
-    has_next = np.append(rng.random(rounds - 1) < 0.5, False)
-    learning = world.config.learning
-    table = QTable.empty()
-    table.updated(
-        states[:few], action[:few], reward[:few], np.append(has_next[: few - 1], False), learning, compiled=True
-    )
-    figures: dict[str, float] = {}
-
-    def per_second(function: Any, count: int) -> float:
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - start)
-        return count / statistics.median(seconds)
-
-    if has_numba():
-        figures["updates_per_second"] = per_second(
-            lambda: table.updated(states, action, reward, has_next, learning, compiled=True), rounds
-        )
-    short = slice(0, few)
-    ends = np.append(has_next[: few - 1], False)
-    figures["updates_per_second_without_numba"] = per_second(
-        lambda: table.updated(states[short], action[short], reward[short], ends, learning, compiled=False), few
-    )
-    log = rounds_of(profile, situation, action, np.full(rounds, 1 / ACTIONS), reward, 0)
-    figures["policy_updates_per_second"] = per_second(lambda: StrategyPolicy(world.config).updated(log), rounds)
-    full = table.updated(states[short], action[short], reward[short], ends, learning)
-    figures["fit_factored_seconds"] = 1 / per_second(lambda: fit_factored(full, world.config), 1)
-    policy = StrategyPolicy(StrategyConfig(), full)
-    request = StrategyRequest(dict.fromkeys(world.config.profile.traits, 40.0), "music", "calm", "evening")
-    policy.recommend(request, 0)
-    times = []
-    for seed in range(2_000):
-        start = time.perf_counter()
-        policy.recommend(request, seed)
-        times.append(time.perf_counter() - start)
-    figures["recommend_p50_ms"] = 1_000 * statistics.median(times)
-    return figures
-
-
 def interval(values: list[float]) -> tuple[float, float, float]:
     """Return mean and 95 % t interval over seeds."""
     mean = float(np.mean(values))
@@ -184,8 +129,7 @@ def main() -> None:
     seeds = range(2 if options.quick else 10)
     few_seeds = range(2 if options.quick else 5)
     sizes = SIZES[:4] if options.quick else SIZES
-    figures = measure_speed(100_000 if options.quick else 1_000_000, 20_000 if options.quick else 50_000)
-    print(figures, flush=True)
+    figures: dict[str, float] = {}
     runs: dict[str, dict[str, list[dict[int, float]]]] = {}
     plan = [
         ("linear", EFFECT, tuple(LEARNERS)), ("situations", EFFECT, ("factored", "shrunk", "full_table")),

@@ -5,7 +5,7 @@ import pytest
 
 from recpolicy.core.config import build
 from recpolicy.strategies.config import ACTIONS, LearningConfig
-from recpolicy.strategies.q_table import QTable, effective_visits, has_numba, means, ucb1
+from recpolicy.strategies.q_table import QTable, effective_visits, means, ucb1
 
 ALPHA = LearningConfig(learning_rate=0.1, gamma=0.95)
 AVERAGE = LearningConfig(step="average", gamma=0.0)
@@ -19,10 +19,10 @@ def table(states, cells):
     return QTable(np.array(states), q, visits)
 
 
-def learn(start, rounds, config=ALPHA, **options):
+def learn(start, rounds, config=ALPHA):
     """Return the table after rounds (state, action, reward, has_next)."""
     states, action, reward, has_next = (np.array(column) for column in zip(*rounds, strict=True))
-    return start.updated(states, action, reward.astype(float), has_next.astype(bool), config, **options)
+    return start.updated(states, action, reward.astype(float), has_next.astype(bool), config)
 
 
 def test_the_update_of_document_001():
@@ -79,15 +79,21 @@ def test_learning_in_parts_equals_learning_at_once(step):
     assert (parts.visits == at_once.visits).all()
 
 
-@pytest.mark.skipif(not has_numba(), reason="needs numba")
 @pytest.mark.parametrize("step", ["constant", "average"])
-def test_the_compiled_loop_gives_the_same_bits(step):
-    config = LearningConfig(step=step)
-    plain, compiled = (
-        QTable.empty().updated(*random_rounds(2_000), config, compiled=compiled) for compiled in (False, True)
-    )
-    assert (plain.q == compiled.q).all()
-    assert (plain.visits == compiled.visits).all()
+@pytest.mark.parametrize("states", [1, 50])
+def test_the_bits_are_those_of_the_formula_round_by_round(step, states):
+    config = LearningConfig(step=step, learning_rate=0.1, gamma=0.95)
+    state, action, reward, has_next = random_rounds(2_000)
+    state %= states
+    q, visits = np.zeros((states, ACTIONS)), np.zeros((states, ACTIONS), np.int64)
+    for i in range(len(state)):
+        cell, following = (state[i], action[i]), 0.95 * q[state[i + 1]].max() if has_next[i] else 0.0
+        visits[cell] += 1
+        q[cell] += (0.1 if step == "constant" else 1 / visits[cell]) * (reward[i] + following - q[cell])
+    after = QTable.empty().updated(state, action, reward, has_next, config)
+    assert after.states.tolist() == list(range(states))
+    assert (after.q == q).all()
+    assert (after.visits == visits).all()
 
 
 def test_average_steps_give_the_mean():

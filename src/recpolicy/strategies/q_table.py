@@ -13,9 +13,7 @@ With a constant alpha, Q is the mean of the targets with weights alpha (1 - alph
 with the same variance. Source: Watkins & Dayan 1992.
 """
 
-import importlib.util
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,8 +23,6 @@ from recpolicy.core.types import Array
 from recpolicy.strategies.config import ACTIONS, LearningConfig
 from recpolicy.strategies.state import States
 
-_COMPILED_FROM = 20_000
-"""Rounds from which numba is worth its start, where it is installed."""
 NO_NEXT = -1
 
 
@@ -52,7 +48,7 @@ class QTable:
 
     def updated(
         self, states: States, action: NDArray[np.integer[Any]], reward: Array, has_next: NDArray[np.bool_],
-        config: LearningConfig, *, compiled: bool | None = None,
+        config: LearningConfig,
     ) -> "QTable":  # fmt: skip
         """Return the table after learning rounds in their order.
 
@@ -62,7 +58,6 @@ class QTable:
             reward: [N].
             has_next: [N], True if the next round belongs to the same session.
             config: Step size and discount.
-            compiled: Use numba, where it is installed; None: for many rounds. The result is the same.
         """
         known = np.union1d(self.states, states)
         q, visits = np.zeros((len(known), ACTIONS)), np.zeros((len(known), ACTIONS), np.int64)
@@ -70,43 +65,44 @@ class QTable:
         q[old], visits[old] = self.q, self.visits
         row = np.searchsorted(known, states)
         following = np.where(has_next, np.append(row[1:], NO_NEXT), NO_NEXT) if len(row) else row
-        use_numba = (len(row) >= _COMPILED_FROM if compiled is None else compiled) and has_numba()
-        learn = _compiled_learn() if use_numba else _learn
-        learn(
+        learn_in_order(
             q, visits, row, np.asarray(action, np.int64), np.asarray(reward, np.float64), following,
             config.learning_rate, config.gamma, config.step == "average",
         )  # fmt: skip
         return QTable(known, q, visits)
 
 
-def _learn(
-    q: Any, visits: Any, row: Any, action: Any, reward: Any, following: Any, learning_rate: float, gamma: float,
-    average: bool,
+def learn_in_order(
+    q: Array, visits: NDArray[np.int64], row: NDArray[np.int64], action: NDArray[np.int64], reward: Array,
+    following: NDArray[np.int64], learning_rate: float, gamma: float, average: bool,
 ) -> None:  # fmt: skip
-    """Learn rounds in order, in place; numba compiles this function for many rounds."""
-    for i in range(len(row)):
-        target = reward[i]
-        if following[i] >= 0:
-            target += gamma * q[following[i]].max()
-        cell = row[i], action[i]
-        visits[cell] += 1
-        step = 1.0 / visits[cell] if average else learning_rate
-        q[cell] += step * (target - q[cell])
+    """Learn rounds in their order, in place.
 
+    Each round reads what the rounds before have written. Views of memory read and write single numbers without NumPy's
+    cost per call.
 
-def has_numba() -> bool:
-    """Return True if numba is installed."""
-    return importlib.util.find_spec("numba") is not None
-
-
-@lru_cache(maxsize=1)
-def _compiled_learn() -> Any:
-    import numba
-
-    try:
-        return numba.njit(cache=True)(_learn)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(_learn)
+    Args:
+        q: [S, A], Q-values, contiguous.
+        visits: [S, A], rounds that each cell learned, contiguous.
+        row: [N], row of each round's state.
+        action: [N].
+        reward: [N].
+        following: [N], row of the next state in the session, or -1.
+        learning_rate: The step, unless `average`.
+        gamma: Discount.
+        average: Steps of 1 / visits.
+    """
+    actions = q.shape[1]
+    value, count = q.data.cast("B").cast("d"), visits.data.cast("B").cast("q")
+    cells, next_rows = (row * actions + action).tolist(), (following * actions).tolist()
+    for cell, target, start in zip(cells, reward.tolist(), next_rows, strict=True):
+        if start >= 0:
+            target += gamma * max(value[start : start + actions].tolist())
+        number = count[cell] + 1
+        count[cell] = number
+        step = 1.0 / number if average else learning_rate
+        old = value[cell]
+        value[cell] = old + step * (target - old)
 
 
 def means(q: Array, visits: NDArray[np.int64], config: LearningConfig) -> Array:
