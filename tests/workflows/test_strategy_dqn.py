@@ -5,8 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.core.hashes import text_hashes
 from recpolicy.data.feature_columns import object_array
 from recpolicy.strategies.config import StrategyConfig, strategy_config
+from recpolicy.strategies.log_rounds import context_request, strategy_actions
+from recpolicy.strategies.network_policy import read_any_strategy_policy
 from recpolicy.workflows.strategy_dqn import train_strategy_dqn
 from recpolicy.workflows.strategy_simulation import simulate_strategies
 from recpolicy.workflows.strategy_training import read_strategy_log
@@ -46,3 +50,64 @@ def test_rounds_without_sessions_take_one_pass(log, tmp_path):
     trained = train_strategy_dqn(single, tmp_path / "dqn", train={"epochs": 1})
     assert (trained.passes, trained.with_next, trained.rounds) == (1, 0, len(single))
     assert set(trained.policy.encoder.names("context")) == set(single.context)
+
+
+def test_the_network_to_continue_from_is_the_first_target(log, tmp_path):
+    """The targets are r + gamma max Q of the earlier network: 0 + .5 Q for first rounds, 1 for second ones."""
+    config = strategy_config({"learning": {"gamma": 0.5}})
+    pairs = in_pairs(log, [3.0, 3.0])
+    first = train_strategy_dqn(pairs, tmp_path / "first", config, settings={"passes": 1}, train=EPOCHS)
+    later = in_pairs(log, [0.0, 1.0])
+    later = replace(later, event_id=object_array([f"later {number}" for number in range(len(later))]))
+    one_pass = {"passes": 1}
+    train_strategy_dqn(later, tmp_path / "second", settings=one_pass, train=EPOCHS, incumbent=tmp_path / "first")
+    second = read_any_strategy_policy(tmp_path / "second")
+    best = np.maximum.reduceat(first.policy.scores_of(later), later.start[:-1])
+    assert second.config.learning.gamma == 0.5
+    assert second.policy.scores_of(later).mean() == pytest.approx((0.5 * best.mean() + 1.0) / 2, abs=0.15)
+    events = np.union1d(text_hashes(later.event_id), text_hashes(pairs.event_id))
+    assert second.policy.learned_events.tolist() == events.tolist()
+    assert second.metadata["parents"] == [{"policy_digest": first.policy.policy_digest, "log": pairs.digest}]
+    with pytest.raises(ConfigError, match="another schema: bins is 3; expected 5"):
+        train_strategy_dqn(
+            later, tmp_path / "x", strategy_config({"profile": {"bins": 3}}), incumbent=tmp_path / "first"
+        )
+
+
+def test_the_window_selects_rounds(log, tmp_path):
+    days = (log.time.max() - log.time) / 86_400_000
+    trained = train_strategy_dqn(log, tmp_path / "dqn", train={"epochs": 1}, settings={"passes": 1}, days_back=2.0)
+    assert trained.rounds == int((days < 2.0).sum())
+    assert trained.rounds + trained.left_out == len(log)
+    with pytest.raises(DataError, match="no user has 5000 interactions or more in the last 2 days"):
+        train_strategy_dqn(log, tmp_path / "x", days_back=2.0, min_interactions=5000)
+    with pytest.raises(ConfigError, match="days_back is 0"):
+        train_strategy_dqn(log, tmp_path / "x", days_back=0.0)
+
+
+def test_its_answer_has_the_networks_probabilities_and_values(log, tmp_path):
+    trained = train_strategy_dqn(log, tmp_path / "dqn", train={"epochs": 1}, settings={"passes": 1})
+    loaded = read_any_strategy_policy(tmp_path / "dqn")
+    context = {name: column[0] for name, column in log.context.items() if name != "session"}
+    request = context_request(context, loaded.config)
+    probability, value = trained.policy.probabilities(context, strategy_actions(loaded.config))
+    answers = [loaded.recommend(request, f"e{number}") for number in range(60)]
+    for answer in answers:
+        assert answer.propensity == pytest.approx(probability[answer.action], abs=1e-12)
+        assert answer.expected_reward == pytest.approx(value[answer.action], abs=1e-6)
+        assert answer.source == "network"
+        assert answer.explored == (answer.action != value.argmax())
+        assert answer.parameters == loaded.config.parameters[answer.action]
+    assert any(not answer.explored for answer in answers)
+    with pytest.raises(DataError, match="openness is 130"):
+        loaded.recommend(replace(request, profile={**request.profile, "openness": 130}))
+
+
+def test_another_feature_policy_is_no_strategy_policy(tmp_path):
+    from tiny_feature_log import trained_case
+
+    from recpolicy.inference.feature_artifact import write_feature_policy
+
+    write_feature_policy(trained_case("squarecb"), tmp_path / "policy")
+    with pytest.raises(ArtifactError, match="a feature policy without the settings of strategies"):
+        read_any_strategy_policy(tmp_path / "policy")

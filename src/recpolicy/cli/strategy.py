@@ -14,7 +14,7 @@ app = typer.Typer(
     help="Learn which strategy (energy, diversity, novelty) suits which profile and situation.", no_args_is_help=True
 )
 
-Policy = Annotated[Path, typer.Argument(help="Folder that `recpolicy strategy train` wrote.")]
+Policy = Annotated[Path, typer.Argument(help="Folder that `recpolicy strategy train` (`recommend`: or `dqn`) wrote.")]
 Log = Annotated[
     Path, typer.Option("--log", help="Folder of a feature log with its signals, such as `strategy simulate` writes.")
 ]
@@ -104,22 +104,36 @@ def dqn(
     log: Log,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the feature policy.")],
     config: Config = None,
+    incumbent: Annotated[
+        Path | None, typer.Option("--from", help="Earlier result of `strategy dqn`: the first target network.")
+    ] = None,
+    days_back: Annotated[
+        float | None, typer.Option("--days-back", help="Learn from the last days of the log (default: all of it).")
+    ] = None,
+    min_interactions: Annotated[
+        int, typer.Option("--min-interactions", help="Interactions in these days that a user needs.")
+    ] = 1,
     passes: Annotated[
         int, typer.Option("--passes", min=1, help="Regressions of a log with sessions; each uses the values before.")
     ] = 5,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes of the network over the log.")] = 10,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of weights and of the order of rounds.")] = 0,
 ) -> None:
-    """Train deep Q-learning on continuous traits from all rounds of a log; `recpolicy rank` asks it."""
+    """Train deep Q-learning on continuous traits from the rounds of a log.
+
+    A new network learns all rounds of the window, also those that the policy of --from has learned.
+    """
     from recpolicy.workflows.strategy_dqn import train_strategy_dqn
 
     trained = train_strategy_dqn(
-        log, out, config, settings={"passes": passes}, train={"epochs": epochs}, seed=seed
+        log, out, config, settings={"passes": passes}, train={"epochs": epochs}, seed=seed, incumbent=incumbent,
+        days_back=days_back, min_interactions=min_interactions,
     )  # fmt: skip
     print_text(
         f"{out}: learned {trained.rounds:,} rounds, {trained.with_next:,} with a next round in their session, in"
-        f" {trained.passes} passes"
+        f" {trained.passes} passes; {trained.left_out:,} left out by the window"
     )
+    print_text(f"next: recpolicy strategy recommend {out} --request FILE, or recpolicy ope estimate {out} --log ...")
 
 
 @app.command(
@@ -154,11 +168,11 @@ def recommend(
     """
     from dataclasses import asdict
 
-    from recpolicy.strategies.artifact import read_strategy_policy
     from recpolicy.strategies.item_parameters import item_parameters
     from recpolicy.strategies.log_rounds import context_request
+    from recpolicy.strategies.network_policy import read_any_strategy_policy
 
-    loaded = read_strategy_policy(policy)
+    loaded = read_any_strategy_policy(policy)
     situation = {"content_type": content_type, "mood": mood, "time_of_day": time_of_day}
     context = {**_read_request(request), **_traits(trait), **{k: v for k, v in situation.items() if v is not None}}
     answer = loaded.recommend(context_request(context, loaded.config), event_id)

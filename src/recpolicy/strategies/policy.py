@@ -38,7 +38,9 @@ from recpolicy.strategies.state import (
     state_numbers,
 )
 
-Source = Literal["cell", "factored", "trait_blind", "static"]
+Source = Literal["cell", "factored", "trait_blind", "static", "network"]
+NETWORK: Source = "network"
+"""The estimate of a policy without a chain (network_policy.py)."""
 SOURCES: tuple[Source, ...] = ("cell", "factored", "trait_blind", "static")
 """The chain, first choice first."""
 CELL, FACTORED, TRAIT_BLIND, STATIC = range(4)

@@ -76,14 +76,7 @@ def train_on_rounds(
         ConfigError: `days_back` or `min_interactions` is out of range.
         DataError: There is nothing new to learn; says why.
     """
-    if not 0 < days_back <= 36_500:
-        raise ConfigError(f"days_back is {days_back:g}; expected above 0 and at most 36,500 days")
-    if not 1 <= min_interactions <= 10**9:
-        raise ConfigError(f"min_interactions is {min_interactions}; expected 1 or more")
-    if not len(rounds):
-        raise DataError("no rounds to learn from")
-    end = int(rounds.time.max()) if until is None else until
-    start = end - round(days_back * DAY_MS)
+    start, end = training_window(rounds, days_back, min_interactions, until)
     inside = (rounds.time > start) & (rounds.time <= end)
     parts = rounds_to_learn(policy, rounds, min_interactions, inside)
     enough = parts.new | parts.already_learned
@@ -101,6 +94,41 @@ def train_on_rounds(
         sessions=updated.sessions - policy.sessions, average_reward=rewards.mean, reward_std=rewards.std,
         share_positive=rewards.share_positive, new_states=len(updated.table.states) - len(policy.table.states),
     )  # fmt: skip
+
+
+def training_window(
+    rounds: StrategyRounds, days_back: float, min_interactions: int, until: int | None = None
+) -> tuple[int, int]:
+    """Return the times between which a training learns, in milliseconds since 1970; the first is excluded.
+
+    Raises:
+        ConfigError: `days_back` or `min_interactions` is out of range.
+        DataError: There are no rounds.
+    """
+    if not 0 < days_back <= 36_500:
+        raise ConfigError(f"days_back is {days_back:g}; expected above 0 and at most 36,500 days")
+    if not 1 <= min_interactions <= 10**9:
+        raise ConfigError(f"min_interactions is {min_interactions}; expected 1 or more")
+    if not len(rounds):
+        raise DataError("no rounds to learn from")
+    end = int(rounds.time.max()) if until is None else until
+    return end - round(days_back * DAY_MS), end
+
+
+def rounds_of_window(rounds: StrategyRounds, days_back: float, min_interactions: int) -> Bools:
+    """Return the rounds [N] of the last days that belong to users with enough interactions in them.
+
+    Raises:
+        ConfigError: `days_back` or `min_interactions` is out of range.
+        DataError: There is no such round; says why.
+    """
+    start, end = training_window(rounds, days_back, min_interactions)
+    inside = (rounds.time > start) & (rounds.time <= end)
+    number = interactions_of_users(rounds, inside)
+    enough = inside & (number >= min_interactions)
+    if not enough.any():
+        raise DataError(_nothing_new(inside, enough, number, days_back, min_interactions))
+    return enough
 
 
 @dataclass(frozen=True)

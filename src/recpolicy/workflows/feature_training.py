@@ -10,10 +10,12 @@ import numpy as np
 
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ConfigError
+from recpolicy.core.hashes import Hashes
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.features.schema import ACTION_ID, PARTS, FeatureSchema, unused_names
+from recpolicy.data.learned_events import merge
 from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
 from recpolicy.inference.feature_policy import FeaturePolicy
@@ -33,6 +35,8 @@ def train_feature_policy(
     agent_config: Any = None,
     reward: RewardConfig | Mapping[str, Any] | None = None,
     seed: int = 0,
+    metadata: Mapping[str, Any] | None = None,
+    learned_before: Hashes | None = None,
 ) -> FeaturePolicy:
     """Train an agent on logged rounds with features and write the policy to the folder `out`.
 
@@ -48,6 +52,8 @@ def train_feature_policy(
         agent_config: The agent's config or its settings.
         reward: The table `[reward]`: its bounds, clip and normalize apply to the log's rewards.
         seed: Seed of initial weights and of the order of rounds.
+        metadata: Further metadata of the artifact; they replace others of the same name.
+        learned_before: Hashes of other events on which the rewards of the log rest, ascending.
 
     Returns:
         The trained policy, as read from `out`.
@@ -72,11 +78,14 @@ def train_feature_policy(
     learned = learn_feature_policy(
         log, schema, agent, agent_settings, settings, normalize=rewards is not None and rewards.normalize, seed=seed
     )
-    metadata = {
+    rounds = len(learned.learned_events)
+    if learned_before is not None:
+        learned = replace(learned, learned_events=merge(learned.learned_events, learned_before))
+    full_metadata = {
         **learned.metadata,
         "data": log.name,
         "log": log.digest,
-        LEARNED_EVENTS: len(learned.learned_events),
+        LEARNED_EVENTS: rounds,
         "config": {
             "train": as_dict(settings),
             "agent": as_dict(agent_settings),
@@ -85,8 +94,9 @@ def train_feature_policy(
         "seed": seed,
         "versions": _versions(),
         "ignored_features": ignored_features(schema, log),
+        **(metadata or {}),
     }
-    write_feature_policy(replace(learned, metadata=metadata), Path(out))
+    write_feature_policy(replace(learned, metadata=full_metadata), Path(out))
     return read_feature_policy(out)
 
 

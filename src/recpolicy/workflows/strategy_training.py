@@ -89,7 +89,7 @@ def train_strategy(
     """
     check_absent(Path(out))
     old = read_strategy_policy(incumbent) if isinstance(incumbent, str | Path) else incumbent
-    settings = _settings(config, old)
+    settings = training_settings(config, None if old is None else old.config)
     start = StrategyPolicy(settings) if old is None else replace(old, config=settings)
     settled = read_strategy_log(log, settings) if isinstance(log, str | Path) else log
     learned, statistics = train_on_rounds(
@@ -108,18 +108,18 @@ def train_strategy(
     return StrategyTraining(read_strategy_policy(out), statistics, settled)
 
 
-def _settings(config: StrategyConfig | str | Path | None, old: StrategyPolicy | None) -> StrategyConfig:
+def training_settings(config: StrategyConfig | str | Path | None, old: StrategyConfig | None) -> StrategyConfig:
     """Return the settings of a training; raise ConfigError for those that the incumbent cannot continue with."""
     if config is None:
-        return StrategyConfig() if old is None else old.config
+        return StrategyConfig() if old is None else old
     settings = config if isinstance(config, StrategyConfig) else read_strategy_config(config)
     if old is None:
         return settings
-    if difference := schema_difference(old.config, settings):
+    if difference := schema_difference(old, settings):
         raise ConfigError(
             f"the policy to continue from has another schema: {difference}; train a new policy, without it"
         )
-    if old.config.reward != settings.reward:
+    if old.reward != settings.reward:
         raise ConfigError(
             "the policy to continue from learned other rewards than [reward] gives; train a new policy, without it"
         )
