@@ -11,6 +11,7 @@ from recpolicy.cli.admin_backup import backup, restore
 from recpolicy.cli.admin_client import URL
 from recpolicy.cli.admin_erase import erase_user
 from recpolicy.cli.admin_options import Json, KeyFile, Url
+from recpolicy.cli.admin_strategies import strategies
 from recpolicy.cli.admin_tables import (
     say,
     say_change,
@@ -42,6 +43,7 @@ app.add_typer(rollout_app, name="rollout")
 app.command(epilog="Example:  recpolicy admin backup runs/linucb.server-state --out backups/monday")(backup)
 app.command(epilog="Example:  recpolicy admin restore backups/monday state")(restore)
 app.command("erase-user", epilog="Example:  recpolicy admin erase-user 196 --export logs/server --yes")(erase_user)
+app.command(epilog="Example:  recpolicy admin strategies")(strategies)
 
 Ungated = Annotated[bool, typer.Option("--ungated", help="Let it serve although it passed no gate.")]
 Version = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.")]

@@ -141,8 +141,8 @@ def say_rollout_signals(answer: Mapping[str, Any]) -> None:
     rows = [
         {
             "signal": row["type"], "segment": row["segment"], "users": sum(row["users"].values()),
-            "rate": _estimate(row["rate"]["champion"]), "rate difference": _estimate(row["rate"]["difference"]),
-            "value difference": _estimate(row["value"]["difference"]),
+            "rate": estimate_text(row["rate"]["champion"]), "rate difference": estimate_text(row["rate"]["difference"]),
+            "value difference": estimate_text(row["value"]["difference"]),
         }
         for row in answer["rows"]
     ]  # fmt: skip
@@ -153,7 +153,7 @@ def say_signals(answer: Mapping[str, Any]) -> None:
     """Print the rates of signals as a table."""
     names = ("day", "version", "task", "type", "events", "users")
     rows = [
-        {**{name: row[name] for name in names}, **{name: _estimate(row[name]) for name in ("rate", "mean")}}
+        {**{name: row[name] for name in names}, **{name: estimate_text(row[name]) for name in ("rate", "mean")}}
         for row in answer["rows"]
     ]
     say_rows(rows, "no signals yet")
@@ -177,8 +177,8 @@ def say_drift(run: Mapping[str, Any] | None) -> None:
         print_text("no alarm")
 
 
-def _estimate(estimate: Mapping[str, float | None]) -> str:
-    """An estimate with its interval; without one for a few users."""
+def estimate_text(estimate: Mapping[str, float | None]) -> str:
+    """Return an estimate with its interval; without one for a few users."""
     value, low, high = (estimate[name] for name in ("value", "lo", "hi"))
     if value is None:
         return ""
