@@ -9,9 +9,11 @@ from strategy_worlds import CONFIG, PROFILE, request
 from recpolicy.core.errors import DataError
 from recpolicy.strategies.config import SITUATION, strategy_config
 from recpolicy.strategies.state import (
+    StrategyRequest,
     codes_of_states,
     profile_values,
     request_arrays,
+    request_state,
     situation_code,
     state_codes,
     state_from_name,
@@ -33,6 +35,20 @@ def test_a_request_by_hand():
     assert state_name(codes[0], CONFIG) == "4-1-2-4-0|music|calm|evening"
     number = 4 * 5**4 + 1 * 5**3 + 2 * 5**2 + 4 * 5 + 0
     assert state_numbers(codes, CONFIG).tolist() == [number * 72 + 0 * 24 + 2 * 4 + 2]
+    assert request_state(request(), CONFIG) == number * 72 + 0 * 24 + 2 * 4 + 2
+
+
+@pytest.mark.parametrize("bins", [1, 3, 5, 7])
+def test_the_state_of_a_request_is_that_of_its_arrays(bins):
+    """Values at the edges of bins, too, where the last bit of the product decides."""
+    config, rng = strategy_config({"profile": {"bins": bins}}), np.random.default_rng(bins)
+    edges = [100 * number / bins for number in range(bins + 1)]
+    for row in range(300):
+        values = rng.uniform(0, 100, 5) if row % 2 else rng.choice(edges, 5)
+        names = [str(rng.choice(config.situation.names(part))) for part in SITUATION]
+        asked = StrategyRequest(dict(zip(config.profile.traits, values.tolist(), strict=True)), *names)
+        codes = state_codes(*request_arrays(asked, config), config)
+        assert request_state(asked, config) == state_numbers(codes, config)[0]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,22 @@ def request_arrays(request: StrategyRequest, config: StrategyConfig) -> tuple[Ar
     return profile, np.array([[situation_code(part, getattr(request, part), config) for part in SITUATION]])
 
 
+def request_state(request: StrategyRequest, config: StrategyConfig) -> int:
+    """Return the number of a request's state, as `state_numbers` of its arrays, without arrays: ten times as fast.
+
+    Raises:
+        DataError: What `request_arrays` raises.
+    """
+    low, high = TRAIT_RANGE
+    bins, number = config.profile.bins, 0
+    factor = bins / (high - low)
+    for value in profile_values(request.profile, config):
+        number = number * bins + min(int((value - low) * factor), bins - 1)
+    for part in SITUATION:
+        number = number * len(config.situation.names(part)) + situation_code(part, getattr(request, part), config)
+    return number
+
+
 def profile_values(profile: Mapping[str, Any], config: StrategyConfig) -> list[float]:
     """Return the values of the traits [K] in the order of the config.
 

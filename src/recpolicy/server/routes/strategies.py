@@ -36,7 +36,6 @@ from recpolicy.server.schemas.strategies import (
 from recpolicy.server.strategies.chances import check_profile
 from recpolicy.server.strategies.recommend import Recommended, StrategyInput, recommend_strategy
 from recpolicy.server.strategies.service import StrategyService, strategy_statistics
-from recpolicy.strategies.item_parameters import item_parameters
 
 _ERRORS = ERROR_RESPONSES | {
     401: {"model": ErrorResponse, "description": "Profiles need an API key (`unauthorized`)."},
@@ -66,7 +65,7 @@ def _body(given: Recommended) -> dict[str, Any]:
     return {
         "event_id": given.event_id if given.stored else None,
         "strategy": answer.strategy, "action": answer.action, "parameters": answer.parameters,
-        "item_weights": item_parameters(answer.parameters).as_dict(),
+        "item_weights": given.item_weights,
         "propensity": min(answer.propensity, 1.0), "expected_reward": expected if math.isfinite(expected) else None,
         "source": answer.source, "explored": answer.explored, "policy": given.policy,
     }  # fmt: skip

@@ -4,22 +4,17 @@ A state's chances do not change while a version serves, so each process keeps th
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.types import Array, Bools
 from recpolicy.inference.rank_request import draw
 from recpolicy.strategies.config import ACTIONS, SITUATION
 from recpolicy.strategies.policy import SOURCES, STATIC, TRAIT_BLIND, StrategyAnswer, StrategyPolicy
-from recpolicy.strategies.state import (
-    States,
-    StrategyRequest,
-    request_arrays,
-    situation_code,
-    state_codes,
-    state_numbers,
-)
+from recpolicy.strategies.state import situation_code
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,21 @@ class Chances:
     source: Array  # [A], positions in SOURCES
     greedy: Bools  # [A], True for the best strategies
 
+    @cached_property
+    def probability_bytes(self) -> bytes:
+        """The probabilities as an event stores them."""
+        return self.probability.astype("<f8").tobytes()
+
+    def ranking_bytes(self, action: int) -> bytes:
+        """Return the actions as an event stores them: the drawn one, then the others by falling probability."""
+        order = self._by_probability
+        ranking: NDArray[np.uint16] = np.concatenate([[action], order[order != action]]).astype("<u2")
+        return ranking.tobytes()
+
+    @cached_property
+    def _by_probability(self) -> NDArray[np.intp]:
+        return np.argsort(-self.probability, kind="stable")
+
     def answer(self, policy: StrategyPolicy, seed: str) -> StrategyAnswer:
         """Draw a strategy; the same seed and chances give the same strategy."""
         action = draw(self.probability, seed)
@@ -41,13 +51,9 @@ class Chances:
         )  # fmt: skip
 
 
-def state_of(policy: StrategyPolicy, request: StrategyRequest) -> States:
-    """Return the number of a request's state [1]; raise DataError for a profile or situation that is wrong."""
-    return state_numbers(state_codes(*request_arrays(request, policy.config), policy.config), policy.config)
-
-
-def state_chances(policy: StrategyPolicy, state: States) -> Chances:
-    """Return the chances in a state [1]."""
+def state_chances(policy: StrategyPolicy, number: int) -> Chances:
+    """Return the chances in the state of a number."""
+    state = np.array([number])
     estimates, greedy = policy.estimates(state), policy.greedy_probabilities(state)[0]
     probability = policy.state_probabilities(state)[0]
     return Chances(probability, estimates.value[0], estimates.source[0], greedy > 0)

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from recpolicy.core.errors import DataError, StoreError
 from recpolicy.server.db.events import new_event_id, now_ms
 from recpolicy.server.db.rank_events import KNOWN, RankEvent, StoredRank, find_rank
@@ -23,7 +21,7 @@ from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState
 from recpolicy.server.json_output import encode
 from recpolicy.server.live_models import CHAMPION
-from recpolicy.server.strategies.chances import check_situation
+from recpolicy.server.strategies.chances import Chances, check_situation
 from recpolicy.server.strategies.service import LiveStrategies, StrategyService
 from recpolicy.strategies.artifact import AGENT
 from recpolicy.strategies.config import SESSION, SITUATION
@@ -58,6 +56,7 @@ class Recommended:
 
     event_id: str
     answer: StrategyAnswer
+    item_weights: Mapping[str, float]
     policy: Mapping[str, Any]
     stored: bool = True
     """False: the event is not on disk."""
@@ -84,12 +83,12 @@ async def recommend_strategy(state: AppState, service: StrategyService, request:
     else:
         chances = live.chances(StrategyRequest(profile, request.content_type, request.mood, request.time_of_day))
     answer = chances.answer(live.policy, event_id)
-    event = _event(live, request, profile if agreed else None, answer, chances.probability, event_id, time)
+    event = _event(live, request, profile if agreed else None, answer, chances, event_id, time)
     known, stored = await _persist(state, event)
     state.metrics.count_strategy(live.number, answer.source, answer.explored)
     if known:
         return await _answer_again(state, live, event)
-    return Recommended(event_id, answer, live.describe(), stored)
+    return Recommended(event_id, answer, live.item_weights[answer.action], live.describe(), stored)
 
 
 async def _profile(state: AppState, request: StrategyInput) -> tuple[Mapping[str, float] | None, bool]:
@@ -110,19 +109,17 @@ async def _profile(state: AppState, request: StrategyInput) -> tuple[Mapping[str
 
 def _event(
     live: LiveStrategies, request: StrategyInput, profile: Mapping[str, float] | None, answer: StrategyAnswer,
-    probability: Any, event_id: str, time: int,
+    chances: Chances, event_id: str, time: int,
 ) -> RankEvent:  # fmt: skip
     """Return the event; its mode is the source of the estimate."""
     context: dict[str, Any] = {part: getattr(request, part) for part in SITUATION}
     context |= {} if request.session is None else {SESSION: request.session}
     context = {**(profile or {}), **context}
     asked = encode([context, request.user_key, request.opt_in]).encode()
-    others = np.delete(np.arange(len(probability)), answer.action)
-    order = np.concatenate([[answer.action], others[np.argsort(-probability[others], kind="stable")]])
     return RankEvent(
         id=event_id, slot=0, slot_id=None, time=time, user_key=request.user_key, version=live.number,
         policy_digest=live.policy.policy_digest, agent=AGENT, mode=answer.source, context=encode(context),
-        offers=live.offers, probabilities=probability.astype("<f8").tobytes(), ranking=order.astype("<u2").tobytes(),
+        offers=live.offers, probabilities=chances.probability_bytes, ranking=chances.ranking_bytes(answer.action),
         imitated=None, request_digest=hashlib.blake2b(asked, digest_size=16).hexdigest(), online=request.has_key,
         activated_at=time, variant=CHAMPION, rollout=None, task=STRATEGY, guardrails=None, rows=live.rows,
     )  # fmt: skip
@@ -161,4 +158,4 @@ async def _answer_again(state: AppState, live: LiveStrategies, event: RankEvent)
         explored=bool(probability[action] < probability.max()),
     )  # fmt: skip
     policy = {name: value for name, value in known.policy.items() if name != "variant"}
-    return Recommended(event.id, answer, policy, repeated=True)
+    return Recommended(event.id, answer, live.item_weights[action], policy, repeated=True)

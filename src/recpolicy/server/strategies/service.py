@@ -20,19 +20,19 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.rank_events import row_digest
 from recpolicy.server.json_output import encode
 from recpolicy.server.settings import StrategiesConfig
-from recpolicy.server.strategies.chances import Chances, chances_without_profile, state_chances, state_of
+from recpolicy.server.strategies.chances import Chances, chances_without_profile, state_chances
 from recpolicy.strategies.artifact import AGENT, read_strategy_policy
 from recpolicy.strategies.config import DIMENSIONS, StrategyConfig, read_strategy_config, same_schema, schema_difference
 from recpolicy.strategies.item_parameters import item_parameters
 from recpolicy.strategies.policy import StrategyPolicy
-from recpolicy.strategies.state import StrategyRequest
+from recpolicy.strategies.state import StrategyRequest, request_state
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "strategies"
 """Folder of the registry in the state folder."""
 FOLLOW_SECONDS = 1.0
-_STATES, _STATE_BYTES = 4_000, 1_000
+_STATES, _STATE_BYTES = 4_000, 1_600
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +47,11 @@ class LiveStrategies:
 
     def chances(self, request: StrategyRequest) -> Chances:
         """Return the chances of a request; raise DataError for a profile or situation that is wrong."""
-        state = state_of(self.policy, request)
-        key = int(state[0])
-        chances = self.known.get(key)
+        number = request_state(request, self.policy.config)
+        chances = self.known.get(number)
         if chances is None:
-            chances = state_chances(self.policy, state)
-            self.known.put(key, chances, _STATE_BYTES)
+            chances = state_chances(self.policy, number)
+            self.known.put(number, chances, _STATE_BYTES)
         return chances
 
     @cached_property
@@ -73,6 +72,11 @@ class LiveStrategies:
             )
             for strategy, parameters in zip(config.strategies, config.parameters, strict=True)
         )
+
+    @cached_property
+    def item_weights(self) -> tuple[Mapping[str, float], ...]:
+        """The weights of items of each action, as responses have them."""
+        return tuple(item_parameters(parameters).as_dict() for parameters in self.policy.config.parameters)
 
     @cached_property
     def offers(self) -> bytes:
