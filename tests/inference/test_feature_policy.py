@@ -66,6 +66,22 @@ def test_propensities_are_the_frequencies_of_draws(policy):
     assert (np.abs(count / draws - probability) <= 4 * error + 1e-12).all()
 
 
+@pytest.mark.parametrize("agent", ["linucb_shared", "linucb_hybrid"])
+def test_the_upper_bound_of_a_choice_is_its_mean_plus_its_std(agent):
+    policy = trained_case(agent)
+    for context in (CONTEXT, {"device": "television", "hour": 0.9}):
+        probability, score = policy.probabilities(context, tiny_actions())
+        std = policy.estimate_stds(context, tiny_actions())
+        assert (std > 0).all()
+        assert probability.argmax() == (score + policy.settings["alpha"] * std).argmax()
+        alone = [policy.estimate_stds(context, [action])[0] for action in tiny_actions()]
+        np.testing.assert_allclose(alone, std, rtol=1e-9)
+
+
+def test_a_network_knows_no_std():
+    assert trained_case("boltzmann").estimate_stds(CONTEXT, tiny_actions()) is None
+
+
 def test_a_ranking_begins_with_the_draw_and_ends_with_excluded_actions(policy):
     actions = tiny_actions()
     ranking = policy.rank(CONTEXT, actions, ["a2", "never offered"], "event 1")

@@ -1,6 +1,7 @@
 """Counts of choices that are not the best estimate, and the standard deviation of what was shown, in /metrics."""
 
 import re
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,10 @@ from client_helpers import ask
 from ranking import REQUEST, ValuePolicy, ranking
 from strategy_fixtures import REQUEST as STRATEGY_REQUEST
 from strategy_fixtures import strategist
+from tiny_feature_log import tiny_actions, trained_case
 
 from recpolicy.inference.slate_selection import ExplorationConfig
+from recpolicy.server.rank.ranking import STD_SAMPLE
 
 
 def value(state, name):
@@ -28,8 +31,8 @@ def test_lists_that_are_drawn_count_and_greedy_ones_do_not(tmp_path, share):
             stds.append(sum(item["std"] for item in body["items"]) / 3)
         count = value(state, 'choices_not_greedy_total{task="list",version="1"}')
         assert count == 0 if share == 0 else count >= 19
-        assert value(state, 'chosen_std_count{version="1"}') == 20
-        assert value(state, 'chosen_std_sum{version="1"}') == pytest.approx(sum(stds), rel=1e-5)
+        assert value(state, 'chosen_std_count{task="list",version="1"}') == 20
+        assert value(state, 'chosen_std_sum{task="list",version="1"}') == pytest.approx(sum(stds), rel=1e-5)
 
 
 def test_ranks_count_whose_action_is_not_the_best(tmp_path):
@@ -39,6 +42,30 @@ def test_ranks_count_whose_action_is_not_the_best(tmp_path):
         others = sum(action != "b" for action in chosen)
         assert 0 < others < 40
         assert value(app.state.server, 'choices_not_greedy_total{task="rank",version="1"}') == others
+
+
+def test_the_std_of_a_rank_is_that_of_its_action_in_a_sample_of_ranks(tmp_path):
+    policy, context = trained_case("linucb_shared"), {"hour": 0.4, "device": "mobile", "member": True}
+    body = {"context": context, "actions": [{"id": name, "features": features} for name, features in tiny_actions()]}
+    ids = [f"e{number}" for number in range(60)]
+    expected = []
+    with ranking(tmp_path / "ranks", policy) as app:
+        for name in ids:
+            action = ask(app, "POST", "/v1/rank", body | {"event_id": name}).json()["action"]
+            if zlib.crc32(name.encode()) % STD_SAMPLE == 0:
+                at = [identity for identity, _ in tiny_actions()].index(action)
+                expected.append(policy.estimate_stds(context, tiny_actions())[at])
+        assert len(expected) > 1
+        assert value(app.state.server, 'chosen_std_count{task="rank",version="1"}') == len(expected)
+        found = value(app.state.server, 'chosen_std_sum{task="rank",version="1"}')
+        assert found == pytest.approx(sum(expected), rel=1e-9)
+
+
+def test_a_rank_of_a_policy_without_uncertainty_is_not_observed(tmp_path):
+    with ranking(tmp_path / "ranks", ValuePolicy()) as app:
+        for number in range(40):
+            ask(app, "POST", "/v1/rank", REQUEST | {"event_id": f"e{number}"})
+        assert value(app.state.server, 'chosen_std_count{task="rank",version="1"}') == 0
 
 
 def test_strategies_count_that_are_drawn(tmp_path):

@@ -158,6 +158,21 @@ class FeaturePolicy:
             self._check_names("context", [context])
         return self.answer(self.encoded(context, actions, strict=strict, keys=keys), allowed)
 
+    def estimate_stds(
+        self, context: Mapping[str, Any], actions: Sequence[Action], *, keys: Sequence[bytes] | None = None
+    ) -> Array | None:
+        """Return the standard deviation [A] of each action's expected reward; None if the model knows none.
+
+        Args:
+            context: Features of the context; those that the training log did not have are ignored.
+            actions: Id and features of each action.
+            keys: A digest of each action, as for `probabilities`.
+
+        Raises:
+            DataError: A feature has the wrong type.
+        """
+        return self._estimate(self.encoded(context, actions, keys=keys), widths=True).width
+
     def encoded(
         self, context: Mapping[str, Any], actions: Sequence[Action], *, strict: bool = False,
         keys: Sequence[bytes] | None = None,

@@ -8,7 +8,7 @@ from functools import lru_cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from recpolicy.server.db.schema import LIST, STRATEGY
+from recpolicy.server.db.schema import LIST, RANK, STRATEGY
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -49,8 +49,9 @@ class Metrics:
             "choices_not_greedy", "Lists, ranks and strategies that differ from the best estimate.", ("version", "task")
         )
         self.chosen_std = Summary(
-            "recpolicy_chosen_std", "Mean standard deviation of the predicted ratings of a list.", ("version",),
-            registry=registry,
+            "recpolicy_chosen_std",
+            "Standard deviation of the estimates of what was chosen: mean over a list's predicted ratings, or of the"
+            " expected reward of a rank's action.", ("version", "task"), registry=registry,
         )  # fmt: skip
         self.strategies = counter("strategies", "Strategies recommended.", ("version", "source", "explored"))
         self.typed_signals = counter("signals", "Accepted feedback and signals.", ("version", "task", "type"))
@@ -119,7 +120,12 @@ class Metrics:
         if not greedy:
             self.not_greedy.labels(version, LIST).inc()
         if math.isfinite(mean_std):
-            self._chosen_std(version).observe(mean_std)
+            self._chosen_std(version, LIST).observe(mean_std)
+
+    def observe_choice_of_rank(self, version: int, std: float) -> None:
+        """Observe the standard deviation of the expected reward of a rank's action."""
+        if math.isfinite(std):
+            self._chosen_std(version, RANK).observe(std)
 
     def count_not_greedy(self, version: int, task: str, count: int) -> None:
         """Count ranks or strategies whose action is not the best estimate."""

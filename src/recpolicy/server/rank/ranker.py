@@ -37,6 +37,16 @@ class Ranker(Protocol):
         """
 
 
+@runtime_checkable
+class UncertainRanker(Protocol):
+    """A policy that knows how uncertain its expected rewards are."""
+
+    def estimate_stds(
+        self, context: Mapping[str, Any], actions: Sequence[Action], *, keys: Sequence[bytes] | None = None
+    ) -> NDArray[np.float64] | None:
+        """Return the standard deviation [A] of each action's expected reward; None if the model knows none."""
+
+
 class UniformPolicy:
     """A policy that knows nothing: every action is equally likely, and no features are read."""
 

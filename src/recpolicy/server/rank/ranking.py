@@ -5,6 +5,7 @@ for the same; otherwise it is rejected.
 """
 
 import asyncio
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState
 from recpolicy.server.live_models import LiveState, LoadedVersion
 from recpolicy.server.rank.decision import Decision
+from recpolicy.server.rank.ranker import UncertainRanker
 from recpolicy.server.rank.slot_decisions import (
     DecidedRank,
     PreparedRank,
@@ -32,6 +34,9 @@ from recpolicy.server.rank.slot_decisions import (
     with_mixture,
 )
 from recpolicy.server.rollout.variant_answers import answer_by_variant
+
+STD_SAMPLE = 16
+"""One of so many ranks, by its id, is observed in `recpolicy_chosen_std`: most agents choose without it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
         scores = [(slot.decision.score, int(slot.decision.order[0])) for slot in decided.slots]
         not_greedy = sum(bool(score[chosen] < score.max()) for score, chosen in scores)
         state.metrics.count_not_greedy(version.number or 0, RANK, not_greedy)
+    _observe_std(state, prepared, decided)
     if service.mode == APPRENTICE:
         state.metrics.count_imitations([bool(slot.decision.imitated) for slot in decided.slots])
     if known:
@@ -137,6 +143,19 @@ def _decide(state: AppState, live: LiveState, prepared: PreparedRank) -> Decided
     if live.shadow:
         state.rollout_counters.shadow.offer(live, prepared, decided, state.settings.rollout.shadow_sample)
     return with_mixture(live, prepared, decided)
+
+
+def _observe_std(state: AppState, prepared: PreparedRank, decided: DecidedRank) -> None:
+    """Observe, for a sample of the ranks, the standard deviation of the expected reward of the first slot's action."""
+    ranker = decided.version.ranker
+    if zlib.crc32(prepared.event_id.encode()) % STD_SAMPLE or not isinstance(ranker, UncertainRanker):
+        return
+    at = decided.slots[0].chosen
+    stds = ranker.estimate_stds(
+        prepared.context_of(decided.slots[0].place), [prepared.request.actions[at]], keys=[prepared.digests[at]]
+    )
+    if stds is not None:
+        state.metrics.observe_choice_of_rank(decided.version.number or 0, float(stds[0]))
 
 
 def _ranked_slot(

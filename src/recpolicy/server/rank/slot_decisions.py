@@ -64,10 +64,7 @@ class PreparedRank:
     def __init__(self, request: RankInput, rows: Sequence[ActionRow], event_id: str, mode: str, exploration: float):
         self.request, self.event_id, self.mode, self.exploration = request, event_id, mode, exploration
         self.rows, self.digests = [row.json for row in rows], [row.digest for row in rows]
-        self.contexts = [
-            as_json({**request.context, "slot": slot.features} if slot.features else request.context)
-            for slot in request.slots
-        ]
+        self.contexts = [as_json(self.context_of(place)) for place in range(len(request.slots))]
         slots = [[slot.id, sorted(map(encode, slot.excluded)), slot.baseline] for slot in request.slots]
         rest = encode([self.contexts, slots, request.user_key, request.deferred]).encode()
         self.digest = hashlib.blake2b(b"".join(self.digests) + rest, digest_size=16).hexdigest()
@@ -76,6 +73,11 @@ class PreparedRank:
     def unit(self) -> str:
         """The key that decides the variant: the user, or the event of a request without a user."""
         return self.event_id if self.request.user_key is None else self.request.user_key
+
+    def context_of(self, place: int) -> Mapping[str, Any]:
+        """Return the features of the context of the slot at a place."""
+        request, slot = self.request, self.request.slots[place]
+        return {**request.context, "slot": slot.features} if slot.features else request.context
 
     def decide(self, version: LoadedVersion, place: int, offers: Sequence[int], earlier: Sequence[int]) -> Decision:
         """Return a version's decision for the slot at a place, between the actions at these positions.
@@ -90,10 +92,10 @@ class PreparedRank:
             DataError: What the policy raises.
             NoActionError: The guardrails leave no action.
         """
-        request, slot = self.request, self.request.slots[place]
+        request = self.request
         rails = version.guardrails if isinstance(version.guardrails, RankGuardrails) else None
         return decide(
-            version.ranker, {**request.context, "slot": slot.features} if slot.features else request.context,
+            version.ranker, self.context_of(place),
             [request.actions[at] for at in offers], self.event_id if place == 0 else f"{self.event_id}/{place}",
             self.mode, self.exploration, strict=request.strict, keys=[self.digests[at] for at in offers],
             guardrails=rails, earlier=[request.actions[at] for at in earlier], slots=len(request.slots),
