@@ -1,6 +1,7 @@
 """Signals of a rollout's variants by segment: planted differences are found, and the numbers are those of the users."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from client_helpers import ask
 from event_factory import event
@@ -43,7 +44,7 @@ def test_rates_and_values_are_means_over_users(each_engine):
         apply_feedback(connection, said, 2_000, RULES)
     with each_engine.connect() as connection:
         units = read_unit_signals(connection, 7, 500)
-    rows = {row["type"]: row for row in compare_signals(units, segments(units.key, None))}
+    rows = {row["type"]: row for row in compare_signals(units, segments(units.key))}
     assert rows["like"]["users"] == {"champion": 2, "challenger": 1}
     assert rows["like"]["rate"]["champion"] == {"value": 0.25, "lo": None, "hi": None}
     assert rows["like"]["rate"]["difference"]["value"] == -0.25
@@ -74,15 +75,22 @@ def test_a_planted_lift_of_likes_is_found_and_none_is_not(engine, lift):
         apply_feedback(connection, said, 2_000, RULES)
     with engine.connect() as connection:
         units = read_unit_signals(connection, 7, 500)
-    (row,) = compare_signals(units, segments(units.key, None))
+    (row,) = compare_signals(units, segments(units.key))
     found = row["rate"]["difference"]
     assert (found["lo"] > 0) is (lift > 0)
     assert found["lo"] < lift < found["hi"]
 
 
 def test_segments_are_those_of_the_training_data_and_the_route_shows_them(tmp_path):
-    """Of the tiny policy's seven users the first has a rating, the median is 0; "new" is known to nobody."""
+    """Of the tiny policy's seven users the first has a rating, the median is 0; "new" is known to nobody.
+
+    User 1 is a woman of 24, user 2 a man of 25; the age of user 7 is unknown.
+    """
     with rolling(tmp_path) as state:
+        users = pd.DataFrame(
+            {"user_id": np.arange(1, 8), "age": [24, 25, 40, 40, 60, 60, None], "gender": list("FMFMFMF")}
+        )
+        users.to_parquet(state.require_registry().resolve(1) / "users.parquet", index=False)
         row = controller.start(state, 2, "test", {"stages": [0.5, 1.0]})
         now = now_ms() + 60_000
         shown = [each._replace(rollout=row.id) for each in lists([1, 2, "new"], "champion", now)]
@@ -94,8 +102,12 @@ def test_segments_are_those_of_the_training_data_and_the_route_shows_them(tmp_pa
         assert ask(app, "GET", path).status_code == 401
         rows = RolloutSignals.model_validate(ask(app, "GET", path, headers=reader).json()).rows
         users = {each.segment: each.users["champion"] for each in rows}
-        assert users == {"all users": 3, "new users": 1, "fewer ratings": 1, "more ratings": 1}
+        assert users == {
+            "all users": 3, "new users": 1, "age under 25": 1, "age 25 to 34": 1, "gender F": 1, "gender M": 1,
+            "fewer ratings": 1, "more ratings": 1,
+        }  # fmt: skip
         rates = {each.segment: each.rate.champion.value for each in rows}
         assert (rates["more ratings"], rates["fewer ratings"]) == (1, 0)
+        assert (rates["gender F"], rates["gender M"], rates["age under 25"], rates["age 25 to 34"]) == (1, 0, 1, 0)
         controller.stop(state, "test")
         assert ask(app, "GET", path, headers=reader).status_code == 404

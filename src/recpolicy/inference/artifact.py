@@ -285,6 +285,15 @@ def read_artifact(folder: Path) -> Artifact:
         return artifact
 
 
+def read_users(folder: Path, rows: int) -> "pd.DataFrame":
+    """Return the user table of an artifact, in the order of its arrays; raises ArtifactError unless it has U rows."""
+    import pandas as pd
+
+    with artifact_errors(folder):
+        _check_parquet(folder / USERS, rows)
+        return pd.read_parquet(folder / USERS)
+
+
 def read_inference_artifact(folder: Path) -> InferenceArtifact:
     """Read what answering needs; raises what `read_artifact` raises.
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ArtifactError, StoreError
+from recpolicy.inference.artifact import read_users
 from recpolicy.inference.feature_artifact import is_feature_policy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.registry.version_files import find_fault
@@ -148,7 +149,10 @@ def signals(state: AppState) -> list[dict[str, Any]] | None:
             return None
         units = read_unit_signals(connection, row.id, row.stage_at + SETTLE_MS)
     champion = state.models.live.champion
-    return compare_signals(units, segments(units.key, None if champion.ranks else champion.trained))
+    if champion.ranks or champion.number is None:
+        return compare_signals(units, segments(units.key))
+    scorer, folder = champion.trained, state.require_registry().resolve(champion.number)
+    return compare_signals(units, segments(units.key, scorer, read_users(folder, len(scorer.user_ids))))
 
 
 def next_decision(state: AppState, row: Rollout, config: RolloutConfig, metrics: StageMetrics) -> Decision:

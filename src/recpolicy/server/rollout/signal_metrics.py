@@ -4,12 +4,13 @@ The decision of a rollout rests on its rewards (stage_metrics.py). These metrics
 or any other signal with a number. Users are the units, as for rewards, each with the mean over its events; an event
 without a user is its own. Users without the signal count with 0. The intervals are confidence sequences at 95 %, each
 by itself: of many, some miss by chance. Segments are those of the champion's training data: new users, and known users
-with fewer and with more ratings than the median.
+by age band and gender (where its user table has them) and with fewer and with more ratings than the median
+(evaluation/groups.py).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import Connection, and_, func, select
@@ -22,7 +23,10 @@ from recpolicy.server.db.schema import events, feedback, rank_events, rank_signa
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
 from recpolicy.server.rollout.stage_metrics import VariantStats, difference, mean_reward, pooled_variance_floor
 
-ALL, NEW, FEWER, MORE = "all users", "new users", "fewer ratings", "more ratings"
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALL, NEW = "all users", "new users"
 MIN_USERS = 30
 _LEVEL = 0.95
 
@@ -70,15 +74,28 @@ def read_unit_signals(connection: Connection, rollout: int, since: int) -> UnitS
     return UnitSignals([row[0] for row in shown], [row[1] for row in shown], size, count, total)
 
 
-def segments(keys: Sequence[str], scorer: Scorer | None) -> Mapping[str, Any]:
-    """Return the mask [U] of each segment of units; without a policy of ratings only that of all users."""
+def segments(
+    keys: Sequence[str], scorer: Scorer | None = None, users: "pd.DataFrame | None" = None
+) -> Mapping[str, Any]:
+    """Return the mask [U] of each segment of units; without a policy of ratings only that of all users.
+
+    Args:
+        keys: [U], user ids as JSON, or event ids.
+        scorer: The champion as trained; None: it is no policy of ratings.
+        users: Its user table, with or without the columns `age` and `gender`.
+    """
     everybody = {ALL: np.ones(len(keys), bool)}
-    if scorer is None:
+    if scorer is None or users is None:
         return everybody
+    from recpolicy.evaluation.groups import make_groups  # loads pandas, which other requests do without
+
     ratings = np.bincount(scorer.artifact.rated_user, minlength=len(scorer.user_ids))
-    more = dict(zip(map(id_key, scorer.user_ids), (ratings > np.median(ratings)).tolist(), strict=True))
-    group = np.array([{None: NEW, False: FEWER, True: MORE}[more.get(key)] for key in keys], object)
-    return everybody | {name: group == name for name in (NEW, FEWER, MORE)}
+    groups = make_groups(users, ratings)
+    row_of = {id_key(user): row for row, user in enumerate(scorer.user_ids)}
+    row = np.array([row_of.get(key, -1) for key in keys], np.int64)
+    known = row >= 0
+    members = zip(groups.names, groups.of(row).member, strict=True)
+    return everybody | {NEW: ~known} | {name: known & member for name, member in members}
 
 
 def compare_signals(units: UnitSignals, masks: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -440,7 +440,7 @@ class SignalComparison(BaseModel):
     """One type of signal in one segment of the users."""
 
     type: str = Field(description="Type of the signal.", examples=["like"])
-    segment: str = Field(description="all users, new users, fewer ratings or more ratings.")
+    segment: str = Field(description="all users, new users, or known users by age band, gender or number of ratings.")
     users: dict[str, int] = Field(description="Users by variant.")
     rate: ComparedEstimates = Field(description="Share of a user's events with the signal, mean over users.")
     value: ComparedEstimates = Field(description="Sum of its values per event, such as revenue, mean over users.")
