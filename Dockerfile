@@ -20,7 +20,7 @@ WORKDIR /build
 FROM tools AS requirements
 COPY pyproject.toml poetry.lock ./
 RUN /opt/tools/bin/poetry export --extras "serve postgres" --output serving.txt \
-    && /opt/tools/bin/poetry export --extras "train pipelines serve postgres notebook gymnasium" --output full.txt
+    && /opt/tools/bin/poetry export --extras "train report pipelines serve postgres notebook gymnasium" --output full.txt
 
 # --- recpolicy itself, as a folder tree to copy over the packages. A separate layer: a change of our code does not ship
 # 3 GB again.

@@ -12,7 +12,7 @@ from recpolicy.cli import main
 from recpolicy.core.errors import MissingExtraError
 
 _OF_EXTRAS = {
-    "absl", "google", "gymnasium", "kfp", "matplotlib", "myfm", "numba", "scipy", "sklearn", "surprise", "tensorflow",
+    "absl", "google", "gymnasium", "kfp", "myfm", "numba", "sklearn", "surprise", "tensorflow",
     "tf_agents", "tf_keras", "yaml",
 }  # fmt: skip
 """Modules of the extras that a light installation lacks."""

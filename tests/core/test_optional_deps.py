@@ -28,7 +28,7 @@ def test_a_newer_python_is_told_that_training_needs_another(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 13, 0))
     with pytest.raises(MissingExtraError, match=r"Training needs Python 3\.11.*; this is 3\.13\.$"):
         require_extra("train", "recpolicy train")
-    assert "pip install 'recpolicy[train]'" in str(name_missing_extra(ModuleNotFoundError(name="scipy")))
+    assert "pip install 'recpolicy[report]'" in str(name_missing_extra(ModuleNotFoundError(name="scipy")))
 
 
 def test_a_module_within_a_package_that_is_missing_is_missing(monkeypatch):

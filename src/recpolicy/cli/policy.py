@@ -42,11 +42,15 @@ def evaluate(
     """Evaluate a policy on held-out ratings, with the baselines; also write metrics.json into its folder."""
     from recpolicy.inference.predictor import load_policy
     from recpolicy.workflows.held_out_evaluation import evaluate as evaluate_policies
+    from recpolicy.workflows.session_evaluation import evaluate_or_read_sessions, read_metrics
 
     policy = load_policy(folder)
     policies, split = {policy.artifact.agent: policy}, load_training_split(policy, data)
+    stored = read_metrics(folder)
     result = evaluate_policies(policies, split, seed=seed, out=folder)
-    sessions = _evaluate_sessions(policies, split, seed, folder) if policy.sequential else None
+    sessions, notes = (
+        evaluate_or_read_sessions(policy, split, folder, seed, stored) if policy.sequential else (None, [])
+    )
     if as_json:
         print_json({**result.as_dict(), **({} if sessions is None else {"sessions": sessions.as_dict()})})
         return
@@ -55,6 +59,8 @@ def evaluate(
     if sessions is not None:
         print_text()
         sessions.show()
+    for note in notes:
+        print_text(f"\n{note}")
 
 
 def compare(
@@ -249,14 +255,14 @@ def _print_more(result: "HeldOutEvaluation", against: str) -> None:
     print_frame(evaluation.lists_table(), f"The {evaluation.k} best items not yet rated, all users")
     print_text()
     print_frame(evaluation.group_table(), "Held-out choice by group of users")
+    for note in result.notes:
+        print_text(f"\n{note}")
 
 
-def _evaluate_sessions(
-    policies: "dict[str, Policy]", split: "Split", seed: int, out: Path | None = None
-) -> "SessionEvaluation":
+def _evaluate_sessions(policies: "dict[str, Policy]", split: "Split", seed: int) -> "SessionEvaluation":
     from recpolicy.workflows.session_evaluation import evaluate_sessions
 
-    return evaluate_sessions(policies, split, seed=seed, out=out)
+    return evaluate_sessions(policies, split, seed=seed)
 
 
 def load_training_split(policy: "Policy", data: str | None) -> "Split":

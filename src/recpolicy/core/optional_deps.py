@@ -8,6 +8,7 @@ from recpolicy.core.errors import MissingExtraError
 # One module that stands for each extra of pyproject.toml.
 _WITNESS = {
     "train": "tf_agents",
+    "report": "matplotlib",
     "pipelines": "kfp",
     "serve": "fastapi",
     "gymnasium": "gymnasium",
@@ -16,9 +17,9 @@ _WITNESS = {
 }
 _MODULES = {
     "train": {
-        "absl", "jinja2", "matplotlib", "myfm", "numba", "scipy", "sklearn", "tensorflow", "tensorflow_probability",
-        "tf_agents", "tf_keras",
+        "absl", "myfm", "numba", "sklearn", "tensorflow", "tensorflow_probability", "tf_agents", "tf_keras",
     },
+    "report": {"jinja2", "matplotlib", "scipy"},
     "pipelines": {"kfp", "yaml"},
     "serve": {
         "alembic", "fastapi", "httptools", "httpx", "prometheus_client", "sqlalchemy", "starlette", "uvicorn", "uvloop",

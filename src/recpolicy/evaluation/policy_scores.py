@@ -45,12 +45,14 @@ class PolicyTables:
     rescales them. For an epsilon-greedy policy compute them with the candidates as its mask."""
 
 
-def baseline_tables(train: Ratings, model: RatingModel, prior_count: float = PRIOR_COUNT) -> dict[str, PolicyTables]:
-    """Return the tables of four baselines by name, in the order of comparisons.
+def baseline_tables(
+    train: Ratings, model: RatingModel | None, prior_count: float = PRIOR_COUNT
+) -> dict[str, PolicyTables]:
+    """Return the tables of four baselines by name, in the order of comparisons; of three without a rating model.
 
     Raises DataError when the model was fitted on other ratings than `train`: it might include the test part.
     """
-    if model.train_digest != train.digest:
+    if model is not None and model.train_digest != train.digest:
         raise DataError(
             f"{train.name}: rating model {model.name!r} was fitted on other ratings (digest {model.train_digest[:12]}, "
             f"expected {train.digest[:12]}); fit it on the train part of this split"
@@ -62,7 +64,7 @@ def baseline_tables(train: Ratings, model: RatingModel, prior_count: float = PRI
         "most_popular": PolicyTables(np.broadcast_to(popularity, train.shape)),
         "highest_mean": PolicyTables(means, rating=means),
         # Greedy in what the embeddings come from, as the agent of this name is.
-        "rating_model": PolicyTables(model.linear, rating=model.mean),
+        **({} if model is None else {"rating_model": PolicyTables(model.linear, rating=model.mean)}),
     }
 
 

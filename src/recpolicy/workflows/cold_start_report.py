@@ -37,9 +37,9 @@ def write_cold_start_page(new_items: NewItems, page: Path, items: Path | None = 
         items: Table of the items' attributes, if the prior reads any.
 
     Raises:
-        MissingExtraError: The extra `train`, which draws the plots, is not installed.
+        MissingExtraError: The extra `report`, which draws the plots, is not installed.
     """
-    require_extra("train", "the page of new items")
+    require_extra("report", "the page of new items")
     from recpolicy.core.plotting import to_svg
     from recpolicy.evaluation.report_page import ReportContent, write_report
 

@@ -19,7 +19,7 @@ def write_feature_evaluation_page(evaluation: FeatureEvaluation, page: Path) -> 
         evaluation: The evaluation.
         page: File to write.
     """
-    require_extra("train", "the page of an evaluation")
+    require_extra("report", "the page of an evaluation")
     from recpolicy.evaluation.report_page import ReportContent, write_report
     from recpolicy.ope import plots
 

@@ -79,7 +79,7 @@ def write_gate(result: Gate, record: Path, page: Path | None = None) -> None:
     write_json(record, {"format": RECORD_FORMAT, "version": RECORD_VERSION, **result.as_dict()})
     if page is None:
         return
-    require_extra("train", "the page of a gate")
+    require_extra("report", "the page of a gate")
     from recpolicy.evaluation.report_page import ReportContent, write_report
     from recpolicy.workflows.reports import policy_summary
 

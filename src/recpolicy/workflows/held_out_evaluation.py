@@ -3,8 +3,8 @@
 U users, I items, D length of an embedding.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import DataError, MissingExtraError
 from recpolicy.core.files import write_json
 from recpolicy.core.memory import FEWER_CELLS, check_memory
 from recpolicy.core.optional_deps import require_extra
@@ -55,6 +55,8 @@ class HeldOutEvaluation:
     """Mean regret per choice in the evaluation world among items that the user had not rated, per policy, with
     user-bootstrap intervals."""
     evaluation_world: str
+    notes: Sequence[str] = ()
+    """Sentences about baselines that are left out, because this installation cannot fit them."""
 
     def table(self) -> pd.DataFrame:
         """Return all figures as text, one row per policy."""
@@ -70,14 +72,16 @@ class HeldOutEvaluation:
         print()
         title = f"Held-out choice of {first} minus that of the policy, paired by user"
         print(format_table(self.evaluation.difference_table(first), title))
+        for note in self.notes:
+            print(f"\n{note}")
 
     def plot(self) -> "Figure":
         """Return a plot of the held-out choice of every policy between random and oracle.
 
         Raises:
-            MissingExtraError: The extra `train`, which draws the plots, is not installed.
+            MissingExtraError: The extra `report`, which draws the plots, is not installed.
         """
-        require_extra("train", "a plot")
+        require_extra("report", "a plot")
         from recpolicy.evaluation.plots import held_out_choice_figure
 
         choices = {name: result.held_out_choice for name, result in self.evaluation.policies.items()}
@@ -88,13 +92,17 @@ class HeldOutEvaluation:
         plain = self.evaluation.as_dict()
         for name, regret in self.regret.items():
             plain["policies"][name]["evaluation_regret"] = regret.as_dict()
-        return {**plain, "evaluation_world": self.evaluation_world}
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return {**plain, "evaluation_world": self.evaluation_world, **notes}
 
 
 def evaluate(
     policies: Mapping[str, Policy], split: Split, *, seed: int = 0, out: Path | None = None
 ) -> HeldOutEvaluation:
     """Evaluate policies on held-out ratings, together with the baselines.
+
+    Without the extra `train` only a cached rating model can be read: where it has to be fitted, the baseline
+    rating_model is left out, and `notes` of the result says so.
 
     Args:
         policies: The policies by name.
@@ -116,13 +124,23 @@ def evaluate(
         f"{split.name}: an evaluation of {len(policies)} policies on {users:,} users x {items:,} items",
         FEWER_CELLS,
     )
-    model = get_rating_model(next(iter(policies.values())), split.train) if policies else fit_rating_model(split.train)
+    model, notes = _rating_model(policies, split.train)
     tables = {name: _tables(policy) for name, policy in policies.items()} | all_baseline_tables(split, model, seed)
-    embedding = embed(model, min(_RANK, *split.train.shape)).item
-    result = evaluate_score_tables(split, tables, seed, embedding)
+    embedding = None if model is None else embed(model, min(_RANK, *split.train.shape)).item
+    result = replace(evaluate_score_tables(split, tables, seed, embedding), notes=notes)
     if out is not None:
         write_json(out / METRICS_FILE, result.as_dict())
     return result
+
+
+def _rating_model(policies: Mapping[str, Policy], train: Ratings) -> tuple[RatingModel | None, list[str]]:
+    """Return the rating model of the first policy, or None and the reason if it cannot be fitted here."""
+    try:
+        if not policies:
+            return fit_rating_model(train), []
+        return get_rating_model(next(iter(policies.values())), train), []
+    except MissingExtraError as error:
+        return None, [f"The baseline rating_model and the embedding diversity are left out: {error}"]
 
 
 def evaluate_score_tables(
@@ -144,12 +162,12 @@ def evaluate_score_tables(
     return HeldOutEvaluation(evaluate_tables(split, tables, seed, embedding=embedding), regret, world.name)
 
 
-def all_baseline_tables(split: Split, model: RatingModel, seed: int) -> dict[str, PolicyTables]:
+def all_baseline_tables(split: Split, model: RatingModel | None, seed: int) -> dict[str, PolicyTables]:
     """Return the baselines of every comparison, the greedy policy of the default training world included.
 
     Args:
         split: The split; the tables are made from its train part.
-        model: The rating model behind the policies' features.
+        model: The rating model behind the policies' features; None leaves its baseline out.
         seed: Seed of the training world's model.
 
     Returns:

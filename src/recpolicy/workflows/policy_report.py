@@ -23,7 +23,7 @@ from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evalua
 from recpolicy.workflows.held_out_evaluation import METRICS_FILE, HeldOutEvaluation, evaluate
 from recpolicy.workflows.learning_curve import learning_curve
 from recpolicy.workflows.reports import LOG_NOTE, estimator_tables, evaluation_tables, log_tables
-from recpolicy.workflows.session_evaluation import SessionEvaluation, evaluate_sessions
+from recpolicy.workflows.session_evaluation import SessionEvaluation, evaluate_or_read_sessions, read_metrics
 
 _SUGGESTED = ("rank", "title", "rating", "std", "value", "session_value", "probability")
 _NOTES = (
@@ -59,6 +59,9 @@ def write_policy_report(
 ) -> HeldOutEvaluation:
     """Evaluate the policy and write one self-contained HTML page.
 
+    It needs no TensorFlow. Without the extra `train`, sessions are those that metrics.json holds from an earlier
+    evaluation, and the page says what it leaves out.
+
     Args:
         policy: The policy.
         split: The split that it was trained on.
@@ -76,15 +79,19 @@ def write_policy_report(
     Raises:
         ConfigError: The page cannot be written to `out`.
         DataError: The policy was fitted on another train part, or has learned from these rounds.
+        MissingExtraError: The extra `report`, which draws the plots, is not installed.
     """
-    require_extra("train", "the report")
+    require_extra("report", "the report")
     from recpolicy.evaluation.report_page import ReportContent, refuse_page, write_report
 
     refuse_page(out)  # before the expensive part
     policies = {policy.artifact.agent: policy}
     evaluated = None if log is None else evaluate_candidate(policy, split, log, incumbent, seed)
+    stored = read_metrics(folder)
     held_out = _evaluate_held_out(evaluated, policies, split, folder, seed)
-    sessions = evaluate_sessions(policies, split, seed=seed, out=folder) if policy.sequential else None
+    sessions, session_notes = (
+        evaluate_or_read_sessions(policy, split, folder, seed, stored) if policy.sequential else (None, [])
+    )
     session_tables = (
         [] if sessions is None else [("In simulated sessions, 95 % intervals over users", sessions.table())]
     )
@@ -105,7 +112,8 @@ def write_policy_report(
             *_figures(policy, split, held_out, folder, best, user),
         ],
         notes=[
-            *_NOTES, f"Evaluation world: {held_out.evaluation_world}.", *([] if sessions is None else [_SESSION_NOTE]),
+            *held_out.notes, *session_notes, *_NOTES, f"Evaluation world: {held_out.evaluation_world}.",
+            *([] if sessions is None else [_SESSION_NOTE]),
             *([] if evaluated is None else [LOG_NOTE]),
         ],
     )  # fmt: skip
@@ -153,15 +161,18 @@ def _summary(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _answer(name: str, evaluation: Evaluation) -> str:
     """Return in one sentence how the policy chooses on held-out ratings."""
     result = evaluation.policies[name]
-    popular, model = (evaluation.difference(name, other) for other in ("most_popular", "rating_model"))
-    verdict = "better than" if model.lo > 0 else "worse than" if model.hi < 0 else "not shown to differ from"
+    popular = evaluation.difference(name, "most_popular")
     share = result.normalized_choice
     way = "" if share is None else f" {share.value:.0%} of the way from random to perfect,"
-    return (
+    answer = (
         f"On held-out ratings, {name} chooses{way} {popular.value:+.2f} [{popular.lo:+.2f}, {popular.hi:+.2f}] rating"
-        f" points above most popular, and {verdict} the greedy rating model ({model.value:+.2f} [{model.lo:+.2f},"
-        f" {model.hi:+.2f}])."
+        " points above most popular"
     )
+    if "rating_model" not in evaluation.policies:
+        return f"{answer}. It is not compared with the greedy rating model."
+    model = evaluation.difference(name, "rating_model")
+    verdict = "better than" if model.lo > 0 else "worse than" if model.hi < 0 else "not shown to differ from"
+    return f"{answer}, and {verdict} the greedy rating model ({model.value:+.2f} [{model.lo:+.2f}, {model.hi:+.2f}])."
 
 
 def _origin() -> list[tuple[str, str]]:
@@ -242,9 +253,10 @@ def _figures(
             figures.append((caption, to_svg(draw(curves))))
         figures += _exploration(name, rows)
     evaluation = held_out.evaluation
+    compared = [key for key in ("rating_model", "most_popular") if key in evaluation.policies]
     curve = learning_curve(policy, split, folder, seed=evaluation.seed)
     if curve is not None:
-        choices = {key: evaluation.policies[key].held_out_choice for key in ("rating_model", "most_popular")}
+        choices = {key: evaluation.policies[key].held_out_choice for key in compared}
         caption = "Held-out choice at several times of the training, which saw none of these ratings"
         figures.append((caption, to_svg(curve.plot(choices))))
     figures.append(("Held-out choice between random and oracle", to_svg(held_out.plot())))
@@ -256,7 +268,7 @@ def _figures(
     figures.append((f"Differences of {name} to each policy, paired by user (95 %)", to_svg(forest)))
     by_group = {
         key: {group: figure.interval for group, figure in evaluation.policies[key].groups.items()}
-        for key in (name, "rating_model", "most_popular")
+        for key in (name, *compared)
     }
     if by_group[name]:
         groups = plots.intervals_figure(by_group, "mean true rating of the choice (stars)")

@@ -37,9 +37,9 @@ def write_evaluation_page(evaluation: "CandidateEvaluation", page: Path) -> None
         page: File to write.
 
     Raises:
-        MissingExtraError: The extra `train`, which draws the plots, is not installed.
+        MissingExtraError: The extra `report`, which draws the plots, is not installed.
     """
-    require_extra("train", "the page of an evaluation")
+    require_extra("report", "the page of an evaluation")
     from recpolicy.evaluation.report_page import ReportContent, write_report
 
     content = ReportContent(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.errors import ConfigError, MissingExtraError
 from recpolicy.core.files import content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator
@@ -77,9 +77,9 @@ class SessionEvaluation:
         """Return a plot of the reward of a session, per policy and world.
 
         Raises:
-            MissingExtraError: The extra `train`, which draws the plots, is not installed.
+            MissingExtraError: The extra `report`, which draws the plots, is not installed.
         """
-        require_extra("train", "a plot")
+        require_extra("report", "a plot")
         from recpolicy.evaluation.plots import session_rewards_figure
 
         worlds = (self.evaluation_world, self.training_world)
@@ -127,9 +127,11 @@ def evaluate_sessions(
     Raises:
         ConfigError: There is no policy, or one was not trained in sessions, or two are not comparable.
         DataError: A policy was trained on another train part, so it may have seen test ratings.
+        MissingExtraError: The extra `train`, which simulates sessions, is not installed.
     """
     if not policies:
         raise ConfigError("evaluate_sessions: no policies given; expected at least one")
+    require_extra("train", "a simulation of sessions")
     silence_libraries()
     for name, policy in policies.items():
         check_trained_on(name, policy, split)
@@ -144,10 +146,53 @@ def evaluate_sessions(
         *(_returns(policies, tables, world, seed) for world in (both.training_world, both.evaluation_world))
     )
     if out is not None:
-        path = out / METRICS_FILE
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        write_json(path, {**before, "sessions": result.as_dict()})
+        _store(out, result.as_dict())
     return result
+
+
+def evaluate_or_read_sessions(
+    policy: Policy, split: Split, folder: Path, seed: int, stored: Mapping[str, Any]
+) -> tuple[SessionEvaluation | None, list[str]]:
+    """Evaluate one session policy in simulated sessions; without the extra `train`, take the stored figures.
+
+    Args:
+        policy: The policy.
+        split: The split that it was trained on.
+        folder: Its artifact; its metrics.json gets the key `sessions`.
+        seed: Seed of the sessions and the intervals.
+        stored: The content of an earlier metrics.json, see `read_metrics`.
+
+    Returns:
+        The evaluation, None where there is none; and notes: where it comes from, or why it is left out.
+    """
+    try:
+        return evaluate_sessions({policy.artifact.agent: policy}, split, seed=seed, out=folder), []
+    except MissingExtraError as error:
+        same = stored.get("test_digest") == split.test.digest and stored.get("seed") == seed
+        if "sessions" not in stored or not same:
+            return None, [f"Simulated sessions are left out: {error}"]
+    _store(folder, stored["sessions"])
+    worlds = (stored["sessions"][world] for world in ("training_world", "evaluation_world"))
+    sessions = SessionEvaluation(*({name: _from_dict(plain) for name, plain in world.items()} for world in worlds))
+    return sessions, [f"Figures of simulated sessions come from an earlier evaluation, in {METRICS_FILE}."]
+
+
+def _from_dict(plain: Mapping[str, Any]) -> Returns:
+    gain = plain["gain_on_rating_model"]
+    return Returns(
+        Interval(**plain["reward"]), plain["length"], plain["like_share"], None if gain is None else Interval(**gain)
+    )
+
+
+def _store(folder: Path, sessions: Mapping[str, Any]) -> None:
+    """Write the figures of sessions into metrics.json of an artifact."""
+    write_json(folder / METRICS_FILE, {**read_metrics(folder), "sessions": sessions})
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Return the content of metrics.json of an artifact; empty if it was not evaluated."""
+    path = folder / METRICS_FILE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> None:
