@@ -15,7 +15,7 @@ TABLES = {
     "bad.csv": ("user,item,stars\na,1,4\n", "no column 'rating'"),
     "wide.csv": ("user,item,rating\na,1,9\n", r"rating 9 is not in 1\.\.5"),
     "semicolon.csv": ("user;item;rating\na;1;4\n", "contains ';'"),
-    "bare.csv": ("7,1,4\n", "no column 'user'"),
+    "bare.csv": ("7,1,4\n", "no columns 'user'"),
     "twice.csv": ("user,item,rating\na,1,4\na,1,5\n", "rated item 1 before"),
     "soon.csv": ("user,item,rating,timestamp\na,1,4,soon\n", "timestamp 'soon' is not a number of seconds"),
 }

@@ -113,7 +113,7 @@ def test_a_faulty_trace_is_one_line_with_its_place(csv: Path, line: str) -> None
 
 
 def test_faulty_files_and_options_are_one_line(csv: Path) -> None:
-    with pytest.raises(DataError, match="no column 'start'; found item, day"):
+    with pytest.raises(DataError, match="no columns 'start' and 'active_days'; found item, day"):
         read(csv, "item,day\na,1\n")
     with pytest.raises(DataError, match="no traces"):
         read(csv, "item,start,active_days\n")

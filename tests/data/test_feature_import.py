@@ -101,7 +101,9 @@ def test_columns_of_an_own_table(tmp_path):
     assert set(without.context) == {"hour", "new", "tag"}
     with pytest.raises(DataError, match=r"no column mood; found when, who"):
         read_feature_table(tmp_path / "t.csv", **{**options, "context": ["mood"]})
-    with pytest.raises(DataError, match=r"no column time, action_id, reward, propensity; found .*--time NAME"):
+    with pytest.raises(
+        DataError, match=r"no column time, action_id, reward, propensity; found .*name them with --time"
+    ):
         read_feature_table(tmp_path / "t.csv")
     del columns["user"]
     with pytest.raises(ConfigError, match="no column of users"):

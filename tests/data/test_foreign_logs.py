@@ -218,7 +218,7 @@ def test_a_table_of_decisions_has_columns_of_its_own(tmp_path):
     assert (found.lost, found.rounds.unit) == ((), None)
     nobody = read_open_bandit(tmp_path / "log.csv", columns=without(columns, "user"))
     assert (nobody.tables.users["user_id"].tolist(), nobody.rounds.unit) == (["everybody"], "round")
-    with pytest.raises(DataError, match=r"no column click; found event_time.*name it with --reward NAME"):
+    with pytest.raises(DataError, match=r"no column click; found event_time.*name it with --reward reward"):
         read_open_bandit(tmp_path / "log.csv", columns=without(columns, "reward"))
     with pytest.raises(DataError, match=r"no column who; found .*name it with --user NAME"):
         read_open_bandit(tmp_path / "log.csv", columns={**columns, "user": "who"})

@@ -113,7 +113,7 @@ def test_a_file_without_a_header_has_its_columns_by_place(tmp_path):
 
 
 def test_a_first_line_of_values_gets_the_advice(tmp_path):
-    with pytest.raises(DataError, match=r"no column 'user'.*for a file without a header pass header=False"):
+    with pytest.raises(DataError, match=r"no columns 'user'.*for a file without a header pass header=False"):
         load_ratings(written(tmp_path, HEADLESS))
     with pytest.raises(DataError, match=r"name it with columns=\{\"user\": 'uid'\}"):
         load_ratings(written(tmp_path, "uid,item,rating\n1,2,3\n"))

@@ -103,7 +103,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"none\.csv: no such file"):
         read_open_bandit(tmp_path / "none.csv")
     with pytest.raises(
-        DataError, match=r"log\.csv:1: no column click, propensity_score; found timestamp, item_id; name"
+        DataError, match=r"log\.csv:1: no column click, propensity_score; found timestamp, item_id; name them"
     ):
         read_open_bandit(write(tmp_path / "log.csv", (), "timestamp,item_id"))
     (tmp_path / "log.csv").write_bytes(b"\xff\xfe\x00")

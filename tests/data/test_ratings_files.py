@@ -93,9 +93,9 @@ def test_rows_lead_back_to_their_ids(pairs):
         ("user\titem\trating\na\t1\t4\n", r"mine.csv:1: .*and contains '\\t'"),
         (
             "usr,item,rating\na,1,4\n",
-            "mine.csv:1: no column 'user' for the user. Did you mean 'usr'.*columns={\"user\": NAME}",
+            "mine.csv:1: no column 'user' for the user. Did you mean 'usr'.*columns={\"user\": 'usr'}",
         ),
-        ("196,242,3\n22,377,1\n", "mine.csv:1: no column 'user'.*Found in the first line: 196, 242, 3"),
+        ("196,242,3\n22,377,1\n", "mine.csv:1: no columns 'user'.*Found in the first line: 196, 242, 3"),
         ("user,user,item,rating\na,b,1,4\n", "mine.csv: two columns named 'user'"),
         ("user,item,rating,timestamp\na,1,4,yesterday\n", "mine.csv:2: timestamp 'yesterday' is not a number"),
         ("user,item,rating,timestamp\na,1,4,1147880044000\n", "mine.csv:2: timestamp '1147880044000'.*milliseconds"),

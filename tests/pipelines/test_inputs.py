@@ -51,7 +51,7 @@ def test_missing_input_is_one_line_before_any_step(capsys, tmp_path, inline, pip
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "no column 'user' for the user.*name it with data_settings="),
+        ({}, "no columns 'user' for the user.*name them with data_settings="),
         ({"columns": {"user": "uid"}}, "no column 'item' for the item.*name it with data_settings="),
         ({"columns": {"usr": "uid"}}, "no rating column named 'usr'"),
         ({"colums": {}}, "colums"),

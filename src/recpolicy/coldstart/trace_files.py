@@ -25,6 +25,7 @@ from recpolicy.coldstart.traces import MAX_DAYS, Traces, concatenate
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.core.memory import check_memory
+from recpolicy.core.text import join_words
 from recpolicy.data.csv_reader import Source, is_parquet, open_table
 from recpolicy.data.feature_columns import object_array
 from recpolicy.data.table_columns import identifiers, numbers, seconds, texts
@@ -85,11 +86,10 @@ def write_traces(path: Path, traces: Traces) -> None:
 
 def _read(path: Path, horizon: int, until: int | None) -> Traces:
     file = open_table(path)
-    for name in (ITEM, START, ACTIVE):
-        if name not in file.names:
-            raise DataError(
-                f"{path}: no column {name!r}; found {', '.join(file.names)}; expected item, start, active_days"
-            )
+    lacking = [name for name in (ITEM, START, ACTIVE) if name not in file.names]
+    if lacking:
+        missing = f"no column{'s' * (len(lacking) > 1)} {join_words([*map(repr, lacking)])}"
+        raise DataError(f"{path}: {missing}; found {', '.join(file.names)}; expected item, start, active_days")
     names = [ITEM, START, ACTIVE, *([COUNT] if COUNT in file.names else [])]
     table, source = file.read(names), file.source
     rows = len(table)

@@ -93,6 +93,12 @@ def unknown_name_error(kind: str, name: str, known: Iterable[str]) -> ConfigErro
 
 def suggest_name(name: str, known: Sequence[str], min_similarity: float = _MIN_SIMILARITY) -> str:
     """Return " Did you mean ...?" with the known name that `name` probably misspells; "" if none is similar."""
+    near = closest_name(name, known, min_similarity)
+    return "" if near is None else f" Did you mean {near!r}?"
+
+
+def closest_name(name: str, known: Sequence[str], min_similarity: float = _MIN_SIMILARITY) -> str | None:
+    """Return the known name that `name` probably misspells, in any case of letters; None if none is similar."""
     by_letters = {each.casefold(): each for each in reversed(known)}
     near = difflib.get_close_matches(name.casefold(), by_letters, n=1, cutoff=min_similarity)
-    return f" Did you mean {by_letters[near[0]]!r}?" if near else ""
+    return by_letters[near[0]] if near else None

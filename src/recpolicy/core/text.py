@@ -4,7 +4,7 @@ A control character can move the cursor of a terminal or hide a line, and a lone
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -17,6 +17,11 @@ _FORMULA = re.compile(FORMULA)
 def is_word(value: Any, max_length: int) -> bool:
     """Return True for text of 1 to `max_length` printable characters: no controls, no surrogates."""
     return isinstance(value, str) and 0 < len(value) <= max_length and value.isprintable()
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence: "a", "a and b", "a, b and c"."""
+    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
 
 
 def is_utf8(texts: Iterable[str]) -> bool:

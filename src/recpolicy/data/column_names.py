@@ -4,9 +4,10 @@ The columns of a file without a header are called "1", "2", ... by their place.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from recpolicy.core.errors import DataError, suggest_name
+from recpolicy.core.errors import DataError, closest_name
+from recpolicy.core.text import join_words
 from recpolicy.data.csv_reader import Source
 from recpolicy.data.read_options import NAME, column_error, header_error
 
@@ -37,6 +38,10 @@ _SYNONYMS: Mapping[str, frozenset[str]] = {
     "title": frozenset({"title", "name"}),
     "genres": frozenset({"genre", "category", "tag"}),
     "year": frozenset({"year"}),
+    "time": frozenset({"timestamp", "time", "date", "datetime", "ts"}),
+    "reward": frozenset({"reward", "click", "conversion", "purchase", "response", "label"}),
+    "propensity": frozenset({"propensity", "pscore", "probability", "prob"}),
+    "action": frozenset({"action", "arm", "choice"}),
 }  # fmt: skip
 """Last words of names that people give a column of each meaning. They are suggested, never taken unasked."""
 _UNITS = frozenset({"", "id", "token", "float", "ms", "s", "seconds"})
@@ -51,59 +56,105 @@ def possible_names(meaning: str, wanted: str | None, *, header: bool = True) -> 
     return _ALIASES[meaning] if header else (str(RATING_COLUMNS.index(meaning) + 1),)
 
 
-def find_column(
+def find_columns(
     names: Sequence[str],
-    meaning: str,
+    meanings: Sequence[str],
     source: Source,
-    wanted: str | None = None,
+    wanted: Mapping[str, str],
     *,
-    needed: bool = True,
+    optional: Collection[str] = (),
     table: str = "columns",
-) -> str | None:
-    """Return the name of the column with this meaning; None if it may be missing, and is.
+) -> dict[str, str]:
+    """Return the names of the columns by meaning, without those that may be missing and are.
 
     Args:
         names: Names of the columns of the file.
-        meaning: One of RATING_COLUMNS, ITEM_COLUMNS or USER_COLUMNS.
+        meanings: Some of RATING_COLUMNS, ITEM_COLUMNS or USER_COLUMNS.
         source: The file.
-        wanted: The name that the caller gave.
-        needed: Whether the column must exist; a name that was given must always exist.
+        wanted: Names that the caller gave, by meaning; a column of such a name must exist.
+        optional: Meanings that may be missing.
         table: The option that maps the columns of this file.
 
     Raises:
-        DataError: The column is missing, or there are two of its name.
+        DataError: Columns are missing (all are named), or there are two of one name.
     """
-    candidates = possible_names(meaning, wanted, header=source.header)
-    for candidate in candidates:
-        if list(names).count(candidate) > 1:
-            raise DataError(f"{source.path}: two columns named {candidate!r}")
-        if candidate in names:
-            return candidate
-    if not needed and wanted is None:
-        return None
+    found, missing = {}, {}
+    for meaning in meanings:
+        candidates = possible_names(meaning, wanted.get(meaning), header=source.header)
+        name = next((candidate for candidate in candidates if candidate in names), None)
+        if name is not None and list(names).count(name) > 1:
+            raise DataError(f"{source.path}: two columns named {name!r}")
+        if name is not None:
+            found[meaning] = name
+        elif meaning in wanted or meaning not in optional:
+            missing[meaning] = candidates[0]
+    if missing:
+        raise _missing_columns(
+            [name for name in names if name not in found.values()], names, missing, source, wanted, table
+        )
+    return found
+
+
+def _missing_columns(
+    free: Sequence[str],
+    names: Sequence[str],
+    missing: Mapping[str, str],
+    source: Source,
+    wanted: Mapping[str, str],
+    table: str,
+) -> DataError:
+    """Return the error of a file without columns: `missing` by meaning; one of the `free` ones may be meant."""
     start = f"{source.path}:{1 + source.skipped_lines}" if source.separator else str(source.path)
-    fact = f"{start}: no column {candidates[0]!r} for the {meaning}."
+    lacks = join_words([f"{name!r} for the {meaning}" for meaning, name in missing.items()])
+    fact = f"{start}: no column{'s' * (len(missing) > 1)} {lacks}."
     if not source.header:
-        raise column_error(f"{fact} The columns are numbered from 1 to {len(names)}", meaning, table)
-    likely = None if wanted is not None else _likely_column(names, meaning)
-    if likely is not None:
-        hint = f" Did you mean {likely!r}?"
-    else:
-        hint = suggest_name(wanted, names) if wanted is not None else suggest_name(meaning, _unnamed(names), 0.75)
-    fact = f"{fact}{hint} Found in the first line: {', '.join(names)}"
-    if wanted is None and source.separator and table == "columns" and any(map(_is_number, names)):
-        raise header_error(fact)
-    raise column_error(fact, meaning, table, likely or NAME)
+        return column_error(
+            f"{fact} The columns are numbered from 1 to {len(names)}", dict.fromkeys(missing, NAME), table
+        )
+    likely = likely_columns(free, {meaning: wanted.get(meaning) for meaning in missing})
+    fact = f"{fact}{did_you_mean(likely, len(missing))} Found in the first line: {', '.join(names)}"
+    own_names = not wanted.keys().isdisjoint(missing)
+    if not own_names and source.separator and table == "columns" and any(map(_is_number, names)):
+        return header_error(fact)
+    return column_error(fact, {meaning: likely.get(meaning, NAME) for meaning in missing}, table)
+
+
+def did_you_mean(likely: Mapping[str, str], missing: int) -> str:
+    """Return the question that follows the names of `missing` columns, with the likely ones by meaning; "" for none."""
+    if not likely:
+        return ""
+    if missing == 1:
+        return f" Did you mean {next(iter(likely.values()))!r}?"
+    return f" Did you mean {join_words([f'{name!r} for the {meaning}' for meaning, name in likely.items()])}?"
+
+
+def likely_columns(names: Sequence[str], missing: Mapping[str, str | None]) -> dict[str, str]:
+    """Return by meaning the columns that are probably meant, each once.
+
+    Args:
+        names: Names of the columns that have no meaning yet.
+        missing: The missing meanings, with the name that the caller gave or None.
+    """
+    likely: dict[str, str] = {}
+    for meaning, wanted in missing.items():
+        free = [name for name in names if name not in likely.values()]
+        if wanted is not None:
+            name = closest_name(wanted, free)
+        else:
+            name = _likely_column(free, meaning) or closest_name(meaning, _unnamed(free), 0.75)
+        if name is not None:
+            likely[meaning] = name
+    return likely
 
 
 def _likely_column(names: Sequence[str], meaning: str) -> str | None:
     """Return the column whose name people give a column of this meaning; None if there is none."""
-    return next((name for name in names if _last_word(name) in _SYNONYMS[meaning]), None)
+    return next((name for name in names if _last_word(name) in _SYNONYMS.get(meaning, ())), None)
 
 
 def _unnamed(names: Sequence[str]) -> list[str]:
     """Return the columns whose names say no meaning; one of them may be misspelled."""
-    elsewhere = frozenset().union(*_SYNONYMS.values())
+    elsewhere = frozenset().union(*(_SYNONYMS[meaning] for meaning in _ALIASES))
     return [name for name in names if _last_word(name) not in elsewhere]
 
 

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.hashes import mix, text_hashes
+from recpolicy.data.column_names import did_you_mean, likely_columns
 from recpolicy.data.csv_reader import Source
 from recpolicy.data.feature_columns import as_column, canonical_texts, column_from_values, object_array
 from recpolicy.data.feature_log_arrow import column_from_arrow
 from recpolicy.data.feature_log_json import JSON_LINES
 from recpolicy.data.log_import import numbered_id
-from recpolicy.data.open_bandit import csv_options, first_line, milliseconds, numbers
+from recpolicy.data.open_bandit import csv_options, first_line, milliseconds, missing_log_columns, numbers
 
 NAMELESS = "Unnamed: "
 """pandas calls nameless columns so; in the Open Bandit Dataset they number the lines."""
@@ -116,18 +117,17 @@ class DecisionTable:
         """Return the names of the columns by meaning that the file has; raise DataError where one is missing."""
         lacking = [m for m, name in names.items() if name not in self.names and (m not in OPTIONAL or m in given)]
         if lacking:
-            hints = ", ".join(f"--{meaning} NAME" for meaning in lacking)
-            raise DataError(
-                f"{self.path}: no column {', '.join(names[meaning] for meaning in lacking)}; found"
-                f" {', '.join(self.names)}; name it with {hints}"
-            )
+            raise missing_log_columns(str(self.path), self.names, names, lacking, given)
         return {meaning: name for meaning, name in names.items() if name in self.names}
 
     def check_names(self, names: Sequence[str]) -> list[str]:
         """Return the names of columns, each once; raise DataError for one that the file lacks."""
-        for name in names:
-            if name not in self.names:
-                raise DataError(f"{self.path}: no column {name}; found {', '.join(self.names)}")
+        missing = {name: name for name in names if name not in self.names}
+        if missing:
+            hint = did_you_mean(likely_columns(self.names, missing), len(missing))
+            raise DataError(
+                f"{self.path}: no column {', '.join(missing)}; found {', '.join(self.names)}.{hint}".rstrip(".")
+            )
         return list(dict.fromkeys(names))
 
     def column(self, name: str) -> NDArray[Any]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.column_names import ITEM_COLUMNS, find_column, possible_names
+from recpolicy.data.column_names import ITEM_COLUMNS, USER_COLUMNS, find_columns, possible_names
 from recpolicy.data.csv_reader import SEPARATORS, Source, TableFile, header_names, is_parquet, open_table, text_source
 from recpolicy.data.ratings import GENRE_SEPARATOR
 from recpolicy.data.table_columns import identifiers, numbers, texts
@@ -35,7 +35,7 @@ def read_users(table: Table, columns: Mapping[str, str], separator: str | None =
         DataError: An id is missing or occurs twice, or the file cannot be read.
     """
     file = open_joined(table, "users", "user", columns.get("user"), separator)
-    column = find_column(file.names, "user", file.source, columns.get("user"), table="user_columns")
+    column = find_columns(file.names, USER_COLUMNS, file.source, columns, table="user_columns")["user"]
     users = file.read(file.names)
     ids = identifiers(users[column], "user", file.source)
     check_unique(ids, "user", file.source)
@@ -61,22 +61,17 @@ def read_items(
     """
     file = open_joined(table, "items", "item", columns.get("item"), separator)
     source = file.source
-    names = {
-        meaning: find_column(
-            file.names, meaning, source, columns.get(meaning), needed=meaning == "item", table="item_columns"
-        )
-        for meaning in ITEM_COLUMNS
-    }
-    found = file.read([name for name in dict.fromkeys(names.values()) if name is not None])
+    names = find_columns(file.names, ITEM_COLUMNS, source, columns, optional=ITEM_COLUMNS[1:], table="item_columns")
+    found = file.read([*dict.fromkeys(names.values())])
     ids = identifiers(found[names["item"]], "item", source)
     check_unique(ids, "item", source)
     items = bare_items(ids)
-    if names["title"]:
+    if "title" in names:
         items["title"] = pd.Series(texts(found[names["title"]]), dtype="str")
         items["year"] = title_years(items["title"])
-    if names["genres"]:
+    if "genres" in names:
         items["genres"] = pd.Series(_genres(found[names["genres"]], genre_separator, source), dtype="str")
-    if names["year"]:
+    if "year" in names:
         items["year"] = _years(found[names["year"]], source)
     return items
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.ids import type_hint
+from recpolicy.data.column_names import did_you_mean, likely_columns
 
 TIME = pa.timestamp("ms", tz="UTC")
 NO_NAMES: Mapping[str, str] = {}
@@ -68,7 +69,10 @@ def open_parquet(path: Path, columns: tuple[str, ...] = (), old_names: Mapping[s
     names = current_names(file.schema_arrow, old_names)
     lacking = [name for name in columns if name not in names]
     if lacking:
-        raise DataError(f"{path}: no column {', '.join(lacking)}; found {', '.join(names)}")
+        hint = did_you_mean(
+            likely_columns([name for name in names if name not in columns], dict.fromkeys(lacking)), len(lacking)
+        )
+        raise DataError(f"{path}: no column {', '.join(lacking)}; found {', '.join(names)}{'.' * bool(hint)}{hint}")
     return file
 
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.core.text import join_words
 from recpolicy.data.csv_reader import Source, read_text
 from recpolicy.data.datasets import ITEM_GENRES
 from recpolicy.data.joined_tables import check_unique, title_years
@@ -135,7 +136,8 @@ def _movies(ids: NDArray[Any], titles: NDArray[Any], genres: Sequence[str], sour
 
 
 def _named(table: Any, names: Sequence[str], source: Source) -> list[Any]:
-    for name in names:
-        if name not in table.column_names:
-            raise DataError(f"{source.path}:1: no column {name!r}; found {', '.join(table.column_names)}")
+    lacking = [repr(name) for name in names if name not in table.column_names]
+    if lacking:
+        what = f"column{'s' * (len(lacking) > 1)} {join_words(lacking)}"
+        raise DataError(f"{source.path}:1: no {what}; found {', '.join(table.column_names)}")
     return [table[name] for name in names]

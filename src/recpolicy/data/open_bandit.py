@@ -10,7 +10,8 @@ Aihara, Matsutani & Narita 2021 (2008.07146).
 """
 
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError, unknown_name_error
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.column_names import likely_columns
 from recpolicy.data.csv_reader import SEPARATORS, check_separator
 from recpolicy.data.log_import import UNIT, Batch, Imported, Texts, assemble, refuse
+from recpolicy.data.read_options import NAME
 
 COLUMNS: Mapping[str, str] = {
     "time": "timestamp", "item": "item_id", "reward": "click", "propensity": "propensity_score", "user": "user_id",
@@ -87,12 +90,29 @@ def column_names(path: Path, columns: Mapping[str, str], separator: str) -> tupl
     names = {**COLUMNS, **columns}
     lacking = [m for m, name in names.items() if name not in header and (m != "user" or "user" in columns)]
     if lacking:
-        hints = ", ".join(f"--{meaning} NAME" for meaning in lacking)
-        raise DataError(
-            f"{path}:1: no column {', '.join(names[meaning] for meaning in lacking)}; found {', '.join(header)};"
-            f" name it with {hints}"
-        )
+        raise missing_log_columns(f"{path}:1", header, names, lacking, columns)
     return names, header
+
+
+def missing_log_columns(
+    place: str, found: Sequence[str], names: Mapping[str, str], lacking: Sequence[str], columns: Collection[str]
+) -> DataError:
+    """Return the error of a table of decisions without some columns.
+
+    Args:
+        place: The file, with the line if it is text.
+        found: Names of its columns.
+        names: The names that were looked for, by meaning.
+        lacking: The meanings of those that are missing.
+        columns: The meanings whose names the caller gave.
+    """
+    free = [name for name in found if name not in names.values()]
+    likely = likely_columns(free, {meaning: names[meaning] if meaning in columns else None for meaning in lacking})
+    hints = " ".join(f"--{meaning} {shlex.quote(likely.get(meaning, NAME))}" for meaning in lacking)
+    return DataError(
+        f"{place}: no column {', '.join(names[meaning] for meaning in lacking)}; found {', '.join(found)}; name"
+        f" {'it' if len(lacking) == 1 else 'them'} with {hints}"
+    )
 
 
 def csv_options(separator: str) -> dict[str, Any]:

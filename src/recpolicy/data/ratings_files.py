@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
-from recpolicy.data.column_names import ITEM_COLUMNS, RATING_COLUMNS, USER_COLUMNS, find_column
+from recpolicy.data.column_names import ITEM_COLUMNS, RATING_COLUMNS, USER_COLUMNS, find_columns
 from recpolicy.data.csv_reader import (
     Source,
     TableFile,
@@ -167,12 +167,9 @@ def _read(file: TableFile, options: TableOptions, name: str) -> Ratings:
 
 def _find_columns(names: Sequence[str], source: Source, options: TableOptions) -> dict[str, str]:
     """Return the names of the columns by meaning; without timestamp if there is none, or none is wanted."""
-    found = {
-        meaning: find_column(names, meaning, source, options.columns.get(meaning), needed=meaning != "timestamp")
-        for meaning in RATING_COLUMNS
-        if meaning != "timestamp" or options.timestamps
-    }
-    return {meaning: column for meaning, column in found.items() if column is not None}
+    meanings = [meaning for meaning in RATING_COLUMNS if meaning != "timestamp" or options.timestamps]
+    wanted = {meaning: options.columns[meaning] for meaning in meanings if meaning in options.columns}
+    return find_columns(names, meanings, source, wanted, optional=("timestamp",))
 
 
 def _sorted_ids(ids: NDArray[Any]) -> NDArray[Any]:

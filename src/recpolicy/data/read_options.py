@@ -6,12 +6,13 @@ pipelines their parameter `data_settings`. A command without any of these tells 
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from recpolicy.core.errors import DataError
+from recpolicy.core.text import join_words
 
 Remedy = Literal["argument", "option", "config", "parameter", "file"]
 NAME = "NAME"
@@ -25,30 +26,31 @@ class ReadOptionError(DataError):
         self.fact, self.remedies = fact, remedies
 
 
-def column_error(fact: str, meaning: str, table: str = "columns", name: str = NAME) -> ReadOptionError:
-    """Return the error of a file that names its column of this meaning in another way.
+def column_error(fact: str, columns: Mapping[str, str], table: str = "columns") -> ReadOptionError:
+    """Return the error of a file that names its columns of some meanings in another way.
 
     Args:
         fact: The fault and its place.
-        meaning: user, item, rating, ...
+        columns: For each meaning (user, item, rating, ...) the name of the column that probably has it, or NAME.
         table: The option that maps the columns of this file: columns, or user_columns or item_columns of a table that
             accompanies the ratings. The command line has an option for each column of the ratings only.
-        name: The column that probably has this meaning.
     """
-    config = f"{table} = {{ {meaning} = {json.dumps(name)} }}"
-    value = NAME if name == NAME else repr(name)
+    it = "it" if len(columns) == 1 else "them"
+    config = f"{table} = {{ {', '.join(f'{meaning} = {json.dumps(name)}' for meaning, name in columns.items())} }}"
+    values = [f'"{meaning}": {NAME if name == NAME else repr(name)}' for meaning, name in columns.items()]
+    options = " ".join(f"--{meaning} {shlex.quote(name)}" for meaning, name in columns.items())
     return ReadOptionError(
         fact,
         {
-            "argument": f'name it with {table}={{"{meaning}": {value}}}',
+            "argument": f"name {it} with {table}={{{', '.join(values)}}}",
             "option": (
-                f"name it with --{meaning} {shlex.quote(name)}"
+                f"name {it} with {options}"
                 if table == "columns"
-                else f"name it with {config} in [data] of a TOML file, given as --config FILE"
+                else f"name {it} with {config} in [data] of a TOML file, given as --config FILE"
             ),
-            "config": f"name it with {config}",
-            "parameter": f"name it with {_parameter({table: {meaning: name}})}",
-            "file": f"rename the column to {meaning!r} in the file",
+            "config": f"name {it} with {config}",
+            "parameter": f"name {it} with {_parameter({table: dict(columns)})}",
+            "file": f"rename the column{'s' * (len(columns) > 1)} to {join_words([*map(repr, columns)])} in the file",
         },
     )
 

@@ -12,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.text import join_words
+from recpolicy.data.column_names import did_you_mean, likely_columns
 from recpolicy.data.feature_columns import Columns, column_from_values
 from recpolicy.data.features.encoder import FeatureEncoder
 from recpolicy.data.features.schema import ACTION_ID, PARTS, FeatureSchema
@@ -42,10 +44,14 @@ def encode_attributes(schema: FeatureSchema, train: Ratings) -> Attributes:
     tables = train.users, train.items
     columns = [attribute_columns(table, key) for table, key in zip(tables, _KEYS, strict=True)]
     for part, known, name in zip(PARTS, columns, _TABLES, strict=True):
-        for feature in schema.part(part):
-            if feature.partition(".")[0] not in known:
-                found = ", ".join(sorted(set(known) - {ACTION_ID})) or "none"
-                raise DataError(f"features: the table of {name} has no column {feature!r}. Found: {found}.")
+        lacking = [feature for feature in schema.part(part) if feature.partition(".")[0] not in known]
+        if lacking:
+            columns = sorted(set(known) - {ACTION_ID})
+            missing = f"no column{'s' * (len(lacking) > 1)} {join_words([*map(repr, lacking)])}"
+            hint = did_you_mean(likely_columns(columns, {name: name for name in lacking}), len(lacking))
+            raise DataError(
+                f"features: the table of {name} has {missing}. Found: {', '.join(columns) or 'none'}.{hint}"
+            )
     seen = np.unique(train.user), np.unique(train.item)
     encoder = FeatureEncoder.fit(
         schema,
