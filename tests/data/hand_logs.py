@@ -201,6 +201,11 @@ def _drop(folder: Path) -> None:
     rewrite(folder / EVENTS, lambda table: table.drop_columns(["log_propensity", "time"]))
 
 
+def _renamed(folder: Path) -> None:
+    other = {"item_id": "movie_id", "time": "event_time"}
+    rewrite(folder / EVENTS, lambda table: table.rename_columns([other.get(name, name) for name in table.column_names]))
+
+
 def _empty(folder: Path) -> None:
     rewrite(folder / EVENTS, lambda table: table.slice(0, 0))
 
@@ -233,6 +238,10 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "cut short": (_cut, r"events\.parquet: not a readable Parquet file"),
     "overwritten": (_scribble, r"events\.parquet: damaged: .*write or copy it again"),
     "columns missing": (_drop, r"events\.parquet: no column time, log_propensity; found event_id, user_id"),
+    "columns in other words": (
+        _renamed,
+        r"no column .*; found .*; rename .*movie_id to item_id.*",
+    ),
     "no events": (_empty, r"events\.parquet: no events"),
     "other format": (metadata(format="something"), r"events\.parquet: written as 'something', version 4; expected"),
     "other version": (metadata(version=99), r"version 99; expected 'recpolicy log', version 4"),

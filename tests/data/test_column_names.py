@@ -96,3 +96,17 @@ def test_names_that_the_caller_gave_are_missing_together_with_others():
 
 def test_no_column_is_suggested_twice():
     assert likely_columns(["time"], {"timestamp": None, "time": None}) == {"timestamp": "time"}
+
+
+@pytest.mark.parametrize(
+    "names", [["UserID", "MovieID", "Rating", "Timestamp"], ["USER_ID", "ITEM_ID", "RATING", "TIMESTAMP"]]
+)
+def test_usual_names_are_found_in_capitals_and_small_letters(names):
+    found = find_columns(names, RATING_COLUMNS, OWN, {}, optional=("timestamp",))
+    assert found == dict(zip(RATING_COLUMNS, names, strict=True))
+
+
+def test_exact_letters_come_first_and_two_spellings_are_no_answer():
+    assert find_columns(["USER", "user"], ["user"], OWN, {}) == {"user": "user"}
+    assert "no column 'user' for the user" in message(["USER", "User"], "user")
+    assert "no column 'uid' for the user. Did you mean 'UID'?" in message(["UID"], "user", "uid")

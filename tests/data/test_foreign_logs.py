@@ -140,7 +140,9 @@ def test_lines_that_are_no_events_are_read_over_or_counted(tmp_path):
         assert shown(found) == [("b", 1.0, 0.5)] * 2
         assert found.left_out == LeftOut(dangling=1)
     cut = written(tmp_path, PLAIN, json.dumps(PLAIN)[:40], PLAIN)
-    with pytest.raises(DataError, match=r"log\.json:2: not JSON"):
+    with pytest.raises(
+        DataError, match=r"log\.json:2: not JSON \(column \d+: .*--skip-damaged to leave out such lines$"
+    ):
         read_vowpal_wabbit(cut)
     found = read_vowpal_wabbit(cut, skip_damaged=True)
     assert (len(found.rounds), found.left_out) == (2, LeftOut(damaged=1))

@@ -447,3 +447,32 @@ def test_ratings_of_a_split_are_read_again(tmp_path):
     base, _ = write_split(parts_, tmp_path)
     again = load_ratings(base, separator="\t", header=False)
     assert sorted(triples(again)) == sorted(triples(parts_.train))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1::122::5::838985046\n", r"'::'; the first line has values, not names; pass separator=\"::\" and header=False$"),
+        ("1\t122\t5\n2\t3\t4\n", r"first line has values, not names; pass separator=\"\\t\" and header=False$"),
+        ("user::item::rating\n1::2::3\n", r"contains '::'; pass separator=\"::\"$"),
+        ('{"user_id": "a", "stars": 3}\n', r"mine\.csv:1: JSON, not a table; convert it to CSV or Parquet"),
+        ('{"user": "a"}\n{"user": "b"}\n', r"mine\.csv:1: JSON, not a table"),
+        ('[{"user": "a", "item": 1}]\n', r"mine\.csv:1: JSON, not a table"),
+        ("# exported 2020\nuser,item,rating\n1,2,3\n", r"csv:1: a comment, '# exported 2020'; .*remove this line$"),
+        ('user,item,rating\n1,2,"3,5"\n', r"csv:2: rating '3,5' is not a number; write it with a decimal point, 3\.5$"),
+        ('user,item,rating\n1,2,"-3,25"\n', r"write it with a decimal point, -3\.25$"),
+        ('user,item,rating\n1,2,"1,2,3"\n', r"rating '1,2,3' is not a number$"),
+        ("user,item,rating\n1,2,0\n2,2,1\n", r"rating 0 is not in 1\.\.5; for another scale pass scale=\(0, 1\)"),
+        ("user,item,rating\n1,2,0.5\n2,2,4\n", r"for another scale pass scale=\(0\.5, 5\)"),
+        ("user,item,rating\n1,2,-1\n2,2,1\n", r"for another scale pass scale=\(-1, 5\)"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_nearly_a_table_says_what_it_is_and_what_to_do(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        load_ratings(written(tmp_path, text))
+
+
+def test_a_long_first_line_is_cut(tmp_path):
+    with pytest.raises(DataError) as raised:
+        load_ratings(written(tmp_path, "7|" * 500 + "\n"))
+    assert len(str(raised.value)) < 400

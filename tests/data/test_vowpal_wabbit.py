@@ -123,7 +123,7 @@ def _without(name: str) -> dict[str, Any]:
 
 
 FAULTS = {
-    "not JSON": ("{\n", "not JSON: Expecting"),
+    "not JSON": ("{\n", "not JSON \\(column 1: Expecting"),
     "a list": ("[1]\n", "not a JSON object"),
     "no cost": (_without("_label_cost"), "_label_cost is None; expected a number"),
     "cost a truth": (line(1, _label_cost=True), "_label_cost is True; expected a number"),

@@ -26,12 +26,12 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "genres": ("genres",),
     "year": ("year",),
 }
-"""Names under which a column is found without being mapped."""
+"""Names under which a column is found without being mapped, in capitals or small letters."""
 _SYNONYMS: Mapping[str, frozenset[str]] = {
     "user": frozenset({"user", "uid", "customer", "visitor", "member", "reviewer", "account", "person", "viewer"}),
     "item": frozenset({
         "item", "iid", "movie", "film", "video", "product", "asin", "sku", "book", "isbn", "article", "song", "track",
-        "business",
+        "business", "action", "arm",
     }),
     "rating": frozenset({"rating", "star", "score", "overall", "response", "vote", "grade"}),
     "timestamp": frozenset({"timestamp", "time", "date", "datetime", "ts"}),
@@ -82,6 +82,8 @@ def find_columns(
     for meaning in meanings:
         candidates = possible_names(meaning, wanted.get(meaning), header=source.header)
         name = next((candidate for candidate in candidates if candidate in names), None)
+        if name is None and meaning not in wanted:
+            name = _ignoring_case(names, candidates)
         if name is not None and list(names).count(name) > 1:
             raise DataError(f"{source.path}: two columns named {name!r}")
         if name is not None:
@@ -93,6 +95,13 @@ def find_columns(
             [name for name in names if name not in found.values()], names, missing, source, wanted, table
         )
     return found
+
+
+def _ignoring_case(names: Sequence[str], candidates: Sequence[str]) -> str | None:
+    """Return the only column that has one of these names in other letters, such as "UserID"; None if several have."""
+    letters = {candidate.casefold() for candidate in candidates}
+    same = [name for name in names if name.casefold() in letters]
+    return same[0] if len(same) == 1 else None
 
 
 def _missing_columns(

@@ -301,17 +301,31 @@ def header_names(source: Source) -> list[str]:
 
 
 def _check_header(source: Source, fields: Sequence[str]) -> None:
-    """Raise DataError if the fields of the first line seem to have another separator."""
-    if len(fields) > 1 or fields[0].startswith("#"):  # a comment
+    """Raise DataError if the only field of the first line is a comment, JSON, or has another separator."""
+    place, text = f"{source.path}:{1 + source.skipped_lines}", fields[0].strip()
+    if text.startswith(("{", "[{")):
+        raise DataError(f"{place}: JSON, not a table; convert it to CSV or Parquet, with a column for each key")
+    if len(fields) > 1:
         return
+    if text.startswith("#"):
+        raise DataError(f"{place}: a comment, {text[:80]!r}; expected the names of the columns: remove this line")
     for other in SEPARATORS:
         if other != source.separator and other in fields[0]:
             line = "header" if source.header else "first line"
             fact = (
-                f"{source.path}:{1 + source.skipped_lines}: the {line} {fields[0]!r} has one column when split at"
-                f" {source.separator!r}, and contains {other!r}"
+                f"{place}: the {line} {fields[0][:80]!r} has one column when split at {source.separator!r}, and"
+                f" contains {other!r}"
             )
-            raise separator_error(fact, source.separator or ",", other)
+            values = source.header and any(map(_is_number, fields[0].split(other)))
+            raise separator_error(fact, source.separator or ",", other, header=not values)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.strip('" '))
+    except ValueError:
+        return False
+    return True
 
 
 def _explain(source: Source, names: Sequence[str] | None, reason: str) -> DataError:

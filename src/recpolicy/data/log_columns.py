@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.ids import type_hint
-from recpolicy.data.column_names import did_you_mean, likely_columns
+from recpolicy.core.text import join_words
+from recpolicy.data.column_names import likely_columns
 
 TIME = pa.timestamp("ms", tz="UTC")
 NO_NAMES: Mapping[str, str] = {}
@@ -69,10 +70,11 @@ def open_parquet(path: Path, columns: tuple[str, ...] = (), old_names: Mapping[s
     names = current_names(file.schema_arrow, old_names)
     lacking = [name for name in columns if name not in names]
     if lacking:
-        hint = did_you_mean(
-            likely_columns([name for name in names if name not in columns], dict.fromkeys(lacking)), len(lacking)
-        )
-        raise DataError(f"{path}: no column {', '.join(lacking)}; found {', '.join(names)}{'.' * bool(hint)}{hint}")
+        others = [name for name in names if name not in columns]
+        likely = likely_columns(others, {name.removesuffix("_id"): None for name in lacking})
+        renames = [f"{name} to {right}" for right in lacking if (name := likely.get(right.removesuffix("_id")))]
+        hint = f"; rename {join_words(renames)}" if renames else ""
+        raise DataError(f"{path}: no column {', '.join(lacking)}; found {', '.join(names)}{hint}")
     return file
 
 

@@ -84,7 +84,7 @@ def column_names(path: Path, columns: Mapping[str, str], separator: str) -> tupl
     others = [other for other in SEPARATORS if len(header) == 1 and other != separator and other in header[0]]
     if others:
         raise DataError(
-            f"{path}:1: the header {header[0]!r} has one column when split at {separator!r}, and contains"
+            f"{path}:1: the header {header[0][:80]!r} has one column when split at {separator!r}, and contains"
             f" {others[0]!r}; give --separator {others[0]!r}"
         )
     names = {**COLUMNS, **columns}

@@ -182,7 +182,9 @@ def _within(rating: NDArray[np.float64], scale: tuple[float, float], source: Sou
     if bad.any():
         row = int(bad.argmax())
         fact = f"{source.at(row)}: rating {plain_number(rating[row])} is not in {low:g}..{high:g}"
-        raise scale_error(fact, min(low, float(rating.min())), max(high, float(rating.max())))
+        highest = float(rating.max())
+        likes = rating.min() == 0 and highest <= 1
+        raise scale_error(fact, min(low, float(rating.min())), 1.0 if likes else max(high, highest))
     return rating.astype(np.float32)
 
 

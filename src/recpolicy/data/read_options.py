@@ -71,9 +71,28 @@ def scale_error(fact: str, low: float, high: float) -> ReadOptionError:
     )
 
 
-def separator_error(fact: str, used: str, separator: str) -> ReadOptionError:
-    """Return the error of a file that seems to have another separator than the one in use."""
+def separator_error(fact: str, used: str, separator: str, *, header: bool = True) -> ReadOptionError:
+    """Return the error of a file that seems to have another separator than the one in use.
+
+    Args:
+        fact: The fault and its place.
+        used: The separator in use.
+        separator: The separator that the file seems to have.
+        header: False if the first line seems to hold values instead of names, too.
+    """
     text = json.dumps(separator)
+    if not header:
+        rows = "the first line has values, not names"
+        return ReadOptionError(
+            f"{fact}; {rows}",
+            {
+                "argument": f"pass separator={text} and header=False",
+                "option": f"give --separator {text} --no-header",
+                "config": f"set separator = {text} and header = false",
+                "parameter": f"set {_parameter({'separator': separator, 'header': False})}",
+                "file": f"separate the columns by {used!r} in the file, and add a line with their names",
+            },
+        )
     return ReadOptionError(
         fact,
         {

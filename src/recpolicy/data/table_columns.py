@@ -3,6 +3,7 @@
 N rows. Every fault is a DataError that names file, line and value. Text and binary columns of any Arrow type are text.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from recpolicy.data.read_options import timestamp_error
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})(\.0+)?$"
 _WHOLE_FLOAT = r"^(0|-?[1-9][0-9]*)\.0+$"
+_DECIMAL_COMMA = re.compile(r"\s*-?\d+,\d+\s*$")
 _LARGEST = np.iinfo(np.int64).max
 _YEAR_1, _YEAR_5138 = -62_135_596_800, 100_000_000_000
 """Seconds since 1970; later times are in a smaller unit than seconds."""
@@ -89,6 +91,8 @@ def numbers(
         row = int(bad.argmax())
         value = column[row].as_py()
         problem = f"{what} is missing" if value in (None, "") else f"{what} {value!r} is not {expected}"
+        if isinstance(value, str) and _DECIMAL_COMMA.match(value):
+            problem += f"; write it with a decimal point, {value.strip().replace(',', '.')}"
         raise error(f"{source.at(row)}: {problem}")
     return values
 

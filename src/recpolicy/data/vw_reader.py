@@ -137,7 +137,11 @@ class DecisionReader:
             yield number, json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
             if not self.skip_damaged:
-                raise DataError(f"{self.path}:{number}: not JSON: {error}") from None
+                where = f" (column {error.colno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
+                raise DataError(
+                    f"{self.path}:{number}: not JSON{where}; expected an object in JSON: correct the line, or give"
+                    " --skip-damaged to leave out such lines"
+                ) from None
             self.left_out.damaged += 1
 
     def _decision(self, line: int, record: Any) -> Decision | SlateDecision | None:
