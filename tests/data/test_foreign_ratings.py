@@ -452,7 +452,7 @@ def test_ratings_of_a_split_are_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1::122::5::838985046\n", r"'::'; the first line has values, not names; pass separator=\"::\" and header=False$"),
+        ("1::122::5::838985046\n", r"the first line has values, not names; pass separator=\"::\" and header=False$"),
         ("1\t122\t5\n2\t3\t4\n", r"first line has values, not names; pass separator=\"\\t\" and header=False$"),
         ("user::item::rating\n1::2::3\n", r"contains '::'; pass separator=\"::\"$"),
         ('{"user_id": "a", "stars": 3}\n', r"mine\.csv:1: JSON, not a table; convert it to CSV or Parquet"),
