@@ -151,6 +151,21 @@ def test_a_clock_that_steps_back_exports_no_event_twice(engine, tmp_path, monkey
     assert read_feature_log(out).event_id.tolist() == [f"event {number}" for number in range(4)]
 
 
+def test_only_deferred_events_wait_for_a_minute_after_their_activation(engine, tmp_path, monkeypatch):
+    out, reward = tmp_path / "log", replace(REWARD, wait_seconds=2.0)
+    now = now_ms()
+    recent = now - 10_000
+    add(engine, 0, 2, time=recent, activated_at=recent)
+    add(engine, 2, 4, time=recent, activated_at=recent + 1)
+    done = export_ranks(engine, reward, out)
+    assert (done.rounds, done.left_out) == (2, {"waiting": 2})
+    assert export_ranks(engine, reward, out).new_rounds == 0
+    monkeypatch.setattr(rank_export, "now_ms", lambda: now + 61_000)
+    done = export_ranks(engine, reward, out)
+    assert (done.new_rounds, done.rounds, done.left_out) == (2, 4, {})
+    assert sorted(read_feature_log(out).event_id) == [f"event {number}" for number in range(4)]
+
+
 def test_the_export_stops_at_the_first_open_window(engine, tmp_path):
     out = tmp_path / "log"
     add(engine, 0, 2)

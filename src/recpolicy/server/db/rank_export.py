@@ -7,7 +7,8 @@ so a killed run loses the part that it was writing only. Memory does not grow wi
 An event is exported once its reward is final. The export stops at the first event whose window is not over, in order of
 writing, activated or not; the next one goes on there. A deferred event is exported a minute after its activation: then
 all activations up to that time are stored. If the export has passed it by then, it is found by the time of its
-activation. Rewards of earlier parts stay as they were exported, so all parts need the same settings of rewards.
+activation. An event that was active from the start waits for its window only. Rewards of earlier parts stay as they
+were exported, so all parts need the same settings of rewards.
 """
 
 import json
@@ -40,6 +41,7 @@ EVENTS_IN_PART = 50_000
 _SETTLE_MS = 60_000
 """Activations of the last minute may not be stored yet."""
 _ROWS_AT_ONCE = 2_000
+_ACTIVE_AT_ONCE = rank_events.c.activated_at == rank_events.c.time
 _CURSOR, _SETTINGS = b"recpolicy export", b"recpolicy reward"
 _END = 2**62
 
@@ -55,7 +57,8 @@ class RanksExported:
     signals: int
     """Signals that count, of the new rounds."""
     left_out: Mapping[str, int]
-    """Events left out: waiting (their window is not over), inactive (deferred, not activated) or damaged."""
+    """Events left out: waiting (their window, or the minute after their activation, is not over), inactive (deferred,
+    not activated) or damaged."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON values."""
@@ -84,7 +87,9 @@ class RankCursor:
         seq, at = rank_events.c.seq, rank_events.c.activated_at
         time, number = self.activated
         again = [~seq.between(first, last) for first, last, _ in self.rows.gaps]
-        return and_(seq <= self.rows.seq, *again, at <= until, or_(at > time, and_(at == time, seq > number)))
+        return and_(
+            seq <= self.rows.seq, *again, ~_ACTIVE_AT_ONCE, at <= until, or_(at > time, and_(at == time, seq > number))
+        )
 
 
 def export_ranks(engine: Engine, reward: RewardConfig, out: Path, show_progress: bool | None = False) -> RanksExported:
@@ -127,7 +132,7 @@ class _Export:
         """Write the new events as further parts; return the content of the log."""
         now = now_ms()
         until = max(now - _SETTLE_MS, self.cursor.activated[0])  # a clock that steps back exports no event twice
-        last, left_out = _span(self.engine, now - self.reward.wait_ms)
+        last, left_out = _span(self.engine, now - self.reward.wait_ms, until)
         with progress("export ranks", max(last - self.cursor.rows.seq, 0), unit="events", show=show) as shown:
             while self._write_late(until):
                 pass
@@ -166,7 +171,8 @@ class _Export:
             if not len(found):
                 return False
             cursor = replace(self.cursor, rows=self.cursor.rows.after(found, self.cursor.rows.left_out, now_ms()))
-            ready = and_(fresh, columns.seq <= int(found[-1]), columns.task.is_(None), columns.activated_at <= until)
+            active = or_(_ACTIVE_AT_ONCE, columns.activated_at <= until)
+            ready = and_(fresh, columns.seq <= int(found[-1]), columns.task.is_(None), active)
             self._write(connection, ready, found, cursor)
         shown.advance(len(found))
         return True
@@ -211,8 +217,11 @@ class _Export:
             yield connection
 
 
-def _span(engine: Engine, final: int) -> tuple[int, Counter[str]]:
-    """Return the last number before the first event that waits, and the counts of waiting and inactive events."""
+def _span(engine: Engine, final: int, until: int) -> tuple[int, Counter[str]]:
+    """Return the last number before the first event whose window is open, and the counts of events that are left out.
+
+    Deferred events that were activated after `until` wait, too.
+    """
     columns = rank_events.c
     active = (columns.task.is_(None), columns.activated_at.is_not(None))
     with engine.connect() as connection:
@@ -220,7 +229,8 @@ def _span(engine: Engine, final: int) -> tuple[int, Counter[str]]:
         first = connection.scalar(select(func.min(columns.seq)).where(columns.task.is_(None), columns.time > final))
         last = (connection.scalar(select(func.max(columns.seq))) or 0) if first is None else first - 1
         count = select(func.count()).select_from(rank_events)
-        waiting = connection.scalar(count.where(*active, columns.seq > last)) or 0
+        settling = and_(~_ACTIVE_AT_ONCE, columns.activated_at > until)
+        waiting = connection.scalar(count.where(*active, or_(columns.seq > last, settling))) or 0
         inactive = connection.scalar(count.where(columns.task.is_(None), columns.activated_at.is_(None))) or 0
     return last, Counter({name: many for name, many in ((WAITING, waiting), (INACTIVE, inactive)) if many})
 
