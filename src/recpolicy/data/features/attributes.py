@@ -46,12 +46,10 @@ def encode_attributes(schema: FeatureSchema, train: Ratings) -> Attributes:
     for part, known, name in zip(PARTS, columns, _TABLES, strict=True):
         lacking = [feature for feature in schema.part(part) if feature.partition(".")[0] not in known]
         if lacking:
-            columns = sorted(set(known) - {ACTION_ID})
+            found = sorted(set(known) - {ACTION_ID})
             missing = f"no column{'s' * (len(lacking) > 1)} {join_words([*map(repr, lacking)])}"
-            hint = did_you_mean(likely_columns(columns, {name: name for name in lacking}), len(lacking))
-            raise DataError(
-                f"features: the table of {name} has {missing}. Found: {', '.join(columns) or 'none'}.{hint}"
-            )
+            hint = did_you_mean(likely_columns(found, {name: name for name in lacking}), len(lacking))
+            raise DataError(f"features: the table of {name} has {missing}. Found: {', '.join(found) or 'none'}.{hint}")
     seen = np.unique(train.user), np.unique(train.item)
     encoder = FeatureEncoder.fit(
         schema,
