@@ -217,6 +217,16 @@ def test_the_configuration_is_read_and_changed(app, operator, new):
     assert (other.current.mode, other.current.reward.wait_seconds) == ("apprentice", 3600.0)
 
 
+def test_a_window_of_the_settings_file_stays_while_others_change(app, operator):
+    settings = app.state.server.rank
+    settings.of_file = replace(settings.of_file, reward=replace(settings.of_file.reward, wait_seconds=2.0))
+    settings.load(app.state.server.store.engine)
+    after = operator.update_service_configuration(
+        {**operator.get_service_configuration(), "learningMode": "LoggingOnly"}
+    )
+    assert (after["rewardWaitTime"], after["learningMode"]) == ("PT2S", "LoggingOnly")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -112,8 +112,15 @@ def configuration_body(
     return body if apprentice is None else body | {"latestApprenticeModeMetrics": apprentice}
 
 
-def configuration_values(request: ServiceConfiguration, store: StoreConfig) -> dict[str, Any]:
-    """Return what the database keeps of the settings; raises DataError for a retention that the server has not."""
+def configuration_values(request: ServiceConfiguration, service: RankService, store: StoreConfig) -> dict[str, Any]:
+    """Return what the database keeps of the settings.
+
+    Raises DataError for a retention that the server has not, and for another window than the present one that is
+    shorter or longer than that service's.
+    """
+    wait = request.reward_wait_time
+    if wait != service.reward.wait_seconds and not 5 <= wait <= 172_800:
+        raise DataError(f"rewardWaitTime is {wait:g} s; expected PT5S to P2D")
     days = _retention_days(store)
     if request.log_retention_days != days:
         raise DataError(

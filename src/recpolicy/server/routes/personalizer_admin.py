@@ -44,7 +44,7 @@ def show_configuration(_: Reader, state: StateDep) -> Response:
 @router.put("/configurations/service")
 def change_configuration(request: ServiceConfiguration, caller: Operator, state: StateDep) -> Response:
     """Change the settings for all processes, in place of those of the file."""
-    values = personalizer.configuration_values(request, state.settings.store)
+    values = personalizer.configuration_values(request, state.rank.current, state.settings.store)
     state.rank.store(state.require_store().engine, SERVICE, values)
     registry_actions.write_audit(state, caller, "rank_settings", values)
     return json_response(_configuration(state))

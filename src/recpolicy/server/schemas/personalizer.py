@@ -140,12 +140,6 @@ class ServiceConfiguration(_Model):
     is_auto_optimization_enabled: Literal[False] | None = Field(default=None, description="Not available.")
     log_mirror_enabled: Literal[False] | None = Field(default=None, description="Not available: export the log.")
 
-    @model_validator(mode="after")
-    def _check_window(self) -> "ServiceConfiguration":
-        if not 5 <= self.reward_wait_time <= 172_800:
-            raise ValueError(f"rewardWaitTime is {self.reward_wait_time:g} s; expected PT5S to P2D")
-        return self
-
 
 class LearningSettingsBody(_Model):
     """Learning settings."""
