@@ -40,9 +40,28 @@ def context(seeds: Sequence[int], **extra: Any) -> dict[str, Any]:
     }
 
 
-def write_results(path: Path, figures: Mapping[str, float], context: Mapping[str, Any]) -> None:
-    """Write `{"figures": ..., "context": ...}` atomically; figures are rounded to six significant digits."""
-    write_json(path, {"figures": {name: float(f"{value:.6g}") for name, value in figures.items()}, "context": context})
+def write_results(
+    path: Path,
+    figures: Mapping[str, float],
+    context: Mapping[str, Any],
+    trials: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    """Write `{"figures": ..., "context": ...}` atomically; figures are rounded to six significant digits.
+
+    Args:
+        path: The file.
+        figures: Numbers by name.
+        context: What they were measured with.
+        trials: The values of each trial behind a figure, in the order of the seeds, under the key `trials`.
+    """
+    body: dict[str, Any] = {"figures": {name: _rounded(value) for name, value in figures.items()}, "context": context}
+    if trials is not None:
+        body["trials"] = {name: [_rounded(value) for value in values] for name, values in trials.items()}
+    write_json(path, body)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _cpu() -> str:

@@ -3,10 +3,8 @@
 python benchmarks/impatient_bandits/run.py --out benchmarks/impatient_bandits/results.json
 """
 
-import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,6 @@ from recpolicy.core.seeds import generator
 
 ITEMS, USERS, DAYS, HORIZON, TRIALS = 200, 200, 180, 60, 10
 ADMISSIBLE, FEW_USERS = 60, 50
-PROCESSES = 2
 SEEN = (0, 1, 2, 5, 10, 20, 30, 60)
 
 
@@ -124,12 +121,16 @@ def main() -> None:
     options = arguments(__doc__ or "")
     trials, days = (2, 90) if options.quick else (TRIALS, DAYS)
     figures: dict[str, float] = {}
-    with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
-        results = list(pool.map(run_trial, range(trials), [days] * trials))
+    results = [run_trial(trial, days) for trial in range(trials)]
     runs, moved = [each[0] for each in results], [each[1] for each in results]
+    by_trial: dict[str, list[float]] = {}
+    for prefix, each in (("", runs), ("moving_", moved)):
+        for name in each[0]:
+            by_trial[f"{prefix}regret_{name}"] = [float(run[name].regret.sum()) for run in each]
+            by_trial[f"{prefix}entropy_day_90_{name}"] = [float(run[name].entropy[min(89, days - 1)]) for run in each]
+    for name, values in by_trial.items():
+        put(figures, name, values)
     for name in runs[0]:
-        put(figures, f"regret_{name}", [float(run[name].regret.sum()) for run in runs])
-        put(figures, f"entropy_day_90_{name}", [float(run[name].entropy[min(89, days - 1)]) for run in runs])
         half = days // 2
         put(figures, f"daily_regret_second_half_{name}", [float(run[name].regret[half:].mean()) for run in runs])
     for label in ("", "gaussian_", "blind_second_day_", "shuffled_", "shuffled_within_"):
@@ -144,7 +145,6 @@ def main() -> None:
               - run["blind_second_day_day_two"].regret[2 * quarter : 3 * quarter].mean()) for run in runs
     ])  # fmt: skip
     for name in moved[0]:
-        put(figures, f"moving_regret_{name}", [float(run[name].regret.sum()) for run in moved])
         put(figures, f"moving_newest_share_{name}", [float(run[name].newest[days // 3 :].mean()) for run in moved])
     for traces in (10, 100, 1_000):
         errors = [stickiness_errors(trial, traces) for trial in range(min(trials, 5))]
@@ -159,7 +159,7 @@ def main() -> None:
         "items": ITEMS, "users_a_day": USERS, "days": days, "horizon": HORIZON, "moving_users_a_day": FEW_USERS,
         "moving_admissible": ADMISSIBLE,
     }  # fmt: skip
-    write_results(options.out, figures, context(list(range(trials)), **about))
+    write_results(options.out, figures, context(list(range(trials)), **about), by_trial)
 
 
 if __name__ == "__main__":
