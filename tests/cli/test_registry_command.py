@@ -201,11 +201,14 @@ def test_items_are_added_and_retired_by_commands(capsys, registry, tmp_path):
     ]
     retired = recpolicy(capsys, "registry", "retire-items", registry.folder, 3, 501, 104, "--message", "old", "--json")
     parent = registry.version(3).policy_digest
-    answer = {"number": 4, "from": 3, "parent": parent, "added": [], "retired": [501, 104]}
+    answer = {"number": 4, "from": 3, "parent": parent, "added": [], "retired": [501, 104], "restored": []}
     assert json.loads(retired.out) == answer
     assert registry.version(4).note == {"why": "old"}
     shown = recpolicy(capsys, "registry", "show", registry.folder, 4).out
-    assert "catalog     version 3, 0 added, 2 retired" in shown
+    assert "catalog     version 3, 2 retired" in shown
+    restored = recpolicy(capsys, "registry", "restore-items", registry.folder, 4, 104)
+    assert restored.out.splitlines()[0] == "registered: version 5, version 4 with 1 item restored"
+    assert "item 104 is not retired" in refused(recpolicy(capsys, "registry", "restore-items", registry.folder, 5, 104))
     assert "catalog     as trained" in recpolicy(capsys, "registry", "show", registry.folder, 2).out
 
 

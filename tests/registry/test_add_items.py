@@ -129,7 +129,8 @@ def test_lineage_names_parent_and_change(registry, new_items):
     parent = registry.version(1)
     assert version.lineage["changed_from"] == 1
     assert version.lineage["parents"] == [{"policy_digest": parent.policy_digest}]
-    assert version.lineage["catalog_change"] == {"parent": parent.policy_digest, "added": [501, 502], "retired": []}
+    change = {"parent": parent.policy_digest, "added": [501, 502], "retired": [], "restored": []}
+    assert version.lineage["catalog_change"] == change
     assert (version.gate, version.note, version.policy_digest) == (
         None,
         {"why": "spring list"},
@@ -261,7 +262,7 @@ def test_a_missing_file_and_too_many_items_are_one_line(registry, tmp_path, monk
         (["104"], UnknownIdError, "the ids are integers: 104 without quotes"),
         ([104, 104], DataError, "item 104 is named twice"),
         (list(range(101, 112)), DataError, "11 items to retire of 11: 0 would be left; expected at least 1"),
-        ([], DataError, "no items to add and none to retire"),
+        ([], DataError, "no items to add, to retire or to restore"),
     ],
 )
 def test_items_that_cannot_be_retired_are_one_line(registry, retire, error, message):
@@ -274,8 +275,95 @@ def test_an_item_retires_once(registry):
     change_items(registry, 1, retire=[104])
     with pytest.raises(DataError, match="item 104 is retired already"):
         change_items(registry, 2, retire=[104])
-    with pytest.raises(DataError, match="item 104 is in the policy already"):
+    with pytest.raises(DataError, match="item 104 is retired; `recpolicy registry restore-items` brings it back"):
         change_items(registry, 2, table((104, "Drama")))
+
+
+def policy_of(registry: Registry, number: int) -> Artifact:
+    return read_artifact(registry.resolve(number))
+
+
+def check_arms(artifact: Artifact, before: Artifact) -> None:
+    """Check that a policy has the arms of another, and no item that is retired."""
+    np.testing.assert_array_equal(artifact.action_items, before.action_items)
+    for name, values in before.policy.items():
+        np.testing.assert_array_equal(artifact.policy[name], values, err_msg=name)
+    assert artifact.retired_items.tolist() == []
+
+
+def test_a_restored_item_answers_as_before(registry):
+    change_items(registry, 1, retire=[104, 111])
+    change_items(registry, 2, retire=[101])
+    version = change_items(registry, 3, restore=[101, 104, 111])  # from two versions
+    check_arms(policy_of(registry, 4), policy_of(registry, 1))
+    assert version.lineage["catalog_change"]["restored"] == [101, 104, 111]
+    before, after = (load_scorer(registry.resolve(number)) for number in (1, 4))
+    np.testing.assert_array_equal(after.predict_one(3).score, before.predict_one(3).score)
+    assert set(load_policy(registry.resolve(4)).recommend([3], k=11, exclude_rated=False)["item_id"]) >= {101, 104, 111}
+    assert change_items(registry, 3, restore=[101, 104, 111]).number == 4
+    some = policy_of(registry, change_items(registry, 3, restore=[111]).number)
+    assert some.retired_items.tolist() == [0, 3]
+    assert some.action_items.tolist() == [1, 2, *range(4, 11)]
+    again = policy_of(registry, change_items(registry, 4, retire=[111], restore=[]).number)
+    assert again.retired_items.tolist() == [10]
+
+
+def test_a_restored_item_that_was_added_keeps_its_own_prior(registry, new_items):
+    change_items(registry, 1, new_items)
+    change_items(registry, 2, table((503, "Horror")), [501, 104])
+    change_items(registry, 3, restore=[501])
+    change_items(registry, 4, restore=[104], retire=[503])
+    artifact, before = policy_of(registry, 5), policy_of(registry, 2)
+    for name in ("theta", "covariance", "added_arm", "added_prior"):
+        np.testing.assert_array_equal(artifact.policy[name], before.policy[name])
+    assert artifact.retired_items.tolist() == [13]
+    change_items(registry, 5, restore=[503])
+    np.testing.assert_array_equal(policy_of(registry, 6).policy["added_arm"], [11, 12, 13])
+    np.testing.assert_array_equal(
+        policy_of(registry, 6).policy["added_prior"][-1], policy_of(registry, 3).policy["added_prior"][-1]
+    )
+
+
+def trained_again(registry: Registry, number: int, folder: Path, **config: float) -> None:
+    """Register a version as a retraining of another leaves it: all arms have moved."""
+    old = policy_of(registry, number)
+    parent = {"policy_digest": old.metadata["policy_digest"], "log": None}
+    metadata = {name: value for name, value in old.metadata.items() if name != "catalog_change"}
+    metadata |= {"parents": [*old.metadata["parents"], parent]}
+    metadata |= {"config": {"agent": config}} if config else {}
+    new = replace(old, policy={**old.policy, "theta": old.policy["theta"] + 1}, metadata=metadata)
+    new = replace(new, metadata={**metadata, "policy_digest": policy_digest(new)})
+    registry.register(write(folder, new))
+
+
+def test_an_item_comes_back_after_a_training_where_arms_are_separate(registry, tmp_path):
+    change_items(registry, 1, retire=[104])
+    trained_again(registry, 2, tmp_path / "trained")
+    change_items(registry, 3, restore=[104])
+    theta, before = policy_of(registry, 4).policy["theta"], policy_of(registry, 1).policy["theta"]
+    moved = np.ones((11, 1))
+    moved[3] = 0
+    np.testing.assert_allclose(theta, before + moved, rtol=1e-6)
+    trained_again(registry, 2, tmp_path / "forgets", forgetting=0.9, precision=20.0)
+    with pytest.raises(ConfigError, match=r"item 104 was retired before the last training.*roll back to version 1,"):
+        change_items(registry, 5, restore=[104])
+    assert len(registry.versions()) == 5
+
+
+def test_items_that_cannot_be_restored_are_one_line(registry, tmp_path):
+    change_items(registry, 1, retire=[104])
+    for restore, error, message in (
+        ([105], DataError, "item 105 is not retired"),
+        ([9], UnknownIdError, "no item with id 9 in this policy"),
+        ([104, 104], DataError, "item 104 is named twice"),
+    ):
+        with pytest.raises(error, match=message):
+            change_items(registry, 2, restore=restore)
+    other = Registry(tmp_path / "other")
+    other.register(registry.resolve(2))
+    with pytest.raises(ConfigError, match="no version of this registry that the policy comes from recommends item 104"):
+        change_items(other, 1, restore=[104])
+    assert [len(each.versions()) for each in (registry, other)] == [2, 1]
 
 
 def test_versions_that_cannot_change_are_one_line(registry, new_items, tmp_path):

@@ -46,7 +46,7 @@ def test_a_change_is_a_new_version_that_serves_once_it_is_promoted(world):
     assert send("GET", "/v1/admin/versions").json()["versions"][1]["lineage"]["catalog_change"]["retired"] == [103]
     line = send("GET", "/v1/admin/audit").json()["audit"][0]
     assert (line["actor"], line["action"]) == ("olga", "items")
-    assert line["detail"] == {"number": 2, "from": 1, "added": 2, "retired": 1}
+    assert line["detail"] == {"number": 2, "from": 1, "added": 2, "retired": 1, "restored": 0}
     assert send("POST", "/v1/admin/versions/2/promote?ungated=true").status_code == 200
     rated = send("POST", "/v1/recommend", {"user": 3, "k": 12, "exclude_rated": False}).json()["items"]
     assert {item["item_id"] for item in rated} == ({*range(101, 112), 901, 902} - {103})
@@ -93,7 +93,8 @@ def test_feedback_moves_a_new_item_online_from_its_own_prior(world):
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({}, 422, "no items to add and none to retire"),
+        ({}, 422, "no items to add, to retire or to restore"),
+        ({"restore": [104]}, 422, "item 104 is not retired"),
         ({"add": [{"item": 104}]}, 422, "item 104 is in the policy already"),
         ({"add": [{"item": "new"}]}, 422, "item id 'new'; the policy's ids are whole numbers"),
         ({"add": [{"item": 901}, {"item": 901}]}, 422, "item 901 occurs twice"),

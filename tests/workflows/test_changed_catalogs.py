@@ -69,7 +69,7 @@ def test_retraining_moves_a_new_arm_by_exact_steps_from_its_prior(tmp_path):
     np.testing.assert_array_equal(after.policy["theta"][:arm], before.policy["theta"][:arm])
     for record in ("added_arm", "added_prior", "trained_items"):
         np.testing.assert_array_equal(after.policy[record], before.policy[record])
-    assert after.metadata["parents"][-1]["catalog_change"] == {"added": 1, "retired": 0}
+    assert after.metadata["parents"][-1]["catalog_change"] == {"added": 1, "retired": 0, "restored": 0}
     assert "catalog_change" not in after.metadata
 
 
@@ -98,9 +98,26 @@ def test_agents_that_cannot_take_new_items_say_so_and_can_retire(tmp_path, name)
     with pytest.raises(ConfigError, match=f"{name} cannot take new items without training"):
         change_items(registry, 1, new_item())
     before = read_artifact(trained(name))
-    number = change_items(registry, 1, retire=[before.tables.item_ids[before.action_items[2]]]).number
+    retired = [before.tables.item_ids[before.action_items[arm]] for arm in (2, 5)]
+    number = change_items(registry, 1, retire=retired).number
     after = read_artifact(registry.resolve(number))
-    assert len(after.action_items) == len(before.action_items) - 1
+    assert len(after.action_items) == len(before.action_items) - 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ucb1", "exp3", "boltzmann", "neural_linucb", "popular", "linucb", "linucb_user", "linucb_hybrid", "eps_greedy"],
+)
+def test_every_policy_is_as_before_after_an_item_has_come_back(tmp_path, name):
+    registry = Registry(tmp_path / "registry")
+    registry.register(trained(name))
+    before = read_artifact(trained(name))
+    item = before.tables.item_ids[before.action_items[2]]
+    change_items(registry, 1, retire=[item])
+    after = read_artifact(registry.resolve(change_items(registry, 2, restore=[item]).number))
+    np.testing.assert_array_equal(after.action_items, before.action_items)
+    for array, values in before.policy.items():
+        np.testing.assert_array_equal(after.policy[array], values, err_msg=array)
 
 
 def test_a_training_that_cannot_go_on_says_so(tmp_path):

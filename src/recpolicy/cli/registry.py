@@ -188,6 +188,26 @@ def retire_items(
     _say_changed(registry, version, as_json)
 
 
+@app.command("restore-items", epilog="Example:  recpolicy registry restore-items runs/registry champion 50")
+def restore_items(
+    folder: Folder,
+    name: Name,
+    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Ids of retired items.")],
+    message: Message = None,
+    as_json: Json = False,
+) -> None:
+    """Register a copy of a version that recommends retired items again, as it did before."""
+    from recpolicy.cli.ids import parse_ids
+    from recpolicy.inference.artifact import read_inference_artifact
+    from recpolicy.registry.add_items import change_items
+    from recpolicy.registry.model_registry import Registry
+
+    registry = Registry(folder)
+    known = read_inference_artifact(registry.resolve(name)).tables.item_ids
+    version = change_items(registry, name, restore=parse_ids(items, known), note=_note(message))
+    _say_changed(registry, version, as_json)
+
+
 @app.command(epilog="Example:  recpolicy registry promote runs/registry 3")
 def promote(
     folder: Folder, number: Number, ungated: Ungated = False, message: Message = None, as_json: Json = False
@@ -242,7 +262,7 @@ def _say_changed(registry: "Registry", version: "Version", as_json: bool) -> Non
         return
     counts = " and ".join(
         f"{len(ids):,} {'item' if len(ids) == 1 else 'items'} {verb}"
-        for verb, ids in (("added", change["added"]), ("retired", change["retired"]))
+        for verb, ids in ((verb, change[verb]) for verb in ("added", "retired", "restored"))
         if ids
     )
     print_text(f"registered: version {version.number}, version {version.lineage['changed_from']} with {counts}")
@@ -258,7 +278,8 @@ def _catalog(lineage: "Mapping[str, Any]") -> str:
     change, parent = lineage.get("catalog_change"), lineage.get("changed_from")
     if not isinstance(change, dict) or parent is None:
         return "as trained"
-    return f"version {parent}, {len(change['added'])} added, {len(change['retired'])} retired"
+    counts = {verb: len(change.get(verb, ())) for verb in ("added", "retired", "restored")}
+    return ", ".join([f"version {parent}", *(f"{count} {verb}" for verb, count in counts.items() if count)])
 
 
 def _names(registry: "Registry", number: int) -> str:

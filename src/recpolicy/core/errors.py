@@ -88,7 +88,7 @@ class MissingExtraError(RecpolicyError, ImportError):
 def unknown_name_error(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """Return the ConfigError for a name that is not among `known`, with the nearest known name as a hint."""
     names = sorted(known)
-    return ConfigError(f"no {kind} named {name!r}.{suggest_name(name, names)} Known: {', '.join(names)}.")
+    return ConfigError(f"no {kind} named {name!r}.{suggest_name(name, names)} Known: {', '.join(names) or 'none'}.")
 
 
 def suggest_name(name: str, known: Sequence[str], min_similarity: float = _MIN_SIMILARITY) -> str:

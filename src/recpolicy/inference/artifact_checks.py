@@ -146,8 +146,13 @@ def check_metadata(metadata: Any) -> None:
         if not isinstance(metadata.get(name), dict | None):
             raise ArtifactError(f"metadata: {name} is {_short(metadata[name])}; expected an object")
     change = metadata.get("catalog_change", {"added": [], "retired": []})
-    if not isinstance(change, dict) or not all(isinstance(change.get(name), list) for name in ("added", "retired")):
-        raise ArtifactError(f"metadata: catalog_change is {_short(change)}; expected lists of added and retired items")
+    if not isinstance(change, dict) or not all(
+        isinstance(change.get(name, default), list)
+        for name, default in (("added", None), ("retired", None), ("restored", []))
+    ):
+        raise ArtifactError(
+            f"metadata: catalog_change is {_short(change)}; expected lists of added, retired and restored items"
+        )
     parents = metadata.get("parents", [])
     if not isinstance(parents, list) or not all(isinstance(parent, dict) for parent in parents):
         raise ArtifactError(f"metadata: parents is {_short(parents)}; expected a list of objects")

@@ -1,10 +1,10 @@
-"""Add items to the catalog of a trained policy, or retire some, without training.
+"""Add items to the catalog of a trained policy, retire some, or restore retired ones, without training.
 
 A new item gets offset and embedding from its genres, by a regression over the items of the training
 (models/fold_in.py). Its row follows those of all earlier items, and its arm those of all earlier arms, so rows and arms
 keep their meaning. In a policy with one linear model per arm, the new arm starts at the regression's mean, and its
 covariance is that of the regression over the noise variance. A retired item keeps its row, and loses its arm: no answer
-recommends it, and ratings of it still describe a user.
+recommends it, and ratings of it still describe a user. A restored item gets the arm that it had in the version before.
 
 U users, I items, A arms, M new items, C context columns of which the first D are the embedding, T = entries of a packed
 covariance.
@@ -33,7 +33,7 @@ from recpolicy.models.fold_in import FoldedItems, fold_in_items, genre_prior
 CATALOG_ARRAYS = (ADDED_ARM, ADDED_PRIOR, RETIRED_ITEMS, TRAINED_ITEMS, "prior_error_variance")
 """Arrays of a policy that record changes of its catalog, and what arms began with; a later training keeps them."""
 CATALOG_CHANGE = "catalog_change"
-"""Key in the metadata of a version whose catalog was changed: parent, added and retired ids."""
+"""Key in the metadata of a version whose catalog was changed: parent, added, retired and restored ids."""
 OWN_POSTERIOR = ("linear", "hybrid")
 """Estimators with a linear model per arm: feedback on a new item moves its own estimate."""
 _CELL_BYTES, _MOMENT_BYTES = 16, 8
@@ -98,6 +98,51 @@ def without_items(artifact: Artifact, item_ids: Sequence[Hashable]) -> Artifact:
     )  # fmt: skip
 
 
+def with_restored(artifact: Artifact, before: Artifact, item_ids: Sequence[Hashable]) -> Artifact:
+    """Return the policy with the arms that retired items had in a version before.
+
+    Args:
+        artifact: The policy.
+        before: The version before: an ancestor of the policy that recommends the items.
+        item_ids: Ids of retired items.
+
+    Raises:
+        UnknownIdError: An id is unknown.
+        DataError: An item is not retired, or occurs twice.
+    """
+    rows = retired_rows(artifact, item_ids)
+    count = len(artifact.action_items)
+    arm_before = {row: arm for arm, row in enumerate(before.action_items.tolist())}
+    chosen = np.array([arm_before[row] for row in rows.tolist()])
+    action_items = np.concatenate([artifact.action_items, rows])
+    # Rows in order stay so; else restored arms are the last ones.
+    in_order = bool((np.diff(artifact.action_items) > 0).all())
+    order = np.argsort(action_items) if in_order else np.arange(len(action_items))
+    arrays = dict(artifact.policy)
+    for name, axis in _arm_axes(artifact).items():
+        if name in arrays:
+            own, rest = np.split(arrays[name], [count], axis=axis)  # a network may have an output for the value
+            arms = np.concatenate([own, np.take(before.policy[name], chosen, axis=axis)], axis=axis)
+            arrays[name] = np.concatenate([np.take(arms, order, axis=axis), rest], axis=axis)
+    arrays.update(_added_arms(artifact, before, chosen, np.argsort(order)))
+    arrays[RETIRED_ITEMS] = np.setdiff1d(artifact.retired_items, rows).astype(np.int32)
+    return replace(artifact, policy=arrays, action_items=action_items[order].astype(np.int32))
+
+
+def retired_rows(artifact: Artifact, item_ids: Sequence[Hashable]) -> NDArray[np.int32]:
+    """Return the rows of different retired items; raises what `with_restored` raises."""
+    rows = _rows(artifact, item_ids)
+    for row, identifier in zip(rows, item_ids, strict=True):
+        if row not in artifact.retired_items:
+            raise DataError(f"item {identifier} is not retired")
+    return rows
+
+
+def arms_are_separate(parts: PolicyParts) -> bool:
+    """Return True if an arm stays right while the policy learns from rounds that do not show its item."""
+    return takes_items(parts) and not _forgets(parts)
+
+
 def takes_items(parts: PolicyParts) -> bool:
     """Return True if an arm of the policy is a function of the item's embedding and offset, or starts as one."""
     if parts.estimator == "mlp":
@@ -115,12 +160,19 @@ def check_takes_items(parts: PolicyParts) -> None:
             " alone; linucb, lints, linucb_user, linucb_hybrid, linucb_shared, squarecb and rating_model can, and"
             " eps_greedy and boltzmann with the head dot"
         )
-    forgetting = (parts.metadata.get("config", {}).get("agent") or {}).get("forgetting", 1)
-    if parts.estimator in OWN_POSTERIOR and forgetting < 1:
+    if _forgets(parts):
         raise ConfigError(
-            f"{parts.agent} with forgetting {forgetting:g} cannot take new items: a new arm would return to the prior"
-            " of the training; train with forgetting 1"
+            f"{parts.agent} with forgetting {_forgetting(parts):g} cannot take new items: a new arm would return to the"
+            " prior of the training; train with forgetting 1"
         )
+
+
+def _forgets(parts: PolicyParts) -> bool:
+    return parts.estimator in OWN_POSTERIOR and _forgetting(parts) < 1
+
+
+def _forgetting(parts: PolicyParts) -> float:
+    return float((parts.metadata.get("config", {}).get("agent") or {}).get("forgetting", 1))
 
 
 def genre_rows(names: Sequence[str], items: pd.DataFrame) -> NDArray[np.float32]:
@@ -220,6 +272,31 @@ def _chosen_arms(artifact: Artifact, arms: NDArray[np.integer]) -> dict[str, Any
         arrays[ADDED_PRIOR] = arrays[ADDED_PRIOR][still]
         arrays[ADDED_ARM] = np.searchsorted(arms, arrays[ADDED_ARM][still]).astype(np.int32)
     return arrays
+
+
+def _added_arms(
+    artifact: Artifact, before: Artifact, chosen: NDArray[np.integer], place: NDArray[np.integer]
+) -> dict[str, Any]:
+    """Return the record of added arms after arms were restored.
+
+    Args:
+        artifact: The policy with A arms.
+        before: The version before.
+        chosen: [M], its arms that come back.
+        place: [A + M], the new arm of each old one and then of each restored one.
+    """
+    arms, priors = [], []
+    count = len(artifact.action_items)
+    for policy, new_arms in ((artifact, dict(enumerate(place[:count].tolist()))),
+                             (before, dict(zip(chosen.tolist(), place[count:].tolist(), strict=True)))):  # fmt: skip
+        for arm, prior in zip(policy.policy.get(ADDED_ARM, ()), policy.policy.get(ADDED_PRIOR, ()), strict=True):
+            if int(arm) in new_arms:
+                arms.append(new_arms[int(arm)])
+                priors.append(prior)
+    if not arms:
+        return {}
+    order = np.argsort(arms)
+    return {ADDED_ARM: np.array(arms, np.int32)[order], ADDED_PRIOR: np.array(priors)[order]}
 
 
 def _arm_axes(artifact: Artifact) -> Mapping[str, int]:

@@ -154,7 +154,8 @@ def _mlp(arrays: Arrays, situation: PolicyInput) -> Estimate:
 
 def _arms(arrays: Arrays, situation: PolicyInput) -> Estimate:
     shape = situation.rating.shape
-    spread = {name: np.broadcast_to(value, shape) for name, value in arrays.items()}
+    named = (name for name in ("mean", "width", "weight", "score") if name in arrays)
+    spread = {name: np.broadcast_to(arrays[name], shape) for name in named}
     return Estimate(spread["mean"], spread["width"], spread.get("weight", spread["mean"]), spread.get("score"))
 
 

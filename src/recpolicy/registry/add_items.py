@@ -1,13 +1,13 @@
-"""Register a version with new items, or without retired ones: a copy of a version whose catalog was changed.
+"""Register a version with new items, without retired ones, or with restored ones: a copy with another catalog.
 
 The version before stays as it is. The new one knows it as its parent, has the hashes of the same learned events, and
-says in its metadata, under `catalog_change`, which items were added and retired. What the parent has learned online is
-not in its version and so not in the new one; the next retraining learns it from the log.
+says in its metadata, under `catalog_change`, which items were added, retired and restored. What the parent has learned
+online is not in its version and so not in the new one; the next retraining learns it from the log.
 """
 
 import shutil
 import tempfile
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,19 @@ from recpolicy.inference import artifact as item_policy
 from recpolicy.inference.artifact import Artifact, read_artifact, write_arrays, write_manifest
 from recpolicy.inference.artifact_checks import MAX_ID, MAX_TITLE, MAX_YEAR
 from recpolicy.inference.artifact_files import format_name
-from recpolicy.inference.catalog_changes import CATALOG_CHANGE, with_items, without_items
+from recpolicy.inference.catalog_changes import (
+    CATALOG_CHANGE,
+    arms_are_separate,
+    retired_rows,
+    with_items,
+    with_restored,
+    without_items,
+)
 from recpolicy.registry.model_registry import Note, Registry
 from recpolicy.registry.version_files import Version, sound_manifest
 
 MAX_CHANGED = 10_000
-"""Items that one change may add or retire; the manifest names them all."""
+"""Items that one change may add, retire or restore; the manifest names them all."""
 _LEARNER_STATE = ("checkpoint/", "learner/")
 
 
@@ -38,24 +45,26 @@ def change_items(
     name: int | str,
     add: pd.DataFrame | Path | str | None = None,
     retire: Sequence[Hashable] = (),
+    restore: Sequence[Hashable] = (),
     *,
     note: Note = None,
 ) -> Version:
-    """Register a copy of a version with new items, without retired ones, or both; the same change again is the same
-    version.
+    """Register a copy of a version with another catalog; the same change again is the same version.
 
     Args:
         registry: The registry.
         name: Number or alias of the version.
         add: New items: a file, or a table with the columns item_id, title, year and genres.
         retire: Ids of items that no answer may recommend any more.
+        restore: Ids of retired items that answers may recommend again.
         note: Author and reason, for the audit.
 
     Returns:
         The new version. It has no gate record.
 
     Raises:
-        ConfigError: The version is unknown or of another kind, its agent cannot take new items, or a genre is unknown.
+        ConfigError: The version is unknown or of another kind, its agent cannot take new items, a genre is unknown, or
+            no registered version has the arm of an item to restore.
         DataError: An item is known already, missing or repeated, or the file cannot be read.
         ArtifactError: The version is damaged.
     """
@@ -65,15 +74,17 @@ def change_items(
         raise ConfigError(f"version {parent.number} is not a policy of items; only those have a catalog")
     manifest = sound_manifest(folder)
     before = read_artifact(folder)
-    if add is None and not retire:
-        raise DataError("no items to add and none to retire")
-    if len(retire) > MAX_CHANGED:
-        raise DataError(f"{len(retire):,} items to retire; at most {MAX_CHANGED:,} at a time")
+    if add is None and not retire and not restore:
+        raise DataError("no items to add, to retire or to restore")
+    for verb, ids in (("retire", retire), ("restore", restore)):
+        if len(ids) > MAX_CHANGED:
+            raise DataError(f"{len(ids):,} items to {verb}; at most {MAX_CHANGED:,} at a time")
     items = None if add is None else _new_items(add, before)
     changed = before if items is None else with_items(before, items)
+    changed = _with_restored(registry, changed, restore) if restore else changed
     changed = without_items(changed, retire) if retire else changed
     added = [] if items is None else items["item_id"].tolist()
-    metadata = _metadata(before, added, list(retire))
+    metadata = _metadata(before, added, list(retire), list(restore))
     with tempfile.TemporaryDirectory(prefix="recpolicy-items-") as scratch:
         target = Path(scratch) / "policy"
         target.mkdir()
@@ -107,12 +118,13 @@ def _new_items(add: pd.DataFrame | Path | str, before: Artifact) -> pd.DataFrame
     ids = items["item_id"].tolist()
     if isinstance(known[0], str) and not isinstance(add, pd.DataFrame):
         ids = [str(identifier) for identifier in ids]  # a text file has no types
-    _check_ids(place, ids, known)
+    retired = {known[row] for row in before.retired_items.tolist()}
+    _check_ids(place, ids, known, retired)
     _check_texts(place, items)
     return items.assign(item_id=ids)
 
 
-def _check_ids(place: str, ids: list[Any], known: Sequence[Hashable]) -> None:
+def _check_ids(place: str, ids: list[Any], known: Sequence[Hashable], retired: Set[Hashable]) -> None:
     """Raise DataError for ids of another type, known ones and repeated ones."""
     kind, expected = (str, "text") if isinstance(known[0], str) else (int, "whole numbers")
     seen: set[Any] = set()
@@ -121,6 +133,8 @@ def _check_ids(place: str, ids: list[Any], known: Sequence[Hashable]) -> None:
         if type(identifier) is not kind:
             hint = type_hint([identifier], rows) or f"; the policy's ids are {expected}"
             raise DataError(f"{place}: item id {identifier!r}{hint}")
+        if identifier in retired:
+            raise DataError(f"{place}: item {identifier} is retired; `recpolicy registry restore-items` brings it back")
         if identifier in rows:
             raise DataError(f"{place}: item {identifier} is in the policy already; leave it out")
         if identifier in seen:
@@ -141,14 +155,47 @@ def _check_texts(place: str, items: pd.DataFrame) -> None:
             raise DataError(f"{place}: the year of item {identifier} is {year}")
 
 
-def _metadata(before: Artifact, added: list[Hashable], retired: list[Hashable]) -> Mapping[str, Any]:
+def _with_restored(registry: Registry, artifact: Artifact, item_ids: Sequence[Hashable]) -> Artifact:
+    """Return the policy with the arms that retired items had in their latest versions in the registry."""
+    waiting = dict(zip(retired_rows(artifact, item_ids).tolist(), item_ids, strict=True))
+    versions = {version.policy_digest: version for version in registry.versions()}
+    child, learned = artifact.metadata, False
+    for parent in reversed(artifact.metadata.get("parents", [])):
+        learned = learned or child.get(CATALOG_CHANGE, {}).get("parent") != parent["policy_digest"]
+        version = versions.get(parent["policy_digest"])
+        if version is None:
+            child = {}  # its own parent is unknown
+            continue
+        before = read_artifact(registry.resolve(version.number))
+        child = before.metadata
+        chosen = [row for row in waiting if row in before.action_items]
+        if not chosen:
+            continue
+        if learned and not arms_are_separate(artifact):
+            raise ConfigError(
+                f"item {waiting[chosen[0]]} was retired before the last training, and {artifact.agent} learns all items"
+                f" together; roll back to version {version.number}, or train again with the item"
+            )
+        artifact = with_restored(artifact, before, [waiting.pop(row) for row in chosen])
+        if not waiting:
+            return artifact
+    missing = next(iter(waiting.values()))
+    raise ConfigError(
+        f"no version of this registry that the policy comes from recommends item {missing}; register one, or train"
+        " again with the item"
+    )
+
+
+def _metadata(
+    before: Artifact, added: list[Hashable], retired: list[Hashable], restored: list[Hashable]
+) -> Mapping[str, Any]:
     """Return the metadata of the changed version: those of its parent, which it names."""
     parent = {
         name: before.metadata[name]
         for name in ("policy_digest", "log", "slate_digest", "learned_events")
         if name in before.metadata
     }
-    change = {"parent": before.metadata["policy_digest"], "added": added, "retired": retired}
+    change = {"parent": before.metadata["policy_digest"], "added": added, "retired": retired, "restored": restored}
     return {**before.metadata, "parents": [*before.metadata.get("parents", []), parent], CATALOG_CHANGE: change}
 
 

@@ -1,4 +1,4 @@
-"""Add and retire items of a version in a process of its own, whose memory is free afterwards.
+"""Add, retire and restore items of a version in a process of its own, whose memory is free afterwards.
 
 The server answers without pandas; reading and writing whole artifacts needs it.
 """
@@ -9,8 +9,9 @@ from typing import Any
 
 
 def change_catalog(
-    folder: Path, version: int, add: Sequence[Mapping[str, Any]], retire: Sequence[int | str], note: Mapping[str, Any]
-) -> int:
+    folder: Path, version: int, add: Sequence[Mapping[str, Any]], retire: Sequence[int | str],
+    restore: Sequence[int | str], note: Mapping[str, Any],
+) -> int:  # fmt: skip
     """Register a version with another catalog; return its number.
 
     Args:
@@ -18,6 +19,7 @@ def change_catalog(
         version: Number of the version to change.
         add: New items, with item, title, genres and year.
         retire: Ids of items to retire.
+        restore: Ids of retired items to restore.
         note: Author of the change.
 
     Raises:
@@ -43,4 +45,4 @@ def change_catalog(
             "genres": pd.Series([GENRE_SEPARATOR.join(item["genres"]) for item in add], dtype="str"),
         }
     )
-    return change_items(Registry(folder), version, items if len(items) else None, retire, note=note).number
+    return change_items(Registry(folder), version, items if len(items) else None, retire, restore, note=note).number

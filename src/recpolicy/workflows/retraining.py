@@ -91,7 +91,9 @@ def retrain(
     if not old.learned_real_rewards:
         figures["rewards"] = f"{old.metadata['training'].get('rewards', 'unknown')}, then {figures['rewards']}"
     if CATALOG_CHANGE in old.metadata:
-        parent[CATALOG_CHANGE] = {name: len(old.metadata[CATALOG_CHANGE][name]) for name in ("added", "retired")}
+        parent[CATALOG_CHANGE] = {
+            name: len(old.metadata[CATALOG_CHANGE].get(name, ())) for name in ("added", "retired", "restored")
+        }
     inherited = {name: value for name, value in old.metadata.items() if name not in ("slate_digest", CATALOG_CHANGE)}
     lineage: dict[str, Any] = {
         **log_lineage(log),

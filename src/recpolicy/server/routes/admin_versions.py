@@ -109,10 +109,10 @@ def resume_exploration(caller: Operator, state: StateDep) -> Response:
 
 @router.post(CHANGE_ITEMS.removeprefix("/v1/admin"), response_model=VersionResponse, status_code=201)
 def change_items(request: ItemsRequest, caller: Operator, state: StateDep) -> Response:
-    """Register a copy of a version with new items, without retired ones, or both. It serves nobody yet."""
+    """Register a copy of a version with items added, retired or restored. It serves nobody yet."""
     registry = state.require_registry()
-    if not request.add and not request.retire:
-        raise DataError("no items to add and none to retire; name some in add or retire")
+    if not (request.add or request.retire or request.restore):
+        raise DataError("no items to add, to retire or to restore; name some in add, retire or restore")
     number = registry.routing().champion if request.version is None else request.version
     if number is None:
         raise HTTPException(409, "the registry has no champion; name the version to change")
@@ -124,13 +124,15 @@ def change_items(request: ItemsRequest, caller: Operator, state: StateDep) -> Re
     try:
         added = [item.model_dump() for item in request.add]
         note = {"by": caller.name}
-        new = run_in_process(change_catalog, registry.folder.absolute(), number, added, request.retire, note)
+        new = run_in_process(
+            change_catalog, registry.folder.absolute(), number, added, request.retire, request.restore, note
+        )
     except ArtifactError as error:
         raise HTTPException(409, str(error)) from None
     finally:
         _importing.release()
     version = registry.version(new)
-    counts = {"added": len(request.add), "retired": len(request.retire)}
+    counts = {"added": len(request.add), "retired": len(request.retire), "restored": len(request.restore)}
     registry_actions.write_audit(state, caller, "items", {"number": new, "from": number, **counts})
     registry_actions.sync_versions(state)
     return json_response(_describe(version, registry.aliases()) | {"gate": version.gate}, 201)

@@ -142,6 +142,9 @@ class ItemsRequest(BaseModel):
     retire: list[ItemId] = Field(
         default_factory=list, max_length=MAX_ITEMS, description="Ids of items that no answer may recommend any more."
     )
+    restore: list[ItemId] = Field(
+        default_factory=list, max_length=MAX_ITEMS, description="Ids of retired items to recommend again."
+    )
 
 
 class KeyRequest(BaseModel):

@@ -84,6 +84,7 @@ function catalogChange({ catalog_change: change, changed_from: from }) {
   const parts = [
     change.added.length ? `added: ${some(change.added)}` : "",
     change.retired.length ? `retired: ${some(change.retired)}` : "",
+    change.restored?.length ? `restored: ${some(change.restored)}` : "",
   ].filter(Boolean);
   return el("p", { class: "hint", text: `Version ${from ?? "unknown"} with other items; ${parts.join("; ")}.` });
 }
