@@ -18,6 +18,8 @@ REWARD = np.array([0.5, 0.4, 0.3, 0.9])
 COUNTS = np.array([5, 3, 2, 0])
 """The log never shows the last of four items."""
 PLAIN = {"layers": (1,), "head": "plain", "ent_coef": 0.0, "max_weight": UNCLIPPED, "gamma": 0.0}
+TABLE = {"dueling": False}
+"""A bias of a critic is then the value of an item."""
 
 
 def bias_of(network) -> tf.Variable:
@@ -26,7 +28,7 @@ def bias_of(network) -> tf.Variable:
 
 def bandit(values: np.ndarray, **settings):
     """Return an agent whose biases are all there is: logits of the policy and values [E, A] of the critics."""
-    config = OffPolicyActorCriticConfig(**(PLAIN | {"critics": len(values)} | settings))
+    config = OffPolicyActorCriticConfig(**(PLAIN | TABLE | {"critics": len(values)} | settings))
     agent = make_offpolicy_actor_critic(*small_specs(1, len(LOGITS)), config)
     bias = bias_of(agent.learner._policy.network)
     bias.assign(LOGITS)
@@ -112,6 +114,18 @@ def test_the_gradient_over_all_actions_has_no_variance_from_the_logged_action():
     assert spread["all_actions"] < 1e-7 < 1e-2 < spread["logged"]
 
 
+def test_without_weights_the_figures_of_weights_are_those_of_the_behavior_head():
+    """A log without propensities has zeros in their place; the head says 1/4 each, and so does the policy."""
+    agent, bias = bandit(np.tile(REWARD, (2, 1)), actor="all_actions")
+    bias.assign(tf.zeros(4))
+    bias_of(agent.learner._behavior.network).assign(tf.zeros(4))
+    played = shown(COUNTS, REWARD)
+    figures = agent.learner.update(played._replace(log_probability=tf.zeros_like(played.log_probability)), SEED)
+    assert float(figures["effective_share"]) == pytest.approx(1.0)
+    wild = bandit(np.tile(REWARD, (2, 1)), actor="logged")[0].learner.update(played, SEED)
+    assert float(wild["effective_share"]) < 0.99
+
+
 def test_the_actor_teaches_the_critics_nothing_and_they_regress_on_the_target():
     """Critic e's gradient: vf_coef times the mean over critics and steps of value - target, within the Huber band."""
     values = np.array([REWARD + 0.2, REWARD - 0.1])
@@ -142,6 +156,30 @@ def test_critics_disagree_from_the_start(tables):
     assert float(tf.reduce_min(tf.math.reduce_std(values, axis=0))) > 0
 
 
+@pytest.mark.parametrize("tables", [False, True], ids=["plain", "dot"])
+def test_the_mean_of_a_dueling_critic_over_items_is_its_value_of_the_state(tables):
+    learner = make("offpolicy_actor_critic", tables=tables).learner
+    x = tf.constant(observations(20))
+    level = [head.network(learner._critics.trunk(x))[:, -1] for head in learner._critics.heads]
+    np.testing.assert_allclose(tf.reduce_mean(learner.action_values(x), axis=2), level, atol=1e-5)
+
+
+def test_values_that_grow_change_items_less_with_a_separate_level():
+    """Every item pays 5, so values rise by some 4; what else changes is the order of the items."""
+    spread = {}
+    for dueling in (False, True):
+        learner = make("offpolicy_actor_critic", gamma=0.0, dueling=dueling).learner
+        x, played = tf.constant(observations(50)), block(20, ends=0.0)
+        before = learner.action_values(x).numpy()
+        update = tf.function(learner.update, autograph=False)
+        for _ in range(60):
+            update(played._replace(reward=5.0 + tf.zeros_like(played.reward)), SEED)
+        change = learner.action_values(x).numpy() - before
+        assert change.mean() > 3
+        spread[dueling] = change.std(axis=2).mean()
+    assert spread[True] < 0.6 * spread[False]
+
+
 def test_targets_follow_the_critics_by_tau():
     agent, played = make("offpolicy_actor_critic", tables=False, tau=0.1), block(5)
     learner = agent.learner
@@ -158,7 +196,7 @@ def test_targets_follow_the_critics_by_tau():
 
 def test_items_already_shown_have_no_later_value():
     """A huge critic value of an item matters to the targets only where the next mask allows it."""
-    agent, played = make("offpolicy_actor_critic", tables=False), block(5, ends=0.0)
+    agent, played = make("offpolicy_actor_critic", tables=False, dueling=False), block(5, ends=0.0)
     learner = agent.learner
     means = []
     for allowed in (True, False):

@@ -1,5 +1,7 @@
 """Agents that start from a policy, and the limit on their divergence from it."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,12 +10,12 @@ from synthetic_choice import SETTINGS
 from synthetic_choice import environment as choice_environment
 from synthetic_choice import make as make_bandit
 
-from recpolicy.agents import AGENTS, SESSION_AGENTS
+from recpolicy.agents import AGENTS, SESSION_AGENTS, agent_entry
 from recpolicy.agents.observation import read_observation
 from recpolicy.agents.reference_policy import ReferencePolicy, kl_divergence
 from recpolicy.core.errors import ConfigError
 from recpolicy.training.compiled_loop import OnlineLoop
-from recpolicy.workflows.initial_policy import KINDS
+from recpolicy.workflows.initial_policy import KINDS, NETWORK_SETTINGS
 
 SEED = tf.constant([1, 1], tf.int32)
 SOFTMAX = KINDS["session"]
@@ -108,6 +110,12 @@ def test_kinds_are_those_of_the_exported_policies():
             assert name in KINDS[make_bandit(name, model="neural").learner.export().estimator]
         elif hasattr(entry.config, "layers"):
             assert name in KINDS[make_bandit(name).learner.export().estimator]
+
+
+def test_the_settings_of_a_kind_are_those_of_all_its_agents():
+    for kind, names in KINDS.items():
+        for name in names:
+            assert set(NETWORK_SETTINGS[kind]) <= {field.name for field in fields(agent_entry(name).config)}
 
 
 def test_the_divergence_is_the_sum_over_allowed_actions():

@@ -119,6 +119,15 @@ def test_a_bandit_starts_from_the_network_of_another(tmp_path):
     np.testing.assert_allclose(policy.artifact.policy["kernel_2"], old["kernel_2"], atol=1e-5)
 
 
+def test_exploration_stays_the_agents_own_and_squarecb_takes_its_neural_model():
+    source, here = trained("boltzmann"), {"config": {"items": 30}}
+    for agent, own in (("eps_greedy", {}), ("squarecb", {"model": "neural"})):
+        found = read_initial_policy(source, agent, miniature_split(), **here)
+        assert found.agent == {"layers": [64, 64], "head": "plain", **own}
+    with pytest.raises(ConfigError, match=r"agent\.model is 'neural' there, not 'linear'"):
+        read_initial_policy(source, "squarecb", miniature_split(), agent_config={"model": "linear"}, **here)
+
+
 def test_of_a_registry_the_champion_is_taken(tmp_path, clone):
     registry = Registry(tmp_path / "registry")
     registry.create()

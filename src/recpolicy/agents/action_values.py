@@ -49,8 +49,9 @@ def combine_critics(values: tf.Tensor, kappa: float) -> tf.Tensor:
 def restrict_to_support(values: tf.Tensor, behavior: tf.Tensor, mask: tf.Tensor, smallest: float) -> tf.Tensor:
     """Return values [n, A] where actions that the behavior policy hardly takes have the lowest supported value.
 
-    This is the most pessimistic end of the dial: the critic's opinion about them does not count. A row without a
-    supported action stays as it is.
+    This is the most pessimistic end of the dial, for the actor's gradient only: the critics' targets and the value
+    network keep the critics' values. Another form sums over supported actions only; here the others count as the
+    worst of those. A row without a supported action stays as it is.
 
     Args:
         values: [n, A].

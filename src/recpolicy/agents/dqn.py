@@ -144,8 +144,7 @@ class DQN(SessionLearner):
         """Return unmasked Q-values [B, A] of a network, in the unit of learning."""
         if not self.config.dueling:
             return network(observation, None)
-        state, scores = network.with_state_value(observation)
-        return state[:, tf.newaxis] + scores - tf.reduce_mean(scores, axis=1, keepdims=True)
+        return network.dueling_values(observation)
 
     def _copy(self, share: float) -> None:
         for old, new in zip(self._target.network.weights, self._online.network.weights, strict=True):

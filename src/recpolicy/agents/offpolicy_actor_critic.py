@@ -8,10 +8,13 @@ importance weights. The actor has two forms:
     all_actions   gradient = sum_a lambda_K (Q~(s, a) - sum_b pi(b|s) Q~(s, b)) grad pi(a|s)
 
 Q~ = mean + kappa sd over critics. The critics have last layers of their own with different initial weights: so they
-disagree about actions that the log does not show. Source: Chen et al. 2022 (10.1145/3523227.3546758).
+disagree about actions that the log does not show. With `dueling` the level of a critic's values is a separate output;
+without it, values that grow from one reward to those of a session lose the order of the items. Source: Chen et al. 2022
+(10.1145/3523227.3546758).
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -71,6 +74,8 @@ class OffPolicyActorCriticConfig(ReferenceLimitConfig, SessionNetworkConfig):
     """Standard deviations over critics that are added to their mean; negative values are pessimistic."""
     critics: Size = 2
     """Number E of critics."""
+    dueling: bool = True
+    """Use Q = V(s) + score - mean score in the critics, with V as a separate output."""
     support: Fraction = 0.0
     """Actions with a smaller probability of behavior count as the worst supported one; 0 supports all."""
     k: Size = 1
@@ -96,13 +101,15 @@ class OffPolicyActorCriticConfig(ReferenceLimitConfig, SessionNetworkConfig):
 class Critics(tf.Module):
     """A trunk and E heads that score all items; used twice, online and as the target."""
 
-    def __init__(self, trunk: tf_keras.Sequential, heads: list[ItemScores], name: str):
+    def __init__(self, trunk: tf_keras.Sequential, heads: list[ItemScores], name: str, *, dueling: bool = False):
         super().__init__(name=name)
-        self.trunk, self.heads = trunk, heads
+        self.trunk, self.heads, self._dueling = trunk, heads, dueling
 
     def __call__(self, observation: tf.Tensor) -> tf.Tensor:
         """Return unmasked values [E, n, A]."""
         state = self.trunk(observation)
+        if self._dueling:
+            return tf.stack([head.dueling_values(observation, state) for head in self.heads])
         return tf.stack([head.of(state, observation, None) for head in self.heads])
 
     @property
@@ -201,7 +208,9 @@ class OffPolicyActorCritic(LimitedLearner):
         }  # fmt: skip
 
     def _log_behavior(self, steps: Experience, head: tf.Tensor) -> tf.Tensor:
-        return steps.log_probability if self.config.behavior == "logged" else head
+        """Return log beta [n]; all_actions needs no weights, so its figures use the head's estimate."""
+        logged = self.config.behavior == "logged" and self.config.actor == "logged"
+        return steps.log_probability if logged else head
 
     def _actor_loss(
         self, steps: Experience, scores: tf.Tensor, own: tf.Tensor, behavior: tf.Tensor, values: tf.Tensor,
@@ -252,16 +261,18 @@ def make_offpolicy_actor_critic(
             " to 0"
         )
     policy, behavior = (make_head(action_spec, config, arms, seed, name) for name in ("policy", "behavior"))
-    critics, targets = (
-        Critics(
-            make_trunk(spec, config, seed),
-            [
-                make_head(action_spec, config, arms, seed, f"critic_{index}", config.value_temperature, zero=False)
-                for index in range(config.critics)
-            ],
-            name,
-        )
-        for name in ("critics", "targets")
-    )
+    critics, targets = (_make_critics(spec, action_spec, config, arms, seed, name) for name in ("critics", "targets"))
     learner = OffPolicyActorCritic(policy, behavior, critics, targets, make_value(spec, config, seed), config)
     return SessionAgent(spec, action_spec, learner, seed=seed)
+
+
+def _make_critics(
+    spec: Any, action_spec: Any, config: OffPolicyActorCriticConfig, arms: ItemFeatures | None, seed: int, name: str
+) -> Critics:
+    """Return a trunk with the heads of all critics, of random initial weights."""
+    make = partial(
+        make_head, action_spec, config, arms, seed, temperature=config.value_temperature, zero=False,
+        state_value=config.dueling,
+    )  # fmt: skip
+    heads = [make(name=f"critic_{index}") for index in range(config.critics)]
+    return Critics(make_trunk(spec, config, seed), heads, name, dueling=config.dueling)

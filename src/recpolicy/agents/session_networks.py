@@ -63,10 +63,18 @@ class ItemScores(tf.Module):
         """Return scores [B, A] for other network inputs, such as the output of a trunk."""
         return mask_logits(self._score(self.network(inputs), observation), mask)
 
-    def with_state_value(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the network's last output [B] as the value, and unmasked scores [B, A] from the other outputs."""
-        output = self.network(observation)
+    def with_state_value(self, observation: tf.Tensor, inputs: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the network's last output [B] as the value, and unmasked scores [B, A] from the other outputs.
+
+        `inputs` replaces the observation as the network's input, such as the output of a trunk.
+        """
+        output = self.network(observation if inputs is None else inputs)
         return output[:, -1], self._score(output[:, :-1], observation)
+
+    def dueling_values(self, observation: tf.Tensor, inputs: tf.Tensor | None = None) -> tf.Tensor:
+        """Return Q = V(s) + score - mean score [B, A], unmasked; V is the network's last output."""
+        state, scores = self.with_state_value(observation, inputs)
+        return state[:, tf.newaxis] + scores - tf.reduce_mean(scores, axis=1, keepdims=True)
 
     def _score(self, output: tf.Tensor, observation: tf.Tensor) -> tf.Tensor:
         if self._table is None:

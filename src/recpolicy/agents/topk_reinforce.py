@@ -213,7 +213,7 @@ def load_trunk_and_head(trunk: tf_keras.Sequential, head: ItemScores, arrays: Ma
 
 def make_head(
     action_spec: Any, config: SessionNetworkConfig, arms: ItemFeatures | None, seed: int, name: str,
-    temperature: float | None = None, *, zero: bool = True,
+    temperature: float | None = None, *, zero: bool = True, state_value: bool = False,
 ) -> ItemScores:  # fmt: skip
     """Return a head on a trunk that scores all items; plain without `arms`.
 
@@ -225,9 +225,11 @@ def make_head(
         name: Name of the head and of its random stream.
         temperature: Replaces the config's temperature.
         zero: Start a dot head at 0, so that it ranks as the rating model does; plain heads start at random.
+        state_value: Add an output for a value of the state.
     """
     dot = arms if config.head == "dot" else None
     outputs = int(action_spec.maximum) + 1 if dot is None else dot_head_features(dot).shape[1]
+    outputs += state_value
     random = dot is None or not zero
     initial = tf_keras.initializers.GlorotUniform(integer_seed(seed, name)) if random else "zeros"
     network = tf_keras.Sequential([tf_keras.layers.Dense(outputs, kernel_initializer=initial)], name=name)

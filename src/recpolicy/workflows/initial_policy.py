@@ -38,7 +38,13 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """Agents with a network by the estimator of their policies; agents of one kind can start from each other's policies."""
 _FEATURES = ("items", "rank", "rating_model", "demographics", "features")
 _VIEW = ("view", "last_n", "max_episode_steps")
-_NETWORK = ("layers", "head", "temperature", "dueling", "encoding_dim")
+NETWORK_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "session": ("layers", "head", "temperature"),
+    "session_values": ("layers", "head", "temperature", "dueling"),
+    "mlp": ("layers", "head"),
+    "encoded_linear": ("layers", "encoding_dim"),
+}
+"""Settings that all agents of a kind have and that decide about the network, by the estimator."""
 _TOLERANCE = 1e-3
 """Largest difference of embeddings that counts as equal, as between two processors."""
 
@@ -145,9 +151,17 @@ def read_initial_policy(
     names = (*_FEATURES, *(_VIEW if policy.sequential else ()))
     return InitialPolicy(
         folder, policy, _adopt(where, "train", config, learned["train"], names),
-        _adopt(where, "agent", agent_config, learned["agent"], _NETWORK),
+        _adopt(where, "agent", agent_config, *_network(agent, estimator, learned["agent"])),
         _adopt(where, "rating_model", model_config, learned["rating_model"], tuple(learned["rating_model"])),
     )  # fmt: skip
+
+
+def _network(agent: str, estimator: str, theirs: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the settings of a policy's agent and the names of those that the agent to train must have as well."""
+    names = NETWORK_SETTINGS[estimator]
+    if agent == "squarecb":  # its default model has no network
+        return {**theirs, "model": "neural"}, (*names, "model")
+    return dict(theirs), names
 
 
 def check_limits(agent: str, config: Any, initial: InitialPolicy | None) -> None:
