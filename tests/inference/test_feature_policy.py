@@ -48,6 +48,23 @@ def test_a_request_and_the_same_round_of_a_log_have_the_same_probabilities(polic
         np.testing.assert_allclose(score, scores[offers], atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["linucb_shared", "linucb_hybrid", "neural_linucb"])
+def test_without_a_multiplier_no_widths_are_computed(name, monkeypatch):
+    policy, log = trained_case(name), tiny_log(50, seed=3)
+    almost, zero = (replace(policy, settings={**policy.settings, "alpha": alpha}) for alpha in (1e-12, 0.0))
+    expected = almost.probabilities_of(log)
+    estimate = type(policy.model).estimate
+
+    def only_means(model, pairs, widths):
+        assert not widths
+        return estimate(model, pairs, widths)
+
+    monkeypatch.setattr(type(policy.model), "estimate", only_means)
+    np.testing.assert_allclose(zero.probabilities_of(log), expected, atol=1e-12)
+    with pytest.raises(AssertionError):
+        almost.probabilities_of(log)
+
+
 def test_blocks_of_rounds_make_no_difference(policy, monkeypatch):
     log = tiny_log(50, seed=3)
     whole = policy.probabilities_of(log)

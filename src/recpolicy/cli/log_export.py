@@ -164,7 +164,7 @@ _SESSION_REASONS = {
 }
 _RANK_REASONS = {
     "incomplete": "the user did not agree that the server keeps the traits",
-    "waiting": "the window of their rewards is not over",
+    "waiting": "the window of their rewards, or the minute after their activation, is not over",
     "inactive": "deferred and not activated",
     "damaged": "they cannot be read",
 }

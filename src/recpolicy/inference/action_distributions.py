@@ -109,6 +109,8 @@ def _greedy(estimate: Estimate, _: Settings, mask: Mask) -> Array:
 
 
 def _upper_confidence(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
+    if settings["alpha"] == 0:
+        return greedy(estimate.mean, mask)
     assert estimate.width is not None, "the upper-confidence head needs an estimator with widths"
     return greedy(estimate.mean + settings["alpha"] * estimate.width, mask)
 

@@ -317,7 +317,7 @@ class FeaturePolicy:
 
     @property
     def _needs_widths(self) -> bool:
-        return self.head in WIDTH_HEADS
+        return self.head in WIDTH_HEADS and self.settings.get("alpha") != 0
 
     def _check_names(self, part: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Raise DataError for a feature that the training log did not have."""
