@@ -81,6 +81,15 @@ def test_the_logged_figures_are_those_of_the_last_days(folder):
     assert evaluation.average_reward.value == pytest.approx(log.reward[last].mean())
     masks = signal_masks(folder / "later", log.event_id[last])
     assert evaluation.like_rate.value == pytest.approx(masks["like"].mean())
+    kind = log.context["content_type"][last]
+    assert set(evaluation.by_content_type) == set(kind.tolist())
+    for name, figures in evaluation.by_content_type.items():
+        assert figures.rounds == (kind == name).sum()
+        assert figures.users == len(set(log.user[last][kind == name].tolist()))
+        assert figures.average_reward.value == pytest.approx(log.reward[last][kind == name].mean())
+        assert figures.like_rate.value == pytest.approx(masks["like"][kind == name].mean())
+        assert figures.like_rate.lo <= figures.like_rate.value <= figures.like_rate.hi
+    assert evaluation.tables()["Logged by content type"]["rounds"].sum() == evaluation.rounds
 
 
 def test_a_policy_is_not_evaluated_on_rounds_that_it_learned(folder):

@@ -5,7 +5,7 @@ policy would have earned is estimated off policy, and compared with the logging 
 action with the highest mean reward of all rounds that the policy learned) and with the static strategy.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.json import to_plain
 from recpolicy.core.statistics import Interval, ratio_interval
-from recpolicy.core.types import Array
+from recpolicy.core.types import Array, Ints
 from recpolicy.data import log_columns
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.log_parts import log_parts
@@ -26,7 +26,7 @@ from recpolicy.ope.engine import estimate, value_difference
 from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
 from recpolicy.ope.results import PolicyComparison
 from recpolicy.strategies.artifact import read_strategy_policy
-from recpolicy.strategies.config import ACTIONS, TRAIT_RANGE
+from recpolicy.strategies.config import ACTIONS, SITUATION, TRAIT_RANGE
 from recpolicy.strategies.log_rounds import offered_actions, rounds_from_log
 from recpolicy.strategies.policy import SOURCES, StrategyPolicy
 from recpolicy.strategies.rounds import StrategyRounds
@@ -38,7 +38,25 @@ TEST_DAYS = 3.0
 ESTIMATOR = "dr"
 POLICIES = ("policy", "policy, greedy", "trait-blind", "static")
 """The policy with its exploration, without it, and the two baselines, both greedy."""
-LIKE = "like"
+LIKE, CONTENT_TYPE = "like", "content_type"
+
+
+@dataclass(frozen=True)
+class LoggedFigures:
+    """The figures of logged rounds of one kind of content."""
+
+    rounds: int
+    users: int
+    average_reward: Interval
+    """Infinitely wide for a single user."""
+    like_rate: Interval | None
+    """None for a log without signals."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able values."""
+        like_rate = None if self.like_rate is None else self.like_rate.as_dict()
+        reward = self.average_reward.as_dict()
+        return {"rounds": self.rounds, "users": self.users, "average_reward": reward, "like_rate": like_rate}
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,8 @@ class StrategyEvaluation:
     """Of the logged rounds."""
     signal_rates: Mapping[str, Interval]
     """Share of the logged rounds with a signal of each type; empty for a log without signals."""
+    by_content_type: Mapping[str, LoggedFigures]
+    """The logged rounds of each kind of content that has any."""
     values: Mapping[str, Interval]
     """Estimated mean reward of each of POLICIES."""
     gains: Mapping[str, PolicyComparison]
@@ -74,6 +94,7 @@ class StrategyEvaluation:
                 "average_reward": self.average_reward.as_dict(),
                 "like_rate": None if self.like_rate is None else self.like_rate.as_dict(),
                 "signal_rates": {name: rate.as_dict() for name, rate in self.signal_rates.items()},
+                "by_content_type": {name: figures.as_dict() for name, figures in self.by_content_type.items()},
                 "values": {name: value.as_dict() for name, value in self.values.items()},
                 "gains": {
                     name: {**gain.limits["t"].as_dict(), "value": gain.value, "verdict": gain.verdict()}
@@ -101,6 +122,7 @@ class StrategyEvaluation:
         ).set_index("gain over")  # fmt: skip
         return {
             f"Logged: {self.rounds:,} rounds of {self.users:,} users": _interval_table(logged, "logged"),
+            "Logged by content type": _kind_table(self.by_content_type),
             f"Estimated mean reward ({ESTIMATOR})": _interval_table(self.values, "policy"),
             "Gain of the greedy policy": gains,
         }
@@ -109,6 +131,22 @@ class StrategyEvaluation:
 def _interval_table(intervals: Mapping[str, Interval], index: str) -> pd.DataFrame:
     rows = [{"value": f"{each.value:.3f}", "95 %": f"[{each.lo:.3f}, {each.hi:.3f}]"} for each in intervals.values()]
     return pd.DataFrame(rows, index=pd.Index(list(intervals), name=index))
+
+
+def _kind_table(kinds: Mapping[str, LoggedFigures]) -> pd.DataFrame:
+    rows = [
+        {
+            "rounds": figures.rounds, "users": figures.users, "average reward": _text(figures.average_reward),
+            "like rate": "" if figures.like_rate is None else _text(figures.like_rate),
+        }
+        for figures in kinds.values()
+    ]  # fmt: skip
+    return pd.DataFrame(rows, index=pd.Index(list(kinds), name="content type"))
+
+
+def _text(interval: Interval) -> str:
+    ends = f" [{interval.lo:.3f}, {interval.hi:.3f}]" if np.isfinite(interval.hi - interval.lo) else ""
+    return f"{interval.value:.3f}{ends}"
 
 
 def evaluate_strategy(
@@ -145,16 +183,35 @@ def evaluate_strategy(
     if units.max() < 1:
         raise DataError(f"{log}: the last {test_days:g} days have rounds of one user only; expected two or more")
     low, high = policy.config.reward.reward_range or (float(rounds.reward.min()), float(rounds.reward.max()))
-    count = np.bincount(units).astype(np.float64)
-    average = ratio_interval(np.bincount(units, rounds.reward), count, high - low)
-    rates = {
-        name: _share(ratio_interval(np.bincount(units, mask), count, 1.0))
-        for name, mask in signal_masks(Path(log), rounds.event_id).items()
-    }
+    masks, width = signal_masks(Path(log), rounds.event_id), high - low
     return StrategyEvaluation(
-        rounds=len(rounds), users=int(units.max()) + 1, test_days=test_days, average_reward=average,
-        signal_rates=rates, **_estimates(policy, rounds, units, seed),
+        rounds=len(rounds), users=int(units.max()) + 1, test_days=test_days,
+        average_reward=_user_mean(units, rounds.reward, width),
+        signal_rates={name: _share(_user_mean(units, mask, 1.0)) for name, mask in masks.items()},
+        by_content_type=_by_content_type(rounds, units, masks, width, policy.config.situation.names(CONTENT_TYPE)),
+        **_estimates(policy, rounds, units, seed),
     )  # fmt: skip
+
+
+def _user_mean(units: Ints, value: Array, width: float) -> Interval:
+    """Return the mean of rounds with its interval over users; units [N] are 0 to U - 1."""
+    return ratio_interval(np.bincount(units, value), np.bincount(units), width)
+
+
+def _by_content_type(
+    rounds: StrategyRounds, units: Ints, masks: Mapping[str, Array], width: float, names: Sequence[str]
+) -> dict[str, LoggedFigures]:
+    """Return the figures of the rounds of each kind of content that has any."""
+    figures, likes = {}, masks.get(LIKE, np.zeros(len(rounds)))
+    for code, name in enumerate(names):
+        rows = rounds.situation[:, SITUATION.index(CONTENT_TYPE)] == code
+        if not rows.any():
+            continue
+        of_kind = np.unique(units[rows], return_inverse=True)[1]
+        like_rate = _share(_user_mean(of_kind, likes[rows], 1.0)) if masks else None
+        reward = _user_mean(of_kind, rounds.reward[rows], width)
+        figures[name] = LoggedFigures(int(rows.sum()), int(of_kind.max()) + 1, reward, like_rate)
+    return figures
 
 
 def _share(interval: Interval) -> Interval:
