@@ -131,7 +131,7 @@ def dqn(
     )  # fmt: skip
     print_text(
         f"{out}: learned {trained.rounds:,} rounds, {trained.with_next:,} with a next round in their session, in"
-        f" {trained.passes} passes; {trained.left_out:,} left out by the window"
+        f" {trained.passes} {'pass' if trained.passes == 1 else 'passes'}; {trained.left_out:,} left out by the window"
     )
     print_text(f"next: recpolicy strategy recommend {out} --request FILE, or recpolicy ope estimate {out} --log ...")
 
