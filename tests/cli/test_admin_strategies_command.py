@@ -45,7 +45,7 @@ def test_an_untrained_table_and_a_skipped_run_say_so(server, capsys):
     assert (answer.code, answer.err) == (0, "")
     rows = lines(answer.out)
     assert rows[0][:2] == ["strategies:", "untrained,"]
-    assert ["epsilon", "0.300"] in rows
+    assert ["epsilon", "0.3"] in rows
     assert "trainings:" not in answer.out
     assert "0 new events of users with at least 5 in the last 7 days; expected 20" in answer.out
     plain = json.loads(recpolicy(capsys, "admin", "strategies", "--json").out)
@@ -86,9 +86,10 @@ def test_trainings_and_the_evaluation_are_rows(server, capsys):
     rows = lines(out)
     assert rows[0][:3] == ["strategies:", "version", "1,"]
     assert ["total_state_actions", "1"] in rows
+    assert ["coverage", f"{1 / 6_075_000:.6g}"] in rows
     training = rows[rows.index(["trainings:"]) + 2]
-    assert training[:4] == ["2023-11-14T22:13:20Z", "1", "20", "0.350"]
-    assert training[5] == "0.500"
+    assert training[:4] == ["2023-11-14T22:13:20Z", "1", "20", "0.35"]
+    assert training[5] == "0.5"
     assert "evaluation of the last 5 days:" in out
     kind = next(row for row in rows if row[0] == "music")
     assert kind[1:4] == ["20", "4", "0.350"]

@@ -34,12 +34,12 @@ def say_strategies(answer: Mapping[str, Any]) -> None:
     name = "untrained" if policy["version"] is None else f"version {policy['version']}"
     print_text(f"strategies: {name}, {policy['policy_digest'][:12]}")
     facts = {key: value for key, value in statistics.items() if key != "policy"}
-    say_rows([{"statistic": key, "value": value} for key, value in facts.items()], "no statistics")
+    say_rows([{"statistic": key, "value": _number(value)} for key, value in facts.items()], "no statistics")
     trained = [run for run in runs[TRAIN] if run["status"] == "done"]
     if trained:
         print_text("trainings:")
         say_rows(
-            [{"executed_at": run["executed_at"], **{key: run["metadata"].get(key) for key in _LEARNED}}
+            [{"executed_at": run["executed_at"], **{key: _number(run["metadata"].get(key)) for key in _LEARNED}}
              for run in trained], "none",
         )  # fmt: skip
     evaluated = next((run for run in runs[EVALUATE] if run["status"] == "done"), None)
@@ -50,6 +50,13 @@ def say_strategies(answer: Mapping[str, Any]) -> None:
         say_rows([_evaluation(kind, figures) for kind, figures in parts.items()], "none")
     print_text("runs:")
     say_runs(sorted([*runs[TRAIN], *runs[EVALUATE]], key=lambda run: run["id"], reverse=True))
+
+
+def _number(value: float | None) -> str:
+    """Return a number as `recpolicy strategy stats` prints it: shares of millions of cells are small."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
 def _evaluation(content_type: str, figures: Mapping[str, Any]) -> dict[str, Any]:
