@@ -73,3 +73,18 @@ def test_strategies_count_that_are_drawn(tmp_path):
         answers = [ask(app, "POST", "/v1/strategies/recommend", STRATEGY_REQUEST).json() for _ in range(30)]
         explored = sum(answer["explored"] for answer in answers)
         assert value(state, 'choices_not_greedy_total{task="strategy",version="0"}') == explored > 0
+
+
+def test_a_request_that_is_repeated_counts_once(tmp_path):
+    """Three times the same id: one strategy and one rank, whatever was drawn."""
+    with strategist(tmp_path / "strategies") as (state, app, _):
+        for _ in range(3):
+            ask(app, "POST", "/v1/strategies/recommend", STRATEGY_REQUEST | {"event_id": "mine"})
+        text = state.metrics.text().decode()
+        assert sum(map(float, re.findall(r"^recpolicy_strategies_total\S* (\S+)$", text, re.MULTILINE))) == 1
+        assert value(state, 'choices_not_greedy_total{task="strategy",version="0"}') <= 1
+    with ranking(tmp_path / "ranks", ValuePolicy()) as app:
+        for _ in range(3):
+            ask(app, "POST", "/v1/rank", REQUEST | {"event_id": "mine"})
+        text = app.state.server.metrics.text().decode()
+        assert sum(map(float, re.findall(r"^recpolicy_ranks_total\S* (\S+)$", text, re.MULTILINE))) == 1

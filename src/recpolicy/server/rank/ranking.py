@@ -81,6 +81,8 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
     decided = _decide(state, live, prepared)
     version = decided.version
     known, stored = await _persist(state, _events(prepared, decided, time))
+    if known:
+        return await _answer_again(state, prepared)
     state.metrics.count_ranks(version.number or 0, decided.variant, service.mode, len(decided.slots))
     for empty in decided.unfilled:
         state.metrics.unfilled.labels(version.number or 0, empty.cause).inc()
@@ -91,8 +93,6 @@ async def rank(state: AppState, request: RankInput) -> Ranked:
     _observe_std(state, prepared, decided)
     if service.mode == APPRENTICE:
         state.metrics.count_imitations([bool(slot.decision.imitated) for slot in decided.slots])
-    if known:
-        return await _answer_again(state, prepared)
     slots: list[RankedSlot] = [RankedSlot(slot.id, ()) for slot in request.slots]
     for slot in decided.slots:
         decision = slot.decision

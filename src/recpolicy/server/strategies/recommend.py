@@ -85,9 +85,9 @@ async def recommend_strategy(state: AppState, service: StrategyService, request:
     answer = chances.answer(live.policy, event_id)
     event = _event(live, request, profile if agreed else None, answer, chances, event_id, time)
     known, stored = await _persist(state, event)
-    state.metrics.count_strategy(live.number, answer.source, answer.explored)
     if known:
         return await _answer_again(state, live, event)
+    state.metrics.count_strategy(live.number, answer.source, answer.explored)
     return Recommended(event_id, answer, live.item_weights[answer.action], live.describe(), stored)
 
 
