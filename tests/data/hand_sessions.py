@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from hand_logs import ACTION_ITEMS, START, tables, third
 
+from recpolicy.data.candidates import ALL_ITEMS, CandidateSets
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
 
@@ -43,6 +44,13 @@ def hand_sessions(**changes: Any) -> SessionLog:
     return SessionLog(**({"action_items": ACTION_ITEMS, "scale": (0.0, 1.0), "name": "hand"} | columns | changes))
 
 
+def hand_candidates() -> CandidateSets:
+    """Without item 5 in session 0 and after its place in session 2; only items 2 and 5 in session 3."""
+    sets = np.array([[True, True, True, True, False], [False, False, True, False, True]])
+    index = np.array([0, 0, 0, 0, ALL_ITEMS, ALL_ITEMS, 0, 0, 0, 0, 1, 1], np.int32)
+    return CandidateSets.without_exclusions(np.packbits(sets, axis=1), index, len(ACTION_ITEMS))
+
+
 def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
     """The hand-made sessions in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,10 +76,16 @@ def _scribble(folder: Path) -> None:
     (folder / SESSIONS).write_bytes(whole)
 
 
+def appended(name: str, values: list[Any], kind: Any) -> corrupt_logs.Change:
+    """A change that adds a column."""
+    return rewritten(lambda table: table.append_column(name, pa.array(values, kind)))
+
+
 def _same(old: list[Any]) -> list[Any]:
     return old
 
 
+LISTS = pa.list_(pa.int64())
 ROW = r"sessions\.parquet: row 3: "
 FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
     "no file": (lambda folder: (folder / SESSIONS).unlink(), r"^[^:]+sessions\.parquet: no such file"),
@@ -116,6 +130,16 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
         column("step", lambda old: [*old[:3], 2, *old[4:]]),
         r"row 4: this step occurs twice \(session 's0', step 2\)",
     ),
+    "candidates too short": (
+        appended("candidates", [b""] * 12, pa.binary()),
+        r"row 1: candidates have 0 bytes; expected 1, a bit for each of the 5",
+    ),
+    "not a candidate": (
+        appended("candidates", [[11, 12, 13, 15]] * 12, LISTS),
+        r"row 5: the item shown is not among the candidates of its step",
+    ),
+    "candidate unknown": (appended("candidates", [[11, 14]] * 12, LISTS), "row 1: a candidate is not in the catalog"),
+    "excluded items": (appended("excluded", [[10]] * 12, LISTS), "column excluded: sessions have candidates only"),
     "another user": (column("user_id", third(2)), ROW + "the user differs from the previous step"),
     "time backwards": (
         column("time", lambda old: [*old[:2], old[0], *old[3:]]), ROW + r"the time is earlier than that of the previous"

@@ -58,6 +58,20 @@ def test_sets_that_no_round_has_are_dropped():
     assert len(CandidateSets.all_items(3, 21).compact().sets) == 0
 
 
+def test_candidates_over_another_catalog_are_those_of_the_items_in_both(monkeypatch):
+    monkeypatch.setattr(module, "_CELLS", 20)
+    rng = np.random.default_rng(2)
+    mask = rng.random((9, 13)) < 0.5
+    sets = CandidateSets.without_exclusions(np.packbits(mask, axis=1), np.array([*range(9), ALL_ITEMS]), 13)
+    place = np.array([12, -1, 0, 5, *range(6, 12)])
+    found = sets.over(place)
+    expected = np.where(place >= 0, np.vstack([mask, np.ones(13, bool)])[:, place], False)
+    np.testing.assert_array_equal(found.mask(slice(None)), expected)
+    excluding = CandidateSets(13, sets.sets, sets.index, np.array([0, *[1] * 10]), np.array([3], np.int32))
+    with pytest.raises(ValueError, match="without exclusions"):
+        excluding.over(place)
+
+
 def test_lists_are_packed_block_by_block_and_rows_of_one_list_share_a_set(monkeypatch):
     monkeypatch.setattr(module, "_CELLS", 50)  # two rounds of 21 actions
     lists = [[3, 1, 20], [1, 3, 20], [0], [], [1, 20, 3]]

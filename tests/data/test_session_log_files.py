@@ -1,14 +1,17 @@
 """Session logs on disk: what is written is read back equal, in any order of rows, and every fault is named."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hand_logs import hand_rounds, tables, write_log
-from hand_sessions import FAULTS, column, hand_sessions, rewritten, without, write_hand
+from hand_sessions import FAULTS, column, hand_candidates, hand_sessions, metadata, rewritten, without, write_hand
 
 from recpolicy.core.errors import DataError
 from recpolicy.data import log_columns
+from recpolicy.data.log_metadata import read_metadata
 from recpolicy.data.log_parts import EVENTS
 from recpolicy.data.session_log import COLUMNS, SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions, write_sessions
@@ -41,6 +44,40 @@ def test_the_rows_may_come_in_any_order_and_in_pieces(tmp_path, monkeypatch):
     rows = np.r_[0:4, 10:12, 5:10, 4]
     for name in (*COLUMNS, "log_propensity"):
         np.testing.assert_array_equal(getattr(found, name), getattr(hand, name)[rows], err_msg=name)
+
+
+def test_candidates_are_read_back_in_any_order_of_rows_pieces_and_bits(tmp_path, monkeypatch):
+    log = hand_sessions(candidates=hand_candidates())
+    write_hand(tmp_path, candidates=hand_candidates())
+    rewritten(lambda table: table.take([2, 10, 0, 9, 3, 8, 1, 11, 4, 7, 6, 5]))(tmp_path)
+    monkeypatch.setattr(log_columns, "_ROWS", 5)
+    order = np.r_[0:4, 10:12, 5:10, 4]
+    expected = log.candidates.mask(slice(None))[order]
+    found = read_sessions(tmp_path / SESSIONS, tables())
+    np.testing.assert_array_equal(found.candidates.mask(slice(None)), expected)
+    written = read_metadata(tmp_path / SESSIONS)
+    metadata(json.dumps({**written, "action_items": written["action_items"][::-1]}).encode())(tmp_path)
+    bits = np.packbits(log.candidates.mask(slice(None))[:, ::-1], axis=1)
+    row = [2, 10, 0, 9, 3, 8, 1, 11, 4, 7, 6, 5]
+    column("candidates", [bits[step].tobytes() for step in row], pa.binary())(tmp_path)
+    found = read_sessions(tmp_path / SESSIONS, tables())
+    np.testing.assert_array_equal(found.candidates.mask(slice(None)), expected)
+
+
+def test_candidates_count_in_the_digest_and_go_with_their_sessions():
+    plain, log = hand_sessions(), hand_sessions(candidates=hand_candidates())
+    assert plain.digest != log.digest
+    part = log.select_sessions(np.array([False, True, False, True]))
+    np.testing.assert_array_equal(part.candidates.mask(slice(None)), log.candidates.mask(slice(None))[[4, 10, 11]])
+    assert len(part.candidates.sets) == 1
+
+
+def test_candidates_that_do_not_fit_the_steps_are_refused():
+    sets = hand_candidates()
+    with pytest.raises(DataError, match="candidates of 11 steps and 5 items; expected 12 steps and 5 items"):
+        hand_sessions(candidates=sets.take(slice(11)))
+    with pytest.raises(DataError, match="step 4 of all: item row 5: not among the candidates of its step"):
+        hand_sessions(candidates=sets.take(np.array([0] * 12)))
 
 
 def test_a_fault_between_rows_names_the_row_of_the_file(tmp_path):

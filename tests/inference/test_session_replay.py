@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny_session_policies import WIDTHS, chances, led_by, tiny_session_artifact
 
+from recpolicy.data.candidates import CandidateSets
 from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.history_state import HISTORY_ENCODERS, Past, Shape
 from recpolicy.inference.predictor import Policy
@@ -42,6 +43,18 @@ def test_probabilities_are_those_that_the_exploring_policy_logged(view, head):
         found[moment.row] = probability[np.arange(len(moment.row)), moment.arm]
     np.testing.assert_allclose(found, np.exp(logged.log_propensity), rtol=0, atol=1e-6)
     assert np.ptp(found) > 0.1  # the negative control: no two items are alike
+
+
+def test_only_candidates_that_the_session_has_not_shown_are_allowed():
+    one, logged = policy("interest"), log("interest")
+    rng, arms = np.random.default_rng(0), len(logged.action_items)
+    mask = rng.random((len(logged), arms)) < 0.5
+    mask[np.arange(len(logged)), np.searchsorted(logged.action_items, logged.item)] = True
+    sets = CandidateSets.without_exclusions(np.packbits(mask, axis=1), np.arange(len(logged)), arms)
+    plain = {row: moment.allowed[at] for moment in moments(one.artifact, logged) for at, row in enumerate(moment.row)}
+    for moment in moments(one.artifact, replace(logged, candidates=sets), at_once=7):
+        for row, allowed in zip(moment.row, moment.allowed, strict=True):
+            np.testing.assert_array_equal(allowed, plain[row] & mask[row])
 
 
 @every_view

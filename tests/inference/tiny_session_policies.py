@@ -23,9 +23,12 @@ WIDTHS = {"interest": RANK + GENRES + 2, "last_item": RANK, "last_n": LAST_N * (
 
 def tiny_session_artifact(
     seed: int = 0, view: str = "interest", users: int = 7, items: int = 11, arms: int | None = None,
-    steps: int = STEPS, head: str = "softmax", metadata: dict[str, Any] | None = None,
+    steps: int = STEPS, head: str = "softmax", metadata: dict[str, Any] | None = None, rated: int = 0,
 ) -> Artifact:  # fmt: skip
-    """A network of one hidden layer with an output for each of `arms` items (all by default), the last among them."""
+    """A network of one hidden layer with an output for each of `arms` items (all by default), the last among them.
+
+    Each user has rated `rated` items, others than the next user; 0: one user has rated one.
+    """
     plain = tiny_artifact(0, users, items, arms)
     action_items = np.arange(items - 1, -1, -(items // (arms or items)))[: arms or items][::-1].astype(np.int32)
     rng = np.random.default_rng([seed, 8])
@@ -47,6 +50,10 @@ def tiny_session_artifact(
         settings=epsilon if dqn else {}, uniform_mix=0.05 * dqn, policy=policy, action_items=action_items,
         metadata={"data": "tiny", "seed": seed},
     )  # fmt: skip
+    if rated:
+        user = np.repeat(np.arange(users, dtype=np.int32), rated)
+        item = (user + 3 * np.tile(np.arange(rated, dtype=np.int32), users)) % items
+        artifact = replace(artifact, rated_user=user, rated_item=item)
     own = {"policy_digest": policy_digest(artifact), **(metadata or {})}
     return replace(artifact, metadata={**artifact.metadata, **own})
 

@@ -1,6 +1,7 @@
 """Sessions of a server as a session log: exact propensities, likes and rewards; the log evaluates its own policy."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny_session_policies import write_tiny_sessions
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.session_log_files import SESSIONS, read_sessions
+from recpolicy.inference.guardrails import GuardrailConfig, bind
 from recpolicy.inference.predictor import load_policy
 from recpolicy.inference.session_replay import moments
 from recpolicy.inference.slate_selection import ExplorationConfig
@@ -34,7 +36,7 @@ STEPS = 4
 @pytest.fixture
 def registry(tmp_path):
     registry = Registry(tmp_path / "registry")
-    registry.register(write_tiny_sessions(tmp_path / "policy", steps=STEPS), gate={"verdict": "pass"})
+    registry.register(write_tiny_sessions(tmp_path / "policy", steps=STEPS, rated=3), gate={"verdict": "pass"})
     registry.promote(1)
     return registry
 
@@ -52,11 +54,11 @@ class Server:
         self.log_policy = LogPolicy(registry)
         self.live = LiveState(LoadedVersion(self.policy.scorer, 1))
 
-    def choose(self, session, shown=(), user=1, k=1, time=DAYS_AGO, **fields):
-        """Choose a list after items and likes; store and return its event."""
+    def choose(self, session, shown=(), user=1, k=1, time=DAYS_AGO, live=None, **fields):
+        """Choose a list after items and likes, without filters unless told; store and return its event."""
         history = [{"item": item, "liked": liked} for item, liked in shown]
         body = {"user": self.user(user), "k": k, "history": history, "session_id": session, "exclude_rated": False}
-        event = choose(self.live, RecommendRequest.model_validate(body | fields), EXPLORING).event
+        event = choose(live or self.live, RecommendRequest.model_validate(body | fields), EXPLORING).event
         event = event._replace(time=time + 1000 * len(shown))
         with transaction(self.engine) as connection:
             insert_events(connection, [event])
@@ -81,11 +83,11 @@ def items_of(event):
     return json.loads(event.item_ids)
 
 
-def play(server, name, user, rng):
+def play(server, name, user, rng, **fields):
     """Show items one by one; the user likes half of them and leaves after a third."""
     shown, chosen = [], []
     while len(shown) < STEPS:
-        event = server.choose(name, shown, user)
+        event = server.choose(name, shown, user, **fields)
         liked = bool(rng.random() < 0.5)
         server.reward(event, 0, 5.0 if liked else 1.0)
         chosen.append((event, liked))
@@ -95,11 +97,16 @@ def play(server, name, user, rng):
     return chosen
 
 
-def test_a_log_of_the_server_has_the_propensities_of_its_policy_and_evaluates_it_to_what_it_earned(server, tmp_path):
-    rng = np.random.default_rng(0)
-    sessions = [play(server, f"s{number:02d}", number % 7, rng) for number in range(40)]
+@pytest.mark.parametrize("rated", ["excluded", "shown"])
+def test_a_log_of_the_server_has_the_propensities_of_its_policy_and_evaluates_it_to_what_it_earned(
+    server, tmp_path, rated
+):
+    """By default a list leaves out the items that the user has rated."""
+    rng, fields = np.random.default_rng(0), {"exclude_rated": rated == "excluded"}
+    sessions = [play(server, f"s{number:02d}", number % 7, rng, **fields) for number in range(40)]
     done, log = server.export(tmp_path / "log")
     assert (done.sessions, done.steps, done.left_out) == (40, sum(map(len, sessions)), {})
+    assert (log.candidates is not None) == (rated == "excluded")
     played = [step for session in sessions for step in session]
     assert log.log_propensity.tolist() == [float(np.log(json.loads(event.propensities)[0])) for event, _ in played]
     assert log.liked.tolist() == [liked for _, liked in played]
@@ -169,13 +176,64 @@ def test_a_session_with_a_fault_is_left_out_as_a_whole_and_counted(server, tmp_p
     server.choose("other_items", [(next(item for item in items if item != first), True)])
     server.choose("two_users", user=1)
     server.choose("two_users", [(items[0], True)], user=2)
-    server.choose("filtered", exclude=[items[0]])
     server.choose("new_user", context=[0.1] * server.policy.artifact.context.shape[1])
     with transaction(server.engine) as connection:
         insert_events(connection, [good._replace(id="f" * 32, session_id="rounds", history=None)])
     done, log = server.export(tmp_path / "log")
     assert set(log.session) == {"good"}
-    assert done.left_out == {"changed_like": 1, "broken": 3, "filtered": 1, "new_user": 1, "other_policy": 1}
+    assert done.left_out == {"changed_like": 1, "broken": 3, "new_user": 1, "other_policy": 1}
+
+
+def candidates(server, log):
+    """Return the ids of the items that each step could show, those aside that its session had shown."""
+    ids = server.policy.artifact.items["item_id"].to_numpy()[log.action_items]
+    return [set(ids[row].tolist()) for row in log.candidates.mask(slice(None))]
+
+
+def test_the_candidates_of_a_step_are_those_of_its_request_and_sessions_share_sets(server, tmp_path):
+    items = set(server.policy.artifact.items["item_id"].tolist())
+    free = server.choose("a", k=2)
+    server.choose("b", exclude=[101, 102], k=2)
+    first = items_of(server.choose("c", exclude=[101]))[0]
+    server.choose("c", [(first, True)], exclude=[first, 105])
+    server.choose("d", exclude_rated=True)  # user 1 has rated the items of rows 1, 4 and 7
+    server.reward(free, 1, 5.0)
+    done, log = server.export(tmp_path / "log")
+    assert done.left_out == {}
+    expected = [items] * 2 + [items - {101, 102}] + [items - {101}, items - {105} | {first}] + [items - {102, 105, 108}]
+    assert candidates(server, log) == expected
+    assert len(log.candidates.sets) == len({frozenset(each) for each in expected})  # steps of a list share one
+
+
+def test_guardrails_close_items_from_a_place_on(server, tmp_path):
+    rails = GuardrailConfig(marked=(101, 102, 103, 104, 105), max_marked=1, blocked=(106,))
+    live = LiveState(replace(server.live.champion, guardrails=bind(rails, server.policy.scorer)))
+    for number in range(20):
+        event = server.choose(f"s{number:02d}", k=3, live=live)
+        server.reward(event, 2, 5.0)  # all three were shown
+    done, log = server.export(tmp_path / "log")
+    assert (done.sessions, done.steps) == (20, 60)
+    shown = server.policy.artifact.items["item_id"].to_numpy()[log.item].reshape(20, 3).tolist()
+    sets, sizes = candidates(server, log), set()
+    for session, items in enumerate(shown):
+        for place in range(3):
+            before = set(items[:place])
+            closed = {106} | (set(rails.marked) if before & set(rails.marked) else set())
+            assert sets[3 * session + place] - before == set(range(101, 112)) - closed - before
+            sizes.add(len(closed))
+    assert sizes == {1, 6}
+
+
+def test_a_log_of_a_smaller_catalog_has_the_sessions_that_could_show_none_of_the_items_without_an_arm(server, tmp_path):
+    server.choose("with")
+    server.choose("without", exclude=[103])
+    artifact = server.policy.artifact
+    server.log_policy.artifact = replace(artifact, action_items=np.delete(artifact.action_items, 2))
+    done, log = server.export(tmp_path / "log")
+    assert done.left_out == {"other_policy": 1}
+    assert set(log.session) == {"without"}
+    assert len(log.action_items) == 10
+    assert log.candidates is None  # of the ten, all could be shown
 
 
 def test_a_policy_of_rounds_has_no_sessions_to_export(tmp_path, engine):

@@ -25,6 +25,7 @@ from synthetic_session_logs import (
 from recpolicy.agents.experience import flatten
 from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinforce
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
+from recpolicy.data.candidates import CandidateSets
 from recpolicy.ope.engine import estimate_trajectories
 from recpolicy.ope.feedback import TrajectoryFeedback
 from recpolicy.ope.fqe import table_model
@@ -98,6 +99,26 @@ def test_what_is_rebuilt_from_a_log_is_what_was_seen(view):
         np.testing.assert_allclose(found.numpy()[0], expected[first[1], first[0]], atol=1e-5)
     np.testing.assert_allclose(steps.log_probability.numpy()[0], log.log_propensity, rtol=1e-6)
     assert 0 < log.ended.sum() < BATCH  # some were cut
+
+
+def test_a_step_shows_only_candidates_and_a_cut_session_ends_with_those_of_its_last_step():
+    _, _, log = watched("interest")
+    sight, rng = planted_sight("interest"), np.random.default_rng(1)
+    catalog = log.action_items
+    mask = rng.random((len(log), ITEMS)) < 0.7
+    mask[np.arange(len(log)), np.searchsorted(catalog, log.item)] = True
+    sets = CandidateSets.without_exclusions(np.packbits(mask, axis=1), np.arange(len(log)), ITEMS)
+    with_sets, plain = replay(replace(log, candidates=sets), sight), replay(log, sight)
+    session = np.repeat(np.arange(len(log.length)), log.length)
+    blocks = [make_block(replayed, tf.range(BATCH), ITEMS).mask.numpy() for replayed in (with_sets, plain)]
+    blocks = [block[log.step, session] for block in blocks]
+    np.testing.assert_array_equal(blocks[0], blocks[1] & mask)
+    following = np.minimum(np.arange(len(log)) + 1, (log.start[1:] - 1)[session])
+    steps = [make_steps(replayed, tf.range(len(log)), ITEMS).next_mask.numpy() for replayed in (with_sets, plain)]
+    np.testing.assert_array_equal(steps[0], steps[1] & mask[following])
+    steps = [make_step_block(replayed, tf.range(len(log)), ITEMS) for replayed in (with_sets, plain)]
+    np.testing.assert_array_equal(steps[0].mask.numpy()[0], steps[1].mask.numpy()[0] & mask)
+    np.testing.assert_array_equal(steps[0].next_mask.numpy()[0], steps[1].next_mask.numpy()[0] & mask[following])
 
 
 def bandit(actions: int, **given):

@@ -157,10 +157,9 @@ def _export_strategies(state: Path, out: Path, config: Path | None, as_json: boo
 _SESSION_REASONS = {
     "broken": "events are missing, or contradict each other",
     "changed_like": "a response changed after a list was chosen by it",
-    "filtered": "a list under filters or guardrails, or without the items that the user has rated",
     "new_user": "the user is unknown to the version, or the request described the user",
     "no_propensity": "no propensity",
-    "other_policy": "chosen by a policy of single rounds, or with another catalog",
+    "other_policy": "chosen by a policy of single rounds, or among items that the version does not have",
 }
 _RANK_REASONS = {
     "incomplete": "the user did not agree that the server keeps the traits",

@@ -129,6 +129,26 @@ class CandidateSets:
         place[-1] = ALL_ITEMS
         return replace(self, sets=self.sets[used[:-1]], index=place[self.index])
 
+    def over(self, place: NDArray[np.integer]) -> "CandidateSets":
+        """Return the same candidates over another catalog, without exclusions.
+
+        Args:
+            place: [B], the action of each item of the other catalog; -1 for items without one, which are no candidates.
+
+        Raises:
+            ValueError: Rounds exclude items.
+        """
+        if len(self.excluded):
+            raise ValueError("only candidates without exclusions can be read over another catalog")
+        index = np.where(self.index == ALL_ITEMS, len(self.sets), self.index)
+        everything = np.packbits(np.ones((1, self.actions), bool), axis=1)
+        sets = np.concatenate([self.sets, everything])
+        moved = np.empty((len(sets), packed_width(len(place))), np.uint8)
+        for rows in blocks(len(sets), max(self.actions, len(place))):
+            bits = np.unpackbits(sets[rows], axis=1, count=self.actions)
+            moved[rows] = np.packbits(bits[:, place] * (place >= 0).astype(np.uint8), axis=1)
+        return CandidateSets.without_exclusions(moved, index, len(place))
+
     def lists(self, rows: slice) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return the number of candidates [n] of these rounds, and their actions [C], ascending in each round."""
         mask = self.mask(rows)

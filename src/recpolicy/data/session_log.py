@@ -3,7 +3,7 @@
 N steps of M sessions, session after session, each in the order of its steps. Users and items are row numbers, as in
 BanditLog; ids appear only in files (session_log_files.py). A session ends because the user leaves (`ended` at its
 last step) or is cut while the user would have stayed (no step says `ended`). No item comes twice in a session, so what
-could be shown at a step is the catalog without what the session has shown.
+could be shown at a step is its candidates (candidates.py; by default the catalog) without what the session has shown.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import content_digest
+from recpolicy.data.candidates import CandidateSets, digest_parts
 
 COLUMNS = (
     "event_id", "time", "user", "session", "step", "item", "reward", "liked", "ended", "policy", "version",
@@ -43,6 +44,8 @@ class SessionLog:
     scale: tuple[float, float]
     """Lowest and highest reward of a step."""
     name: str
+    candidates: CandidateSets | None = None
+    """Of N steps over action_items, items that the session has shown aside; None: the whole catalog at every step."""
 
     def __post_init__(self) -> None:
         columns: dict[str, NDArray[Any]] = {column: getattr(self, column) for column in COLUMNS}
@@ -65,6 +68,18 @@ class SessionLog:
         within = (self.reward >= low) & (self.reward <= high)  # not so for NaN
         self._refuse(~within, self.reward, f"reward {{}}: expected within {low:g}..{high:g}")
         self._refuse(~np.isin(self.item, self.action_items), self.item, "item row {}: not in the catalog")
+        self._check_candidates()
+
+    def _check_candidates(self) -> None:
+        if self.candidates is None:
+            return
+        if (len(self.candidates), self.candidates.actions) != (len(self), len(self.action_items)):
+            raise DataError(
+                f"{self.name}: candidates of {len(self.candidates)} steps and {self.candidates.actions} items; expected"
+                f" {len(self)} steps and {len(self.action_items)} items"
+            )
+        arm = np.searchsorted(self.action_items, self.item)
+        self._refuse(~self.candidates.contain(arm), self.item, "item row {}: not among the candidates of its step")
 
     def _refuse(self, wrong: NDArray[np.bool_], values: NDArray[Any], what: str) -> None:
         if wrong.any():
@@ -90,13 +105,15 @@ class SessionLog:
         rows = np.repeat(mask, self.length)
         columns: dict[str, Any] = {column: getattr(self, column)[rows] for column in COLUMNS}
         propensity = None if self.log_propensity is None else self.log_propensity[rows]
-        return replace(self, log_propensity=propensity, **columns)
+        candidates = None if self.candidates is None else self.candidates.take(np.flatnonzero(rows)).compact()
+        return replace(self, log_propensity=propensity, candidates=candidates, **columns)
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that was logged, in order; the name plays no part."""
         columns = [getattr(self, column) for column in COLUMNS]
-        return content_digest(*columns, self.log_propensity, self.action_items, list(self.scale))
+        sets = () if self.candidates is None else digest_parts(self.candidates, self.action_items)
+        return content_digest(*columns, self.log_propensity, self.action_items, list(self.scale), *sets)
 
 
 def session_faults(columns: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArray[np.bool_], str]]:

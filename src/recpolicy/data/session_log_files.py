@@ -1,7 +1,9 @@
 """Session logs on disk: a folder with `sessions.parquet`, one row per step.
 
     event_id, time, user_id, session_id, step (0, 1, ...), item_id, log_propensity (float64; all rows or none),
-    reward, liked, ended, policy, policy_version
+    reward, liked, ended, policy, policy_version,
+    candidates (candidate_columns.py; the items that the step could show, those aside that the session has shown; may be
+    left out: the whole catalog)
 
 `ended`: the user left after this step; a session without such a step was cut. The metadata of the file have the
 catalog and the scale of the rewards; without them, the catalog is all items and the rewards are in 0..1. Rows may
@@ -22,6 +24,14 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.candidate_columns import (
+    CANDIDATES,
+    EXCLUDED,
+    CandidateReader,
+    Catalog,
+    candidate_arrays,
+    join_candidates,
+)
 from recpolicy.data.log_metadata import (
     VERSION,
     action_item_rows,
@@ -65,6 +75,10 @@ def write_sessions(path: Path, log: SessionLog, tables: IdVocabulary) -> None:
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
         "action_items": item_id[log.action_items].tolist(),
     }  # fmt: skip
+    if log.candidates is not None:
+        catalog = item_id[log.action_items]
+        kind = pa.int64() if catalog.dtype.kind in "iu" else pa.string()
+        columns[CANDIDATES] = candidate_arrays(log.candidates, catalog, kind)[CANDIDATES]
     table = pa.table(columns).replace_schema_metadata(encode_metadata(metadata))
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -86,8 +100,11 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
     rows = action_item_rows(metadata, tables.items, path)
     action_items = np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
     users, items = pd.Index(tables.users["user_id"]), pd.Index(tables.items["item_id"])
-    parts = []
+    bit_order = None if rows is None or np.array_equal(rows, action_items) else rows
+    reader, sets, parts = CandidateReader(Catalog(items, action_items, bit_order)), [], []
     for piece in read.pieces(path, _COLUMNS, old_columns(path)):
+        if piece.has(EXCLUDED):
+            raise DataError(f"{path}: column {EXCLUDED}: sessions have candidates only; leave it out")
         columns: dict[str, NDArray[Any]] = {
             "event_id": read.texts(piece, "event_id"),
             "time": read.times(piece),
@@ -104,19 +121,27 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
         }
         strange = ~np.isin(columns["item"], action_items)
         piece.refuse(strange, lambda _: "the item shown is not in the catalog of this log")
+        candidates = reader.read_piece(piece)
+        if candidates is not None:
+            shown = reader.catalog.actions(columns["item"])
+            piece.refuse(~candidates.contain(shown), lambda _: "the item shown is not among the candidates of its step")
+        sets.append((len(piece), candidates))
         parts.append(columns)
     if not parts:
         raise DataError(f"{path}: no sessions")
     together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     _refuse_gaps(together["log_propensity"], path)
-    ordered: dict[str, Any] = _in_order(together, path)
+    order = _order(together, path)
+    ordered: dict[str, Any] = {key: values[order] for key, values in together.items()}
+    joined = join_candidates(sets, len(action_items))
+    ordered["candidates"] = None if joined is None else joined.take(order)
     if np.isnan(ordered["log_propensity"]).all():
         ordered["log_propensity"] = None
     return SessionLog(action_items=action_items, scale=scale, name=str(path), **ordered)
 
 
-def _in_order(columns: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:
-    """Return the steps session after session; raises DataError with the row of a fault."""
+def _order(columns: dict[str, NDArray[Any]], path: Path) -> NDArray[np.intp]:
+    """Return the rows [N] session after session; raises DataError with the row of a fault."""
     number = pd.factorize(columns["session"])[0]
     order = np.lexsort((columns["step"], number))
     ordered = {key: values[order] for key, values in columns.items()}
@@ -125,7 +150,7 @@ def _in_order(columns: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray
             place = int(wrong.argmax())
             session, step = ordered["session"][place], ordered["step"][place]
             raise DataError(f"{path}: row {order[place] + 1}: {what} (session {session!r}, step {step})")
-    return ordered
+    return order
 
 
 def _log_propensities(piece: read.Piece) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ class Moment(NamedTuple):
 
     row: NDArray[np.intp]  # [n], of the log's N steps
     arm: NDArray[np.intp]  # [n], the logged item as an arm of the policy
-    allowed: Mask  # [n, A], the items that the session has not shown before
+    allowed: Mask  # [n, A], the candidates that the session has not shown before
     history_state: Array  # [n, W], what the policy sees of the session
     estimate: Estimate
     """The policy's estimate at this step."""
@@ -70,18 +70,19 @@ def _side_by_side(parts: PolicyParts, log: SessionLog, session: NDArray[np.intp]
     row, left = log.start[session], log.length[session]
     context = parts.context[log.user[row]]
     history_state = view.start(context[:, : parts.item.shape[1]], shape)
-    allowed = np.ones((len(session), len(parts.action_items)), bool)
+    fresh = np.ones((len(session), len(parts.action_items)), bool)
     while len(row):
         arm = np.searchsorted(parts.action_items, log.item[row])
         situation, _ = policy_input(parts, context, history_state)
+        allowed = fresh if log.candidates is None else fresh & log.candidates.take(row).mask(slice(None))
         yield Moment(row, arm, allowed, history_state, ESTIMATORS[parts.estimator](parts.policy, situation))
         left = left - 1
         goes_on = left > 0
         row, arm, left, context = row[goes_on], arm[goes_on], left[goes_on], context[goes_on]
         item = log.item[row]
         shown = _Shown(parts.item[item], arrays["genres"][item], log.liked[row][:, np.newaxis])
-        history_state, allowed = view.update(history_state[goes_on], shown, shape), allowed[goes_on]
-        allowed[np.arange(len(arm)), arm] = False
+        history_state, fresh = view.update(history_state[goes_on], shown, shape), fresh[goes_on]
+        fresh[np.arange(len(arm)), arm] = False
         row = row + 1
 
 

@@ -1,7 +1,8 @@
 """Observations and masks of logged sessions, in the form that an agent would have seen.
 
 M sessions of at most S steps, N steps in all; An items of the agent's catalog, O observation, W history state of a
-session. Both are computed from the logged items and likes; steps after the end of a session are padding.
+session, K sets of candidates. All are computed from the logged items, likes and candidates; steps after the end of a
+session are padding.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tf_agents.trajectories import time_step as ts
 
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.replay import Batch
+from recpolicy.data.candidates import CandidateSets
 from recpolicy.data.session_log import SessionLog
 from recpolicy.environments.observation_encoders import ObservationEncoder, ShownItem
 
@@ -53,6 +55,8 @@ class ReplayedSessions(NamedTuple):
     ended: tf.Tensor  # [M] bool, True if the user left, False if the session was cut
     session: tf.Tensor  # [N] int32, of each logged step
     step: tf.Tensor  # [N] int32
+    sets: tf.Tensor | None = None  # [K, ceil(An / 8)] uint8, packed candidates; None: the catalog at every step
+    set_index: tf.Tensor | None = None  # [M, S + 1] int32, the set of each step; after the last one that of the last
 
 
 def replay(log: SessionLog, sight: ObservationBuilder) -> ReplayedSessions:
@@ -81,8 +85,27 @@ def replay(log: SessionLog, sight: ObservationBuilder) -> ReplayedSessions:
         log_probability=tf.constant(padded(propensity.astype(np.float32), 0)),
         reward=tf.constant(padded(log.reward.astype(np.float32), 0)), length=tf.constant(length.astype(np.int32)),
         ended=tf.constant(log.ended[log.start[1:] - 1]), session=tf.constant(session.astype(np.int32)),
-        step=tf.constant(log.step),
+        step=tf.constant(log.step), **({} if log.candidates is None else _candidates(log, log.candidates, sight)),
     )  # fmt: skip
+
+
+def _candidates(log: SessionLog, candidates: CandidateSets, sight: ObservationBuilder) -> dict[str, tf.Tensor]:
+    """Return `sets` and `set_index` over the catalog of the agent; items that the log does not have are in no set."""
+    place = np.searchsorted(log.action_items, sight.action_items).clip(max=len(log.action_items) - 1)
+    found = log.action_items[place] == sight.action_items
+    moved = candidates.over(np.where(found, place, -1)).compact()
+    step = np.minimum(np.arange(sight.steps + 1), log.length[:, np.newaxis] - 1)  # [M, S + 1]
+    index = moved.index[log.start[:-1, np.newaxis] + step]
+    return {"sets": tf.constant(moved.sets), "set_index": tf.constant(index)}
+
+
+def _open(sets: tf.Tensor, index: tf.Tensor, actions: int) -> tf.Tensor:
+    """Return the candidates [..., An] of steps with these sets [...]."""
+    packed = tf.gather(sets, index)[..., tf.newaxis]  # [..., W, 1]
+    shift, lowest = tf.constant(range(7, -1, -1), tf.uint8), tf.constant(1, tf.uint8)
+    bits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(packed, shift), lowest)  # [..., W, 8]
+    flat = tf.reshape(bits, tf.concat([tf.shape(index), [8 * sets.shape[1]]], axis=0))
+    return tf.cast(flat[..., :actions], tf.bool)
 
 
 def make_block(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Experience:
@@ -95,9 +118,10 @@ def make_block(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Exp
     seen = tf.concat([tf.repeat(user[:, tf.newaxis], steps + 1, axis=1), history_state], axis=2)  # [B, S + 1, O]
     seen = tf.transpose(seen, [1, 0, 2])
     last = tf.range(steps)[:, tf.newaxis] == length - 1  # [S, B]
+    sets = None if replayed.sets is None else _open(replayed.sets, tf.gather(replayed.set_index, rows), actions)
     masks, allowed = [], tf.ones([arm.shape[0], actions], tf.bool)
     for step in range(steps):
-        masks.append(allowed)
+        masks.append(allowed if sets is None else allowed & sets[:, step])
         allowed &= arm[:, step, tf.newaxis] != tf.range(actions)
     return Experience(
         observation=seen[:-1], mask=tf.stack(masks), action=tf.maximum(tf.transpose(arm), 0),
@@ -110,11 +134,13 @@ def make_step_block(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -
     """Return the logged steps in `rows` [n] as a block [1, n], with both masks and the logged probabilities."""
     session, step = tf.gather(replayed.session, rows), tf.gather(replayed.step, rows)
     batch = make_steps(replayed, rows, actions)
-    own = batch.action[:, tf.newaxis] == tf.range(actions)
+    mask = _not_shown(replayed, session, step, actions) | (batch.action[:, tf.newaxis] == tf.range(actions))
+    if replayed.sets is not None:
+        mask &= _open_at(replayed, session, step, actions)
     last = tf.equal(step, tf.gather(replayed.length, session) - 1)
     logged = tf.gather(tf.gather(replayed.log_probability, session), step, batch_dims=1)
     block = Experience(
-        observation=batch.observation, mask=batch.next_mask | own, action=batch.action, log_probability=logged,
+        observation=batch.observation, mask=mask, action=batch.action, log_probability=logged,
         reward=batch.reward, terminated=batch.terminated, truncated=last & ~batch.terminated,
         next_observation=batch.next_observation, next_mask=batch.next_mask,
     )  # fmt: skip
@@ -122,15 +148,17 @@ def make_step_block(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -
 
 
 def make_steps(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Batch:
-    """Return the logged steps in `rows` [n]; the next mask excludes all items shown up to that step."""
+    """Return the logged steps in `rows` [n]; the next mask excludes all items shown up to that step.
+
+    Of a session that was cut, the candidates of the last step stand for those of the next one.
+    """
     session, step = tf.gather(replayed.session, rows), tf.gather(replayed.step, rows)
     user, arm = tf.gather(replayed.user, session), tf.gather(replayed.arm, session)
     width = replayed.history_state.shape[2]
     flat, place = tf.reshape(replayed.history_state, [-1, width]), session * replayed.history_state.shape[1] + step
-    allowed = tf.ones([rows.shape[0], actions], tf.bool)
-    for earlier in range(arm.shape[1]):
-        shown = tf.where(earlier <= step, arm[:, earlier], -1)
-        allowed &= shown[:, tf.newaxis] != tf.range(actions)
+    allowed = _not_shown(replayed, session, step, actions)
+    if replayed.sets is not None:
+        allowed &= _open_at(replayed, session, step + 1, actions)
     last = tf.equal(step, tf.gather(replayed.length, session) - 1)
     return Batch(
         observation=tf.concat([user, tf.gather(flat, place)], axis=1),
@@ -139,3 +167,18 @@ def make_steps(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Bat
         terminated=last & tf.gather(replayed.ended, session),
         next_observation=tf.concat([user, tf.gather(flat, place + 1)], axis=1), next_mask=allowed,
     )  # fmt: skip
+
+
+def _not_shown(replayed: ReplayedSessions, session: tf.Tensor, step: tf.Tensor, actions: int) -> tf.Tensor:
+    """Return the items [n, An] that sessions [n] have not shown up to these steps [n]."""
+    arm, fresh = tf.gather(replayed.arm, session), tf.ones([step.shape[0], actions], tf.bool)
+    for earlier in range(arm.shape[1]):
+        shown = tf.where(earlier <= step, arm[:, earlier], -1)
+        fresh &= shown[:, tf.newaxis] != tf.range(actions)
+    return fresh
+
+
+def _open_at(replayed: ReplayedSessions, session: tf.Tensor, step: tf.Tensor, actions: int) -> tf.Tensor:
+    """Return the candidates [n, An] of steps."""
+    index = tf.gather(tf.gather(replayed.set_index, session), step, batch_dims=1)
+    return _open(replayed.sets, index, actions)

@@ -1,9 +1,9 @@
 """Export of the complete sessions of a server as a session log (data/session_log_files.py).
 
 A session is complete when its last event is older than the wait window and the gap of sessions. Its steps are the items
-that it has shown, each with the propensity that the event stored. What a session has shown, and liked, follows from the
-histories of its events; rewards join by event id and position. A session with a fault is left out as a whole, counted
-by its reason (SessionExported.left_out). The whole log is in memory: about 1 kB per step.
+that it has shown, each with the propensity and the candidates that the event stored. What a session has shown, and
+liked, follows from the histories of its events; rewards join by event id and position. A session with a fault is left
+out as a whole, counted by its reason (SessionExported.left_out). The whole log is in memory: about 1 kB per step.
 """
 
 import json
@@ -16,20 +16,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select, func, select
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.candidates import CandidateSets
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.export_policy import NEW_USER, NO_PROPENSITY, OTHER_POLICY, LogPolicy
+from recpolicy.server.db.guardrail_record import unpack_list
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.db.session_history import unpack_history
 
-FILTERED, BROKEN, CHANGED = "filtered", "broken", "changed_like"
-"""Reasons: a list was restricted by filters or guardrails; events are missing or contradict each other; a response
-changed after a list was chosen by it."""
+BROKEN, CHANGED = "broken", "changed_like"
+"""Reasons: events are missing or contradict each other; a response changed after a list was chosen by it."""
 _HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
 _ROWS_AT_ONCE = 4_000
 _LIKE_AT = 0.75
@@ -94,6 +96,8 @@ class Step(NamedTuple):
     """On the scale of the ratings; None: there was none within the wait window."""
     policy: str
     version: str
+    candidates: bytes
+    """Packed bits over the catalog: the items that the step could show, and those that the session has shown."""
 
 
 def export_sessions(engine: Engine, policy: LogPolicy, options: SessionExportOptions) -> SessionExported:
@@ -175,12 +179,15 @@ def session_steps(session: Sequence[Any], joined: Rewards, policy: LogPolicy) ->
         count = 1 + max(rewarded, default=0) if following is None else session[place + 1].step - event.step
         if not 0 < count <= len(lists[place]) or (following is not None and len(following) != event.step + count):
             return BROKEN
+        sets = list_candidates(event, count, policy)
+        if sets is None:
+            return OTHER_POLICY
         for position in range(count):
             reward, step = joined.get((event.id, position)), event.step + position
             liked = _is_like(reward, policy) if following is None else following[step][1]
             row, item = f"{event.id}:{position}", lists[place][position]
             chosen = (item, propensities[place][position], liked, reward, event.agent, event.policy_digest)
-            steps.append(Step(row, event.time, event.user_key, event.session_id, step, *chosen))
+            steps.append(Step(row, event.time, event.user_key, event.session_id, step, *chosen, sets[position]))
     return steps[: int(policy.artifact.policy["steps"])]
 
 
@@ -190,22 +197,42 @@ def _refusal(session: Sequence[Any], propensities: Sequence[Sequence[float]], po
     if session[0].step != 0 or len({event.user_key for event in session}) > 1 or times != sorted(times):
         return BROKEN
     for event, probability in zip(session, propensities, strict=True):
-        if event.history is None or not policy.takes(event.version) or policy.actions(event.version) is not None:
+        if event.history is None or not policy.takes(event.version):
             return OTHER_POLICY
         if event.context is not None or json.loads(event.user_key) not in policy.user_rows:
             return NEW_USER
-        if event.guardrails is not None or not _is_unfiltered(event, policy):
-            return FILTERED
         if not probability or min(probability) <= 0:
             return NO_PROPENSITY
     return None
 
 
-def _is_unfiltered(event: Any, policy: LogPolicy) -> bool:
-    """Return True if every item of the catalog was allowed that the session had not shown."""
-    fresh = ~np.isin(policy.catalog, unpack_history(event.history)[0])
-    expected = None if fresh.all() else np.packbits(fresh).tobytes()
-    return bool(event.allowed == expected)
+def list_candidates(event: Any, places: int, policy: LogPolicy) -> list[bytes] | None:
+    """Return the packed candidates [A] of the first places of a list; None if the catalog of the log lacks one.
+
+    Items that the session has shown before are in the sets, so that most lists of a session share one. Items at earlier
+    places are, too.
+    """
+    catalog, actions = policy.artifact.action_items, policy.actions(event.version)
+    arms = policy.catalog if actions is None else policy.catalog[actions]
+    allowed = _unpacked(event.allowed, len(arms))
+    if not np.isin(arms[allowed], catalog, assume_unique=True).all():
+        return None
+    closed = {} if event.guardrails is None else dict(unpack_list(event.guardrails, len(arms))[1])
+    shown, sets = np.isin(catalog, unpack_history(event.history)[0]), list[bytes]()
+    for place in range(places):
+        if place in closed:
+            allowed = allowed & ~_unpacked(closed[place].tobytes(), len(arms))
+        if place in closed or not sets:
+            packed = np.packbits(np.isin(catalog, arms[allowed], assume_unique=True) | shown).tobytes()
+        sets.append(packed)
+    return sets
+
+
+def _unpacked(packed: bytes | None, count: int) -> NDArray[np.bool_]:
+    """Return the bits of a set; all are True without one."""
+    if packed is None:
+        return np.ones(count, bool)
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)
 
 
 def _history(event: Any, policy: LogPolicy) -> list[tuple[Any, bool]]:
@@ -232,8 +259,18 @@ def make_log(steps: Sequence[Step], policy: LogPolicy) -> SessionLog:
         log_propensity=np.log(np.minimum(columns["propensity"], 1.0)), reward=reward,
         liked=np.array(columns["liked"], bool), ended=_ended(columns["session"], columns["step"], policy),
         policy=np.array(columns["policy"], object), version=np.array(columns["version"], object),
-        action_items=policy.catalog, scale=scale, name="sessions of a server",
+        action_items=policy.artifact.action_items, scale=scale, name="sessions of a server",
+        candidates=_joined(columns["candidates"], len(policy.artifact.action_items)),
     )  # fmt: skip
+
+
+def _joined(packed: Sequence[bytes], actions: int) -> CandidateSets | None:
+    """Return the candidates of all steps [N]; None if every step could show the whole catalog."""
+    sets = {each: row for row, each in enumerate(dict.fromkeys(packed))}
+    if list(sets) == [np.packbits(np.ones(actions, bool)).tobytes()]:
+        return None
+    matrix = np.frombuffer(b"".join(sets), np.uint8).reshape(len(sets), -1)
+    return CandidateSets.without_exclusions(matrix, np.array([sets[each] for each in packed]), actions)
 
 
 def _ended(session: Sequence[str], step: Sequence[int], policy: LogPolicy) -> Any:
