@@ -81,12 +81,12 @@ def test_sessions_become_a_session_log(tmp_path, monkeypatch, capsys):
     registry.promote(1)
     engine, fields = open_store(sqlite_url(folder / "server.db")), {"history": b"", "step": 0, "user_key": "2"}
     with transaction(engine) as connection:
-        insert_events(connection, [shown(session_id="a", **fields), shown(session_id="b", **fields, allowed=b"x")])
+        insert_events(connection, [shown(session_id="a", **fields), shown(session_id="b", **fields, context=b"x")])
     engine.dispose()
     answer = recpolicy(capsys, "log", "export", folder, "--task", "sessions", "--out", out)
     assert answer.out.splitlines() == [
         f"wrote 1 sessions of 1 steps: {out}",
-        "dropped: 1 sessions (a list under filters or guardrails, or without the items that the user has rated)",
+        "dropped: 1 sessions (the user is unknown to the version, or the request described the user)",
         f"next: recpolicy ope estimate POLICY --log {out}",
     ]
     assert pq.read_table(out / "sessions.parquet").column("session_id").to_pylist() == ["a"]

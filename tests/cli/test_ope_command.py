@@ -164,9 +164,14 @@ def test_sessions_take_an_incumbent_a_discount_and_settings(capsys, sessions, tm
     assert f"Difference to {sessions / 'leader'}" in shown.out
 
 
+def test_a_policy_of_rounds_is_estimated_on_sessions(capsys, sessions):
+    answer = of_sessions(capsys, sessions, "candidate", "--baseline", sessions / "leader")
+    assert answer.code == 0, answer
+    assert answer.out.startswith("linucb (greedy) on ")
+    assert f"Difference to {sessions / 'leader'}" in answer.out
+
+
 def test_policies_and_logs_of_other_kinds_are_one_line(capsys, sessions):
-    line = refused(of_sessions(capsys, sessions, "candidate"))
-    assert "linucb acts in single rounds, but" in line
     rounds = ("--log", sessions / "rounds.parquet")
     line = refused(recpolicy(capsys, "ope", "estimate", sessions / "leader", *rounds))
     assert "topk_reinforce is a session policy, but" in line
@@ -174,8 +179,6 @@ def test_policies_and_logs_of_other_kinds_are_one_line(capsys, sessions):
     assert "topk_reinforce is a session policy, but" in line
     line = refused(estimate(capsys, sessions, "--policy-mode", "greedy"))
     assert "policy_mode is only for logs of sessions" in line
-    line = refused(of_sessions(capsys, sessions, "leader", "--baseline", sessions / "candidate"))
-    assert "linucb acts in single rounds" in line
     none = ("--log", sessions / "none.parquet")
     assert "no such file" in refused(recpolicy(capsys, "ope", "estimate", sessions / "leader", *none))
 

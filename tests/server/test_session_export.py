@@ -30,6 +30,7 @@ from recpolicy.workflows.policy_feedback import trajectory_feedback
 
 DAYS_AGO = now_ms() - 3 * 86_400_000
 EXPLORING = ExplorationConfig(share=0.5, top=0)
+UNIFORM = ExplorationConfig(share=1.0, top=0)
 STEPS = 4
 
 
@@ -54,11 +55,11 @@ class Server:
         self.log_policy = LogPolicy(registry)
         self.live = LiveState(LoadedVersion(self.policy.scorer, 1))
 
-    def choose(self, session, shown=(), user=1, k=1, time=DAYS_AGO, live=None, **fields):
+    def choose(self, session, shown=(), user=1, k=1, time=DAYS_AGO, live=None, exploration=EXPLORING, **fields):
         """Choose a list after items and likes, without filters unless told; store and return its event."""
         history = [{"item": item, "liked": liked} for item, liked in shown]
         body = {"user": self.user(user), "k": k, "history": history, "session_id": session, "exclude_rated": False}
-        event = choose(live or self.live, RecommendRequest.model_validate(body | fields), EXPLORING).event
+        event = choose(live or self.live, RecommendRequest.model_validate(body | fields), exploration).event
         event = event._replace(time=time + 1000 * len(shown))
         with transaction(self.engine) as connection:
             insert_events(connection, [event])
@@ -144,6 +145,60 @@ def test_a_list_of_three_has_the_steps_that_the_next_history_and_the_rewards_tel
     assert log.ended.tolist() == [False] * 4  # four steps are the longest session: it was cut
 
 
+def test_the_last_list_has_shown_all_its_items_whatever_the_responses(server, tmp_path):
+    """The first item is liked, the second one only if it is of one kind: the value of showing that kind is 2."""
+    kind = 104
+    for number in range(400):
+        shown = server.choose(f"s{number:03d}", k=2, exploration=UNIFORM)
+        for position, item in enumerate(items_of(shown)):
+            if position == 0 or item == kind:
+                server.reward(shown, position, 5.0)
+    done, log = server.export(tmp_path / "log")
+    assert (done.sessions, done.steps) == (400, 800)
+    assert log.ended.tolist() == [False, True] * 400
+    arm = np.searchsorted(log.action_items, log.item)
+    target = np.where(log.step == 0, np.exp(log.log_propensity), arm == kind - 101)  # the first item as logged
+    weight = (target / np.exp(log.log_propensity)).reshape(400, 2).prod(axis=1)
+    assert weight.mean() == pytest.approx(0.9, abs=0.3)  # the kind may stand first, in a tenth of the lists
+    value = (weight * log.reward.reshape(400, 2).sum(axis=1)).mean()
+    assert value / weight.mean() == pytest.approx(2.0, abs=1e-9)
+    assert value == pytest.approx(2 * weight.mean(), abs=1e-9)
+
+
+def test_a_late_reward_or_like_is_earned_and_the_view_stays_what_the_policy_saw(server, tmp_path):
+    first = server.choose("s")
+    item = items_of(first)[0]
+    second = server.choose("s", [(item, False)])
+    server.reward(first, 0, 5.0, hours=20)  # the user watched it in the evening
+    third = server.choose("s", [(item, False), (items_of(second)[0], False)])
+    shown = [(item, False), (items_of(second)[0], True), (items_of(third)[0], False)]  # the second like came late
+    server.choose("s", shown)
+    done, log = server.export(tmp_path / "log")
+    assert done.left_out == {}
+    assert log.liked.tolist() == [False, False, False, False]
+    assert log.reward.tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_a_session_waits_for_no_one_but_is_left_out_if_the_user_had_a_request_that_fits_no_session(server, tmp_path):
+    event = server.choose("cut")
+    server.choose("other_user", user=2)
+    server.choose("earlier", time=DAYS_AGO - 86_400_000)
+    with transaction(server.engine) as connection:
+        lost = {"id": "e" * 32, "session_id": None, "step": 1, "time": event.time + 60_000}
+        insert_events(connection, [event._replace(**lost)])
+    done, log = server.export(tmp_path / "log")
+    assert done.left_out == {"unplaced": 1}
+    assert set(log.session) == {"other_user", "earlier"}
+    assert server.export(tmp_path / "short", gap_minutes=0.5)[0].left_out == {}
+
+
+def test_a_reward_of_an_item_that_the_session_has_not_shown_contradicts_it(server, tmp_path):
+    first = server.choose("s", k=3)
+    server.choose("s", [(items_of(first)[0], False)])
+    server.reward(first, 2, 5.0)
+    assert server.export(tmp_path / "log")[0].left_out == {"broken": 1}
+
+
 def test_rewards_of_a_later_day_join_within_the_wait_window(server, tmp_path):
     inside, outside = server.choose("a"), server.choose("b")
     server.reward(inside, 0, 5.0, hours=23.9)
@@ -167,9 +222,7 @@ def test_sessions_that_may_go_on_or_were_learned_wait(server, tmp_path):
 
 def test_a_session_with_a_fault_is_left_out_as_a_whole_and_counted(server, tmp_path):
     good = server.choose("good")
-    item = items_of(server.choose("changed"))[0]
-    after = items_of(server.choose("changed", [(item, True)]))[0]
-    server.choose("changed", [(item, False), (after, True)])
+    item = items_of(good)[0]
     server.choose("broken", [(item, True)])  # its first event is missing
     items = server.policy.artifact.items["item_id"].tolist()
     first = items_of(server.choose("other_items"))[0]
@@ -181,7 +234,7 @@ def test_a_session_with_a_fault_is_left_out_as_a_whole_and_counted(server, tmp_p
         insert_events(connection, [good._replace(id="f" * 32, session_id="rounds", history=None)])
     done, log = server.export(tmp_path / "log")
     assert set(log.session) == {"good"}
-    assert done.left_out == {"changed_like": 1, "broken": 3, "new_user": 1, "other_policy": 1}
+    assert done.left_out == {"broken": 3, "new_user": 1, "other_policy": 1}
 
 
 def candidates(server, log):
@@ -200,7 +253,9 @@ def test_the_candidates_of_a_step_are_those_of_its_request_and_sessions_share_se
     server.reward(free, 1, 5.0)
     done, log = server.export(tmp_path / "log")
     assert done.left_out == {}
-    expected = [items] * 2 + [items - {101, 102}] + [items - {101}, items - {105} | {first}] + [items - {102, 105, 108}]
+    expected = (
+        [items] * 2 + [items - {101, 102}] * 2 + [items - {101}, items - {105} | {first}] + [items - {102, 105, 108}]
+    )
     assert candidates(server, log) == expected
     assert len(log.candidates.sets) == len({frozenset(each) for each in expected})  # steps of a list share one
 

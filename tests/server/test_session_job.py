@@ -11,6 +11,7 @@ from trained_policies import miniature_split
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events, now_ms
+from recpolicy.server.db.schema import events
 from recpolicy.server.jobs.evaluate_worker import estimate_days
 from recpolicy.server.jobs.retrain_worker import LOG_UNTIL, train_on
 from recpolicy.server.jobs.session_worker import split_sessions
@@ -73,20 +74,39 @@ def test_a_training_learns_the_earlier_sessions_once_and_compares_on_the_later(s
     assert (skipped.status, skipped.metadata["reason"]) == (
         "skipped", "120 steps of complete sessions; expected 121"
     )  # fmt: skip
-    result = train_on(request(state, min_interactions=120))
+    result = train_on(request(state, min_interactions=120, min_evaluation_rounds=24))
     assert result.status == "done", result.metadata
     assert result.metadata["export"]["sessions"] == 40
     assert result.records == 96  # of 32 sessions; 8 are for the comparison
     version = state.models.registry.version(2)
     assert version.lineage[LOG_UNTIL] == BEGIN + 60_000 * 31 + 2
     assert version.lineage["trained_from"] == 1
-    compared = result.metadata["estimate"]
-    assert (compared["logged_value"], compared["policy_mode"]) == (1.0, "exploring")
-    assert "trajectory_is" in compared["differences"]
+    gate = result.metadata["gate"]
+    assert gate["verdict"] in ("fail", "no_verdict")  # eight sessions of eight users
+    assert any(reason.startswith("effective sample size") for reason in gate["reasons"])
+    record = state.models.registry.version(2).gate
+    assert record["verdict"] == gate["verdict"]
+    assert [row["name"] for row in record["criteria"] if row["name"].startswith("gain over incumbent")]
     json.dumps(result.metadata, allow_nan=False)
     state.models.registry.promote(2, ungated=True)
     again = train_on(request(state, min_interactions=120))
     assert (again.status, again.records) == ("skipped", 24)  # the eight sessions of the comparison
+    go_on(state, "s0")
+    policies = estimate_days(request(state, days=7)).metadata["policies"]
+    assert policies["logged"]["sessions"] == 9
+    assert policies["logged"]["value"] == 1.0  # of the eight that version 2 has not learned
+
+
+def go_on(state, session_id):
+    """Store another list of a session, an hour after all others: it is exported again."""
+    with transaction(state.require_store().engine) as connection:
+        rows = connection.execute(events.select().where(events.c.session_id == session_id).order_by("step")).all()
+        shown = [json.loads(row.item_ids)[0] for row in rows]
+        history = [{"item": item, "liked": place == 0} for place, item in enumerate(shown)]
+        body = {"user": json.loads(rows[0].user_key), "k": 1, "session_id": session_id, "history": history}
+        body["exclude_rated"] = False
+        event = choose(state.models.live, RecommendRequest.model_validate(body), EXPLORING).event
+        insert_events(connection, [event._replace(time=BEGIN + 3 * 3_600_000)])
 
 
 def test_the_evaluation_estimates_the_champion_on_complete_sessions(state):
@@ -98,8 +118,12 @@ def test_the_evaluation_estimates_the_champion_on_complete_sessions(state):
     logged = policies["logged"]
     assert (logged["sessions"], logged["steps"], logged["unit"]) == (40, 120, "session")
     assert logged["value"] == 1.0  # the first item of each session is liked
-    assert policies["champion"]["policy_mode"] == "exploring"
+    assert policies["champion"]["policy_mode"] == "greedy"
     json.dumps(policies, allow_nan=False)
+
+
+def test_jobs_have_the_gap_of_sessions(state):
+    assert request(state).settings["sessions"] == {"gap_minutes": 30.0}
 
 
 def test_the_latest_sessions_are_for_the_comparison(tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,15 +18,18 @@ from tiny_policies import write_tiny
 from tiny_session_policies import write_tiny_sessions
 from unlimited import UNLIMITED
 
+from recpolicy.core.errors import SessionError, StoreError
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.server import sessions as sessions_module
 from recpolicy.server.app import make_app
 from recpolicy.server.db.engine import _MIGRATIONS, migrate, transaction
 from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.schema import events
-from recpolicy.server.db.session_events import SessionEvent, find_conflict, read_sessions, shown_items
+from recpolicy.server.db.session_events import SessionEvent, StoredSession, find_conflict, read_session, shown_items
 from recpolicy.server.db.spool import Spool
 from recpolicy.server.lifespan import open_state, stateless_state
+from recpolicy.server.live_models import CHALLENGER
+from recpolicy.server.rollout.variant_answers import answer_by_variant
 from recpolicy.server.schemas.responses import Recommendation
 
 SETTINGS = replace(UNLIMITED, exploration=ExplorationConfig(share=0.0))
@@ -143,7 +147,7 @@ def test_a_session_of_a_server_ends_after_the_gap(app):
     assert listed(recommend(app, first[:1]))[0] == {"id": session["id"], "step": 1}
     age(app, 31)
     assert listed(recommend(app, first))[0] is None  # a history of no session
-    assert stored(app)[-1] == (None, None)
+    assert stored(app)[-1] == (None, 2)
 
 
 def test_a_history_that_fits_no_session_is_answered_without_one(app):
@@ -188,10 +192,13 @@ def test_a_database_that_fails_or_hangs_delays_no_session(app, monkeypatch):
     def fail(*_):
         raise OperationalError("", {}, Exception())
 
-    monkeypatch.setattr(sessions_module, "read_sessions", fail)
+    monkeypatch.setattr(sessions_module, "read_session", fail)
+    monkeypatch.setattr(sessions_module, "read_recent_sessions", fail)
     assert listed(recommend(app, first[:1], session_id="s"))[0] == {"id": "s", "step": 1}
     assert listed(recommend(app, first[:1]))[0] is None
     assert service.unread == 2
+    assert stored(app)[-1] == (None, 1)
+    assert "recpolicy_sessions_unread 2.0" in ask(app, "GET", "/metrics").text
     monkeypatch.undo()
     monkeypatch.setattr(sessions_module, "READ_SECONDS", 0.0)
     assert listed(recommend(app, first, session_id="s"))[0] == {"id": "s", "step": 2}
@@ -200,11 +207,12 @@ def test_a_database_that_fails_or_hangs_delays_no_session(app, monkeypatch):
 def test_events_that_wait_in_the_spool_prove_nothing(app, monkeypatch):
     listed(recommend(app, session_id="s"))
     server = app.state.server
-    writer = SimpleNamespace(down=False, spooled=1)
+    empty = [False]
+    writer = SimpleNamespace(down=False, spools_are_empty=lambda: empty[0])
     monkeypatch.setattr(server.sessions, "_store", SimpleNamespace(engine=server.store.engine, writer=writer))
     requests = [SimpleNamespace(session_id="s", user=3, history=())]
     assert asyncio.run(server.sessions.read(server.models.live, requests)) is sessions_module.NO_SESSIONS
-    writer.spooled = 0
+    empty[0] = True
     assert asyncio.run(server.sessions.read(server.models.live, requests)).is_read
 
 
@@ -214,14 +222,102 @@ def test_a_server_without_a_store_names_sessions_and_checks_none(tmp_path):
     assert listed(recommend(app, [101], session_id="s"))[0] == {"id": "s", "step": 1}
 
 
+def test_reads_wait_for_a_slot_and_a_read_that_hangs_gives_it_back(app, monkeypatch):
+    """More readers than slots are all answered with their sessions."""
+    server = app.state.server
+    for number in range(12):
+        listed(recommend(app, session_id=f"s{number}"))
+    requests = [SimpleNamespace(session_id=f"s{number}", user=3, history=()) for number in range(12)]
+
+    async def all_at_once():
+        reads = (server.sessions.read(server.models.live, [request]) for request in requests)
+        return [sessions.is_read for sessions in await asyncio.gather(*reads)]
+
+    async def play():
+        monkeypatch.setattr(sessions_module, "READ_SECONDS", 30.0)
+        assert all(await all_at_once())
+        monkeypatch.setattr(sessions_module, "READ_SECONDS", 0.05)
+        monkeypatch.setattr(sessions_module, "read_session", lambda *_: time.sleep(0.4))
+        assert not any(await all_at_once())
+        monkeypatch.undo()
+        await asyncio.sleep(1.0)
+        monkeypatch.setattr(sessions_module, "READ_SECONDS", 30.0)
+        assert all(await all_at_once())
+
+    asyncio.run(play())
+
+
+def test_a_user_with_two_devices_has_two_sessions(app):
+    """A history continues the latest session that it fits."""
+    one, first = listed(recommend(app, k=3))
+    other, second = listed(recommend(app, k=3, exclude=first))
+    assert not set(first) & set(second)
+    assert listed(recommend(app, first[:2]))[0] == {"id": one["id"], "step": 2}
+    assert listed(recommend(app, second[:1]))[0] == {"id": other["id"], "step": 1}
+
+
+def test_a_batch_continues_a_session_once(app):
+    session, first = listed(recommend(app))
+    body = {"user": 3, "k": 1, "exclude_rated": False, "history": [{"item": first[0], "liked": True}]}
+    answers = ask(app, "POST", "/v1/recommend/batch", {"requests": [body, body]}).json()["answers"]
+    assert answers[0]["session"] == {"id": session["id"], "step": 1}
+    assert "session" not in answers[1]
+    assert stored(app)[-2:] == [(session["id"], 1), (None, None)]
+
+
+def test_after_a_lost_event_only_what_a_stored_list_contradicts_is_refused(app, monkeypatch):
+    _, first = listed(recommend(app, session_id="s", k=2))
+    server = app.state.server
+
+    async def fail(*_):
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(server.store.writer, "events", fail)
+    lost = [item["item_id"] for item in recommend(app, first[:1], session_id="s", k=2).json()["items"]]
+    begun = [item["item_id"] for item in recommend(app, session_id="t", k=1).json()["items"]]
+    monkeypatch.undo()
+    assert listed(recommend(app, [first[0], lost[0]], session_id="s"))[0] == {"id": "s", "step": 2}
+    assert listed(recommend(app, begun, session_id="t"))[0] == {"id": "t", "step": 1}
+    assert "item 0 of the history" in conflict(recommend(app, [lost[0], first[0], lost[1]], session_id="s"))
+    assert "at step 2 already" in conflict(recommend(app, [first[0], lost[0]], session_id="s"))
+
+
+def test_lists_of_a_policy_of_rounds_do_not_count_as_shown_items(app):
+    """As in a rollout, whose two versions may be of either kind."""
+    _, first = listed(recommend(app, session_id="s"))
+    with transaction(app.state.server.store.engine) as connection:
+        insert_events(connection, [event(user=3, session_id="s", step=1, history=None, time=now_ms())])
+    assert listed(recommend(app, first[:1], session_id="s"))[0] == {"id": "s", "step": 1}
+
+
+def test_a_session_of_many_events_is_read_from_its_latest(tmp_path, new_engine):
+    engine = new_engine(new_url("sqlite", tmp_path))
+    migrate(engine)
+    with transaction(engine) as connection:
+        insert_events(connection, [event(session_id="s", step=step, history=b"") for step in range(300)])
+        session = read_session(connection, "s")
+        assert [each.step for each in session.events] == list(range(199, 300))
+        assert read_session(connection, "s", with_items=False) == (session.user_key, 299, [])
+
+
+def test_a_request_that_continues_no_session_is_no_failure_of_the_challenger():
+    def answer(_):
+        raise SessionError("the session belongs to another user")
+
+    live = SimpleNamespace(challenger=object(), variant_for=lambda _: (None, CHALLENGER))
+    with pytest.raises(SessionError, match="another user"):
+        answer_by_variant(None, live, "3", answer)
+
+
 def of_session(*lists):
-    return [SessionEvent("3", step, json.dumps(items)) for step, items in lists]
+    return StoredSession("3", lists[-1][0], [SessionEvent(step, json.dumps(items)) for step, items in lists])
 
 
 def test_a_session_with_a_gap_in_the_store_checks_user_and_step_only():
     session = of_session((0, [1, 2]), (4, [5]))  # at most two items before step 4: an event is missing
-    assert shown_items(session) is None
-    assert find_conflict(session, "3", [9, 9, 9, 9, 9, 9, 9]) is None
+    assert shown_items(session.events) is None
+    assert find_conflict(session, "3", [1, 9, 9, 9, 5, 9, 9]) is None
+    assert "item 4" in find_conflict(session, "3", [1, 9, 9, 9, 9, 9, 9])
     assert "another user" in find_conflict(session, "4", [9] * 7)
     assert "step 4" in find_conflict(session, "3", [1, 2])
 
@@ -244,8 +340,10 @@ def test_events_of_before_belong_to_no_session(kind, tmp_path, new_engine):
     migrate(engine)
     with transaction(engine) as connection:
         assert connection.execute(select(events.c.session_id, events.c.step)).all() == [(None, None)]
-        insert_events(connection, [event(session_id="s", step=1), event(session_id="s", step=0, items=(9,))])
-        assert [each.step for each in read_sessions(connection, ["s", "t"])["s"]] == [0, 1]
+        both = [event(session_id="s", step=1, history=b""), event(session_id="s", step=0, items=(9,), history=b"")]
+        insert_events(connection, both)
+        assert [each.step for each in read_session(connection, "s").events] == [0, 1]
+        assert read_session(connection, "t") is None
     with engine.connect() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "0010")

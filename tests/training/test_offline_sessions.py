@@ -259,6 +259,25 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(name):
 
 
 @pytest.mark.parametrize("name", AGENTS)
+def test_a_compiled_program_learns_among_candidates(name):
+    """All items as candidates teach what a log without candidates teaches, fewer ones something else."""
+    log, rng, learned = random_log(), np.random.default_rng(0), []
+    arm = np.searchsorted(log.action_items, log.item)
+    for share in (None, 1.0, 0.3):
+        mask = rng.random((len(log), ITEMS)) < (share or 0)
+        mask[np.arange(len(log)), arm] = True
+        sets = CandidateSets.without_exclusions(np.packbits(mask, axis=1), np.arange(len(log)), ITEMS)
+        agent = make(name, **AGENTS[name])
+        with_sets = log if share is None else replace(log, candidates=sets)
+        learn_from_sessions(agent, with_sets, planted_sight(), OfflineRunConfig(batch_size=40))
+        learned.append(arrays_of(agent))
+    plain, everything, few = learned
+    for key, values in plain.items():
+        np.testing.assert_allclose(values, everything[key], atol=1e-4, err_msg=key)
+    assert any(np.abs(plain[key] - few[key]).max() > 1e-3 for key in plain)
+
+
+@pytest.mark.parametrize("name", AGENTS)
 def test_room_for_longer_sessions_changes_nothing(name):
     """What is padded counts for nothing; the view last_item does not know how long sessions can be."""
     log, found = random_log(view="last_item"), []

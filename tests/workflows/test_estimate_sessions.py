@@ -218,7 +218,7 @@ def test_seed_and_settings_are_used():
 @pytest.mark.parametrize(
     ("one", "changes", "message"),
     [
-        (lambda: Policy(tiny_artifact()), {}, "linucb acts in single rounds, but tiny sessions is a log of sessions"),
+        (lambda: Policy(tiny_artifact(arms=6)), {}, r"its 11 items are not the 6 of the policy \(linucb\)"),
         (policy, {"log_propensity": None}, "tiny sessions: no propensities"),
         (lambda: policy(arms=6), {}, "its 11 items are not the 6 of the policy"),
         (lambda: policy(steps=3), {}, "a session of 4 steps, but sessions of the policy .* have at most 3"),

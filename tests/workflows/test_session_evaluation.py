@@ -79,6 +79,18 @@ def test_metrics_are_added_to_those_that_are_there(together):
     }
 
 
+def test_policies_of_rounds_stand_in_the_same_table(together, worlds):
+    """One that is the rating model earns to the last bit what the rating model earns, among policies or alone."""
+    mine = policy("ppo", "last_n")
+    bandit = changed(mine, {}, agent="greedy", estimator="rating_model", head="greedy", policy={})
+    result = evaluate_sessions({"of rounds": bandit, "sees five": mine}, miniature_split(), worlds=worlds)
+    assert result.evaluation_world["sees five"] == together[0].evaluation_world["sees five"]
+    for both in (result, evaluate_sessions({"of rounds": bandit}, miniature_split(), worlds=worlds)):
+        of_rounds, reference = both.evaluation_world["of rounds"], both.evaluation_world["rating_model"]
+        assert (of_rounds.reward, of_rounds.length) == (reference.reward, reference.length)
+        assert of_rounds.gain.value == 0
+
+
 def test_a_policys_figures_do_not_depend_on_the_company(together, worlds):
     alone = evaluate_sessions({"sees one": policy("dqn", "last_item")}, miniature_split(), worlds=worlds)
     assert alone.evaluation_world["sees one"] == together[0].evaluation_world["sees one"]
@@ -117,9 +129,6 @@ def test_what_cannot_be_judged_is_refused():
     mine = policy("ppo", "last_n")
     with pytest.raises(ConfigError, match="no policies given"):
         evaluate_sessions({}, miniature_split())
-    bandit = changed(mine, {}, agent="linucb", estimator="rating_model", head="greedy", policy={})
-    with pytest.raises(ConfigError, match=r"theirs \(linucb\) was not trained in sessions"):
-        evaluate_sessions({"mine": mine, "theirs": bandit}, miniature_split())
     with pytest.raises(DataError, match="mine was fitted on the train part of 'u1'"):
         evaluate_sessions({"mine": mine}, split(miniature_ratings(), "u2"))
 

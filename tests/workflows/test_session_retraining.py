@@ -12,6 +12,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.learned_events import log_events
 from recpolicy.registry.artifact_kinds import verify
 from recpolicy.training import tensorflow_export
+from recpolicy.training.offline_sessions import LEARN_FROM_LOGS
 from recpolicy.workflows.policy_training import train
 from recpolicy.workflows.retraining import retrain
 from recpolicy.workflows.session_logs import simulate_session_log
@@ -44,7 +45,7 @@ def logs(tmp_path_factory):
     return log.select_sessions(first), log.select_sessions(~first), log
 
 
-@pytest.mark.parametrize("agent", ["dqn", "topk_reinforce"])
+@pytest.mark.parametrize("agent", LEARN_FROM_LOGS)
 def test_a_session_policy_goes_on_from_where_it_stood(agent, logs, tmp_path):
     first, second, both = logs
     old = train(agent, miniature_split(), tmp_path / "old", config=TRAIN, agent_config=NETWORK, log=first)

@@ -17,6 +17,7 @@ NOT_REACHED = (
     "versions that were trained on the user's data, and what the champion has learned online",
     "backups, and exports that you do not name by --export",
     "rounds that `log ingest` made of an export: make them again",
+    "logs of sessions (`log export --task sessions`): delete them, and export again",
 )
 
 
@@ -39,8 +40,8 @@ def erase_user(
     for folder in export or ():
         if not has_events(folder):
             raise ConfigError(
-                f"--export {folder}: no events.parquet; expected the folder of recpolicy log export. A feature log is"
-                " written anew by each export: export it again"
+                f"--export {folder}: no events.parquet; expected the folder of recpolicy log export. Feature logs"
+                " and session logs are written anew by each export: delete them, and export again"
             )
     if not yes:
         _confirm(f"Erase user {user} for ever?")

@@ -18,8 +18,8 @@ def gate(
         Path | None,
         typer.Option(
             "--log",
-            help="Folder that `recpolicy log ingest` wrote, or one file of rounds. Session policies need none: they"
-            " are compared in simulated sessions.",
+            help="Folder that `recpolicy log ingest` wrote, one file of rounds, or a log of sessions. Session policies"
+            " need none: they are compared in simulated sessions, too.",
         ),
     ] = None,
     baseline: Annotated[
@@ -49,7 +49,7 @@ def gate(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the intervals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> int:
-    """Gate a policy on held-out ratings, and on logged rounds or in simulated sessions.
+    """Gate a policy on held-out ratings, on logged rounds or sessions, and in simulated sessions.
 
     Exit code 0: pass, 1: no pass, 2: wrong input.
     """

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from recpolicy.registry.model_registry import Registry
     from recpolicy.server.db.export_policy import LogPolicy
+    from recpolicy.server.db.session_export import SessionExportOptions
 
 EPILOG = "Example:  recpolicy log export runs/linucb.server-state --out logs/server"
 
@@ -56,6 +57,14 @@ def export(
             help="With --task sessions: rewards count for so many hours, and a session is complete only then.",
         ),
     ] = 24.0,
+    gap_minutes: Annotated[
+        float,
+        typer.Option(
+            "--gap-minutes",
+            min=0,
+            help="With --task sessions: a session without a request for so long has ended.",
+        ),
+    ] = 30.0,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="With --task strategy: TOML file of the engine, with the server's weights."),
@@ -69,6 +78,7 @@ def export(
     from recpolicy.registry.model_registry import Registry
     from recpolicy.server.db.export import ExportOptions, LogPolicy
     from recpolicy.server.db.export import export as export_log
+    from recpolicy.server.db.session_export import SessionExportOptions
 
     if config is not None and task != "strategy":
         raise typer.BadParameter("only for --task strategy; leave it out", param_hint="--config")
@@ -77,12 +87,18 @@ def export(
         return
     versions = Registry(registry or _registry_in(state))
     if _ranks(versions, version):
+        if task == "sessions":
+            raise typer.BadParameter(
+                "only for a session policy; leave it out for a policy of features, or a registry without a champion",
+                param_hint="--task sessions",
+            )
         _export_features(state, out, as_json)
         return
     policy = LogPolicy(versions, version)
     with _store(state) as engine:
         if task == "sessions":
-            _export_sessions(engine, policy, out, wait_hours, as_json)
+            options = SessionExportOptions(out, wait_hours=wait_hours, gap_minutes=gap_minutes)
+            _export_sessions(engine, policy, options, as_json)
             return
         done = export_log(engine, policy, ExportOptions(out, places=places), show_progress=False if as_json else None)
     if as_json:
@@ -94,21 +110,23 @@ def export(
     print_text(f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds")
 
 
-def _export_sessions(engine: "Engine", policy: "LogPolicy", out: Path, wait_hours: float, as_json: bool) -> None:
+def _export_sessions(engine: "Engine", policy: "LogPolicy", options: "SessionExportOptions", as_json: bool) -> None:
     """Write the complete sessions as a new log."""
-    from recpolicy.server.db.session_export import SessionExportOptions, export_sessions
+    from recpolicy.server.db.session_export import export_sessions
     from recpolicy.workflows.artifacts import check_absent
 
-    check_absent(out)
-    done = export_sessions(engine, policy, SessionExportOptions(out, wait_hours=wait_hours))
+    check_absent(options.out)
+    done = export_sessions(engine, policy, options)
     if as_json:
         print_json(done.as_dict())
         return
-    print_text(f"wrote {done.sessions:,} sessions of {done.steps:,} steps: {out}" if done.sessions else "no sessions")
+    print_text(
+        f"wrote {done.sessions:,} sessions of {done.steps:,} steps: {options.out}" if done.sessions else "no sessions"
+    )
     for reason, count in sorted(done.left_out.items()):
         print_text(f"dropped: {count:,} sessions ({_SESSION_REASONS[reason]})")
     if done.sessions:
-        print_text(f"next: recpolicy ope estimate POLICY --log {out}")
+        print_text(f"next: recpolicy ope estimate POLICY --log {options.out}")
 
 
 def _ranks(registry: "Registry", version: str) -> bool:
@@ -155,11 +173,11 @@ def _export_strategies(state: Path, out: Path, config: Path | None, as_json: boo
 
 
 _SESSION_REASONS = {
-    "broken": "events are missing, or contradict each other",
-    "changed_like": "a response changed after a list was chosen by it",
+    "broken": "events are missing or contradict each other, or a reward is for an item that was not shown",
     "new_user": "the user is unknown to the version, or the request described the user",
     "no_propensity": "no propensity",
     "other_policy": "chosen by a policy of single rounds, or among items that the version does not have",
+    "unplaced": "the user had a request that fits no session, as during an outage, so the session may have gone on",
 }
 _RANK_REASONS = {
     "incomplete": "the user did not agree that the server keeps the traits",

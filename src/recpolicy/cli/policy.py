@@ -85,8 +85,8 @@ def compare(
         raise unknown_name_error("policy", against, [*policies, *BASELINES])
     split = load_training_split(next(iter(policies.values())), data)
     result = evaluate_policies(policies, split, seed=seed)
-    of_sessions = {name: policy for name, policy in policies.items() if policy.sequential}
-    sessions = _evaluate_sessions(of_sessions, split, seed) if of_sessions else None
+    in_sessions = any(policy.sequential for policy in policies.values())
+    sessions = _evaluate_sessions(policies, split, seed) if in_sessions else None
     if as_json:
         differences = {
             name: result.evaluation.difference(against, name).as_dict()
@@ -197,7 +197,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: training, evaluation with the baselines, plots, recommendations, gate."""
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.evaluation_rounds import read_evaluation_rounds
+    from recpolicy.workflows.evaluation_rounds import read_gate_log
     from recpolicy.workflows.gating import read_gate_config
     from recpolicy.workflows.policy_report import write_policy_report
 
@@ -214,7 +214,7 @@ def report(
         page,
         user=None if user is None else parse_ids([user], policy.scorer.user_ids)[0],
         seed=seed,
-        log=None if log is None else read_evaluation_rounds(log, policy),
+        log=None if log is None else read_gate_log(log, policy),
         incumbent=None if baseline is None else load_policy(baseline),
         limits=read_gate_config(config),
     )

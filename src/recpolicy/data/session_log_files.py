@@ -143,7 +143,7 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
 def _order(columns: dict[str, NDArray[Any]], path: Path) -> NDArray[np.intp]:
     """Return the rows [N] session after session; raises DataError with the row of a fault."""
     number = pd.factorize(columns["session"])[0]
-    order = np.lexsort((columns["step"], number))
+    order: NDArray[np.intp] = np.lexsort((columns["step"], number))
     ordered = {key: values[order] for key, values in columns.items()}
     for wrong, what in session_faults(ordered):
         if wrong.any():

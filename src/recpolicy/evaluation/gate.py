@@ -57,13 +57,14 @@ class GateConfig:
     """The limits; None switches a criterion off. Gains and ratings are in the units of the ratings (stars)."""
 
     interval: GateInterval = "t"
-    """Interval of the gains on logged rounds. `sequence` is wider and may be looked at after every day of the log."""
+    """Interval of the gains on a log. `sequence` is wider and may be looked at after every day of the log."""
     margin: Number | None = 0.0
-    """Minimum gain (lower bound, reward per round) over the incumbent on logged rounds."""
+    """Minimum gain (lower bound, reward per round or session) over the incumbent on a log."""
     relative_gain: Number | None = 0.0
-    """Minimum relative gain (lower bound) over the logging policy; 0.05 requires 5 % more reward."""
+    """Minimum relative gain (lower bound) over the logging policy; 0.05 requires 5 % more reward. On logged
+    sessions, and for rewards of both signs, any number requires a gain above 0."""
     min_mean_reward: Number | None = None
-    """Minimum mean reward (lower bound, reward per round) of the candidate on logged rounds, whatever it is compared
+    """Minimum mean reward (lower bound, reward per round or session) of the candidate on a log, whatever it is compared
     with."""
     min_effective_sample_size: Limit = 50.0
     """Effective sample size of the logged users below which there is no verdict; of the two policies the smaller."""
@@ -86,7 +87,7 @@ class GateConfig:
     session_min_mean_reward: Number | None = None
     """Minimum mean reward (lower bound, reward per session) of the candidate in simulated sessions."""
     session_group_loss: Limit = 0.5
-    """Maximum loss of a group of users (upper bound, reward per session) in simulated sessions."""
+    """Maximum loss of a group of users (upper bound, reward per session) in logged or simulated sessions."""
     calibration_bias: Limit = 0.2
     """Maximum error of the mean estimate of held-out ratings."""
     calibration_error: Limit = 0.25
@@ -179,7 +180,7 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
 
 
 def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
-    gain = _figure(logged, "gain", config.interval, "lo")
+    gain, per_session = _figure(logged, "gain", config.interval, "lo"), logged.get("unit") == "session"
     effective, mean_weight, tail = _SOUNDNESS
     return [
         _at_least(f"gain over {logged['baseline']}, lower bound", gain, config.margin, strict=True),
@@ -192,12 +193,12 @@ def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | N
         _at_least(effective, _figure(logged, "effective_sample_size"), config.min_effective_sample_size),
         _at_most(mean_weight, _figure(logged, "mean_weight_z"), config.max_mean_weight_z),
         _at_most(tail, _figure(logged, "tail_index"), config.max_tail_index),
-        _worst_group("on the log", logged, config.group_loss),
+        _worst_group("on the log", logged, config.session_group_loss if per_session else config.group_loss),
     ]
 
 
 def _over_logging_policy(logged: Mapping[str, Any], config: GateConfig) -> Criterion | None:
-    """Return the criterion of the gain over the logging policy: relative, or absolute where rewards can be negative.
+    """Return the criterion of the gain over the logging policy: relative, or absolute of sessions and signed rewards.
 
     A share of a mean says nothing if rewards of both signs make the mean.
     """

@@ -3,7 +3,7 @@
 M logged sessions of N steps in all, n of them side by side at the same step, A arms, D embedding, G genres, W columns
 of a view's history state. The state is carried on from step to step by the same rules as in
 environments/observation_encoders.py; history_state.py builds the state of one session from its whole past, and a test
-holds the two together.
+holds the two together. A policy of single rounds sees no session: it chooses by its scores among what is left.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -56,34 +56,42 @@ class _View(NamedTuple):
 
 
 def moments(parts: PolicyParts, log: SessionLog, at_once: int = SESSIONS_AT_ONCE) -> Iterator[Moment]:
-    """Yield every step of the log once, as the session policy `parts` would have seen it.
+    """Yield every step of the log once, as the policy `parts` would have seen it.
 
-    The log must be of the policy's users and catalog, its sessions no longer than the policy's.
+    The log must be of the policy's users and catalog, its sessions no longer than those of a session policy.
     """
     for first in range(0, len(log.length), at_once):
         yield from _side_by_side(parts, log, np.arange(first, min(first + at_once, len(log.length))))
 
 
 def _side_by_side(parts: PolicyParts, log: SessionLog, session: NDArray[np.intp]) -> Iterator[Moment]:
-    arrays, view = parts.policy, _VIEWS[str(parts.policy["view"])]
-    shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), arrays["genres"].shape[1])
+    view, shape, genres = _view(parts)
     row, left = log.start[session], log.length[session]
     context = parts.context[log.user[row]]
     history_state = view.start(context[:, : parts.item.shape[1]], shape)
     fresh = np.ones((len(session), len(parts.action_items)), bool)
     while len(row):
         arm = np.searchsorted(parts.action_items, log.item[row])
-        situation, _ = policy_input(parts, context, history_state)
+        situation, _ = policy_input(parts, context, history_state if parts.sequential else None)
         allowed = fresh if log.candidates is None else fresh & log.candidates.take(row).mask(slice(None))
         yield Moment(row, arm, allowed, history_state, ESTIMATORS[parts.estimator](parts.policy, situation))
         left = left - 1
         goes_on = left > 0
         row, arm, left, context = row[goes_on], arm[goes_on], left[goes_on], context[goes_on]
         item = log.item[row]
-        shown = _Shown(parts.item[item], arrays["genres"][item], log.liked[row][:, np.newaxis])
+        shown = _Shown(parts.item[item], genres[item], log.liked[row][:, np.newaxis])
         history_state, fresh = view.update(history_state[goes_on], shown, shape), fresh[goes_on]
         fresh[np.arange(len(arm)), arm] = False
         row = row + 1
+
+
+def _view(parts: PolicyParts) -> tuple[_View, Shape, Array]:
+    """Return the view of a policy, its shape and the genres of items [I, G]; an empty view for single rounds."""
+    if not parts.sequential:
+        return _BLIND, Shape(0, 0, 0), np.zeros((len(parts.item), 0), np.float32)
+    arrays = parts.policy
+    shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), arrays["genres"].shape[1])
+    return _VIEWS[str(arrays["view"])], shape, arrays["genres"]
 
 
 def exploring_probabilities(parts: PolicyParts, estimate: Estimate, allowed: Mask) -> NDArray[np.float64]:
@@ -137,6 +145,7 @@ def _last_n(history_state: Array, shown: _Shown, shape: Shape) -> Array:
     return np.concatenate([shown.embedding, shown.liked.astype(np.float32), older, done], axis=1)
 
 
+_BLIND = _View(lambda user, _: np.zeros((len(user), 0), np.float32), lambda history_state, *_: history_state)
 _VIEWS: Mapping[str, _View] = {
     "interest": _View(_fresh_interest, _interest),
     "last_item": _View(_nothing_shown, _last_item),

@@ -35,6 +35,9 @@ class Metrics:
         self.unread = gauge(
             "users_unread", "Users answered without a look at their latest ratings, since the start.", "livesum"
         )
+        self.sessions_unread = gauge(
+            "sessions_unread", "Requests answered without a look at their sessions, since the start.", "livesum"
+        )
         self.lost = counter("events_lost", "Lists recommended whose events could not be stored.")
         self.feedback = counter("feedback", "Feedback by outcome.", ("status",))
         self.ranks = counter("ranks", "Ranked events, each slot as one.", ("version", "variant", "mode"))

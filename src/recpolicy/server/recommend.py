@@ -276,6 +276,7 @@ async def persist(state: AppState, served: list[ServedList]) -> bool:
             raise
         except StoreError:
             state.metrics.lost.inc(len(served))
+            state.sessions.lossless = False
             stored = False
     counts: dict[tuple[int, str, bool], int] = {}
     for each in served:

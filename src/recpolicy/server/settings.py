@@ -212,9 +212,9 @@ class JobsConfig:
     places: CountOrZero = 10
     """First positions of an event that become rounds; 0: all."""
     evaluation_share: OpenFraction = 0.2
-    """Fraction of the new rounds, the latest, on which the gate evaluates."""
+    """Fraction of the new rounds or sessions, the latest, on which the gate evaluates."""
     min_evaluation_rounds: Count = 100
-    """Rounds that the gate needs."""
+    """Rounds that the gate needs; of session policies, steps."""
     gate: str | None = None
     """TOML file with the limits of the gate in its table [gate]; null: the defaults."""
     auto_rollout: bool = False

@@ -102,7 +102,7 @@ def _candidates(log: SessionLog, candidates: CandidateSets, sight: ObservationBu
 def _open(sets: tf.Tensor, index: tf.Tensor, actions: int) -> tf.Tensor:
     """Return the candidates [..., An] of steps with these sets [...]."""
     packed = tf.gather(sets, index)[..., tf.newaxis]  # [..., W, 1]
-    shift, lowest = tf.constant(range(7, -1, -1), tf.uint8), tf.constant(1, tf.uint8)
+    shift, lowest = tf.constant([7, 6, 5, 4, 3, 2, 1, 0], tf.uint8), tf.constant(1, tf.uint8)
     bits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(packed, shift), lowest)  # [..., W, 8]
     flat = tf.reshape(bits, tf.concat([tf.shape(index), [8 * sets.shape[1]]], axis=0))
     return tf.cast(flat[..., :actions], tf.bool)

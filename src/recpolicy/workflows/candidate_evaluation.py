@@ -1,5 +1,5 @@
-"""Evaluate a candidate: on held-out ratings with the baselines, on logged rounds or in simulated sessions against the
-incumbent.
+"""Evaluate a candidate: on held-out ratings with the baselines, and against the incumbent on logged rounds, on logged
+sessions or in simulated sessions.
 
 The evaluation is a JSON file for the gate, and a page for people. N rounds, U users, A items of the catalog.
 """
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, make_groups
@@ -24,10 +25,23 @@ from recpolicy.evaluation.rating_accuracy import Calibration, rating_calibration
 from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.ope.results import PolicyComparison
-from recpolicy.workflows.evaluation_rounds import ALL_USERS, chosen_users, read_evaluation_rounds, rounds_of_users
+from recpolicy.workflows.evaluation_rounds import (
+    ALL_USERS,
+    chosen_users,
+    is_log_of_sessions,
+    read_gate_log,
+    rounds_of_users,
+)
 from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation, evaluate
-from recpolicy.workflows.log_evaluation import LogComparison, compare_on_log, off_policy_gain, plain_groups
+from recpolicy.workflows.log_evaluation import (
+    LogComparison,
+    check_log_type,
+    compare_on_log,
+    off_policy_gain,
+    plain_groups,
+)
 from recpolicy.workflows.session_comparison import SessionComparison, compare_in_sessions
+from recpolicy.workflows.session_log_evaluation import SessionLogComparison, compare_on_sessions
 
 __all__ = [
     "INCUMBENT", "CandidateEvaluation", "evaluate_candidate", "evaluate_candidate_folder", "off_policy_gain",
@@ -56,21 +70,21 @@ class CandidateEvaluation:
     held_out: HeldOutEvaluation | None
     name: str
     """The policy's name in `held_out`."""
-    log_comparison: LogComparison | None
-    """The policy on logged rounds."""
+    log_comparison: LogComparison | SessionLogComparison | None
+    """The policy on logged rounds or sessions."""
     baseline: str
     """Name of the policy that `log_comparison` compares with."""
     seed: int
     actions: ActionDiversity
     """Diversity of the policy's best items, over the logged rounds or, without a log, over all users; of a policy of
-    sessions, of the items that it shows at a step."""
+    sessions, of the items that it shows at a step of simulated or logged sessions."""
     log_groups: Mapping[str, GroupFigure]
     """Gain on the log by group of users; empty without a log."""
     latency: Latency
     inputs: Mapping[str, str | None]
     """Digests of all inputs."""
     actions_over: str = "all users"
-    """Choices behind `actions`: all users, logged rounds or simulated sessions."""
+    """Choices behind `actions`: all users, logged rounds, logged sessions or simulated sessions."""
     sessions: SessionComparison | None = None
     """The policy in simulated sessions."""
     session_groups: Mapping[str, GroupFigure] = field(default_factory=dict)
@@ -81,7 +95,7 @@ class CandidateEvaluation:
 
     @property
     def off_policy(self) -> PolicyComparison | None:
-        """The gain on logged rounds; None without a log."""
+        """The gain on logged rounds or sessions; None without a log."""
         return None if self.log_comparison is None else self.log_comparison.gain
 
     @property
@@ -168,8 +182,8 @@ def evaluate_candidate_folder(
     Args:
         folder: The artifact of the candidate.
         split: The split of its training, or None.
-        rounds: A file of rounds for evaluation or the folder of an ingested log, or None. A session policy leaves
-            them out: they hold no evidence on it.
+        rounds: A file of rounds for evaluation or the folder of an ingested log, a log of sessions, or None. A session
+            policy leaves rounds out: they hold no evidence on it.
         incumbent: The artifact of the policy in service; None compares with the logging policy.
         seed: Seed of the intervals and the sessions.
         users: Users whose rounds or sessions count: ALL_USERS, or a half of them by USER_HALVES.
@@ -183,10 +197,9 @@ def evaluate_candidate_folder(
     """
     policy = load_policy(folder)
     compared = None if incumbent is None else load_policy(incumbent)
-    if rounds is None or policy.sequential:
-        log = None
-    else:
-        log = rounds_of_users(read_evaluation_rounds(rounds, policy), users)
+    log = None
+    if rounds is not None and (not policy.sequential or is_log_of_sessions(rounds)):
+        log = rounds_of_users(read_gate_log(rounds, policy), users)
     counted = chosen_users(len(policy.artifact.users), users)
     return evaluate_candidate(
         policy, split, log, compared, seed, sessions=sessions, session_users=counted, held_out=held_out
@@ -196,7 +209,7 @@ def evaluate_candidate_folder(
 def evaluate_candidate(
     policy: Policy,
     split: Split | None,
-    log: BanditLog | None,
+    log: BanditLog | SessionLog | None,
     incumbent: Policy | None = None,
     seed: int = 0,
     *,
@@ -205,12 +218,12 @@ def evaluate_candidate(
     held_out: bool = True,
     guardrails: GuardrailConfig | None = None,
 ) -> CandidateEvaluation:
-    """Evaluate a candidate on held-out ratings, and on logged rounds or in simulated sessions.
+    """Evaluate a candidate on held-out ratings, on a log, and in simulated sessions.
 
     Args:
         policy: The candidate.
         split: The split of its training, or None.
-        log: Rounds for evaluation, or None.
+        log: Rounds or sessions for evaluation, or None. Both policies may be of either kind on logged sessions.
         incumbent: The policy in service; None compares with the logging policy. Held-out ratings include it if it was
             trained on the same train part.
         seed: Seed of the intervals and the sessions.
@@ -224,11 +237,20 @@ def evaluate_candidate(
 
     Raises:
         DataError: Split and log are both None, the policy was trained on other ratings, or it has learned from the log.
-        ConfigError: The policy is one of sessions, and there is a log; or the sessions of both cannot be compared.
+        ConfigError: The policy is one of sessions, and the log is one of rounds; or the sessions of both cannot be
+            compared; or there are guardrails and logged sessions.
     """
+    on_sessions = isinstance(log, SessionLog)
+    if on_sessions and guardrails is not None:
+        raise ConfigError("guardrails are only for logged rounds; leave them out for sessions")
+    if isinstance(log, BanditLog):
+        check_log_type(policy, False, log.name)
     in_sessions = sessions or policy.sequential or (incumbent is not None and incumbent.sequential)
-    if in_sessions and split is None:
-        raise DataError("a session policy is evaluated in simulated sessions: give the split of its training")
+    if in_sessions and split is None and not on_sessions:
+        raise DataError(
+            "a session policy is evaluated in logged or simulated sessions: give a log of sessions, or the split of its"
+            " training"
+        )
     if split is None and log is None:
         raise DataError("an evaluation needs held-out ratings or logged rounds: split and log are both None")
     name = policy.artifact.agent
@@ -238,16 +260,21 @@ def evaluate_candidate(
         fair = incumbent is not None and incumbent.metadata["split"]["train"] == test_split.train.digest
         policies = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
         held_out_result = evaluate(policies, test_split, seed=seed)
-    # A session policy chooses by what came before, so single rounds hold no evidence on it.
-    log_incumbent = None if incumbent is not None and incumbent.sequential else incumbent
-    log_comparison = None if log is None else compare_on_log(policy, log_incumbent, log, seed, guardrails)
+    log_incumbent = incumbent
+    log_comparison: LogComparison | SessionLogComparison | None = None
+    if isinstance(log, SessionLog):
+        log_comparison = compare_on_sessions(policy, incumbent, log, seed)
+    elif log is not None:
+        # A session policy chooses by what came before, so single rounds hold no evidence on it.
+        log_incumbent = None if incumbent is not None and incumbent.sequential else incumbent
+        log_comparison = compare_on_log(policy, log_incumbent, log, seed, guardrails)
     session_result = None
     if in_sessions and split is not None:
         session_result = compare_in_sessions(policy, incumbent, split, seed, session_users)
     if policy.sequential and session_result is not None:
         actions, actions_over = session_result.actions, "simulated sessions"
     elif log_comparison is not None:
-        actions, actions_over = log_comparison.actions, "logged rounds"
+        actions, actions_over = log_comparison.actions, "logged sessions" if on_sessions else "logged rounds"
     else:
         actions, actions_over = _action_diversity(policy), "all users"
     artifact = policy.artifact
@@ -285,7 +312,7 @@ def _described(policy: Policy) -> dict[str, Any]:
 
 
 def _inputs(
-    policy: Policy, incumbent: Policy | None, split: Split | None, log: BanditLog | None
+    policy: Policy, incumbent: Policy | None, split: Split | None, log: BanditLog | SessionLog | None
 ) -> dict[str, str | None]:
     return {
         "candidate": policy.metadata["policy_digest"],

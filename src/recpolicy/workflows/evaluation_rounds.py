@@ -1,4 +1,4 @@
-"""The rounds that count in an evaluation: read them from a file or an ingested log, and choose a part of the users."""
+"""The log that counts in an evaluation: read rounds or sessions, and choose a part of the users."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from recpolicy.core.seeds import generator
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION
-from recpolicy.data.session_log_files import SESSIONS, is_session_log
+from recpolicy.data.session_log import SessionLog
+from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows.interaction_logs import read_rounds
 
@@ -45,22 +46,39 @@ def read_evaluation_rounds(path: Path, policy: Policy) -> BanditLog:
     return read_rounds(path, IdVocabulary.from_policy(policy))
 
 
-def rounds_of_users(log: BanditLog, users: str) -> BanditLog:
-    """Return the rounds of all users, or of one half of them, drawn at random but always the same.
+def is_log_of_sessions(path: Path) -> bool:
+    """Return True for a session log: a file, or a folder with one."""
+    return (path / SESSIONS).is_file() if path.is_dir() else is_session_log(path)
+
+
+def read_gate_log(path: Path, policy: Policy) -> BanditLog | SessionLog:
+    """Return the rounds or the sessions for evaluation; raises what `read_evaluation_rounds` and `read_sessions` do."""
+    if not is_log_of_sessions(path):
+        return read_evaluation_rounds(path, policy)
+    return read_sessions(path / SESSIONS if path.is_dir() else path, IdVocabulary.from_policy(policy))
+
+
+def rounds_of_users(log: BanditLog | SessionLog, users: str) -> BanditLog | SessionLog:
+    """Return the rounds or sessions of all users, or of one half of them, drawn at random but always the same.
 
     A choice on the rounds of one half has no influence on the rounds of the other, because users are independent. If
     the unit of the log is the round, the halves are of rounds.
 
     Args:
-        log: The rounds.
+        log: The rounds or sessions.
         users: ALL_USERS or one of USER_HALVES.
 
     Raises:
         ConfigError: `users` is unknown.
-        DataError: The half has no rounds.
+        DataError: The half has no rounds or sessions.
     """
     if users == ALL_USERS:
         return log
+    if isinstance(log, SessionLog):
+        counted = chosen_users(int(log.user.max()) + 1, users)[log.user[log.start[:-1]]]
+        if not counted.any():
+            raise DataError(f"{log.name}: no sessions of the users for {users}; a sweep needs a log of more users")
+        return log.select_sessions(counted)
     rows = np.flatnonzero(chosen_users(int(log.units.max()) + 1, users)[log.units])
     if not len(rows):
         raise DataError(f"{log.name}: no rounds of the users for {users}; a sweep needs a log of more users")

@@ -10,6 +10,8 @@ from recpolicy.core.config import build, read_toml, reject_unknown_tables
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import atomic_directory, file_digest, read_versioned_json, write_json
 from recpolicy.core.optional_deps import require_extra
+from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import VERDICTS, Gate, GateConfig, gate, gate_tables
 from recpolicy.inference.feature_policy import FeaturePolicy
@@ -22,7 +24,7 @@ from recpolicy.registry.version_files import migrate_gate
 from recpolicy.workflows.artifacts import check_writable_folder
 from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evaluate_candidate
 from recpolicy.workflows.evaluation_files import read_candidate_evaluation, write_candidate_evaluation
-from recpolicy.workflows.evaluation_rounds import read_evaluation_rounds
+from recpolicy.workflows.evaluation_rounds import read_gate_log
 from recpolicy.workflows.feature_estimation import (
     FeatureEvaluation,
     evaluate_feature_candidate,
@@ -117,15 +119,16 @@ def read_record_of(policy: Path, record: Path) -> dict[str, Any]:
 
 
 def gate_candidate(
-    policy: Policy, split: Split | None, log: Path | None, incumbent: Policy | None, config: GateConfig, seed: int = 0,
-    out: Path | None = None, guardrails: GuardrailConfig | None = None,
+    policy: Policy, split: Split | None, log: Path | BanditLog | SessionLog | None, incumbent: Policy | None,
+    config: GateConfig, seed: int = 0, out: Path | None = None, guardrails: GuardrailConfig | None = None,
 ) -> Gate:  # fmt: skip
-    """Evaluate a policy on held-out ratings, and on logged rounds or in simulated sessions, and gate it.
+    """Evaluate a policy on held-out ratings, on a log and in simulated sessions, and gate it.
 
     Args:
         policy: The candidate.
         split: The split of its training; None evaluates on the log only.
-        log: A folder that `ingest_log` wrote, or a file of rounds; None for session policies.
+        log: A folder that `ingest_log` wrote, a file of rounds, a log of sessions, or the content of one; None
+            evaluates session policies in simulated sessions only.
         incumbent: The policy in service; None is the logging policy, or in sessions the greedy rating model.
         config: The limits.
         seed: Seed of the intervals.
@@ -137,7 +140,8 @@ def gate_candidate(
 
     Raises:
         DataError: The log is not readable, or the policy has learned from it.
-        ConfigError: A policy of single rounds without a log, or a session policy with one; guardrails without a log.
+        ConfigError: A policy of single rounds without a log, or a session policy with one of rounds; guardrails without
+            a log of rounds.
         ArtifactError: `out` is a file.
     """
     if log is None and not policy.sequential and (incumbent is None or not incumbent.sequential):
@@ -147,7 +151,7 @@ def gate_candidate(
         )
     if out is not None:
         check_writable_folder(out)
-    rounds = None if log is None else read_evaluation_rounds(log, policy)
+    rounds = read_gate_log(log, policy) if isinstance(log, Path) else log
     if guardrails is not None and rounds is None:
         raise ConfigError("guardrails are for logged rounds; give a log, or leave them out")
     return _gated(evaluate_candidate(policy, split, rounds, incumbent, seed, guardrails=guardrails), config, out)

@@ -349,16 +349,11 @@ def _rows_of(table: NDArray[np.floating], row: NDArray[np.integer], part: slice)
 
 
 def check_log_type(policy: Policy, sequential: bool, log: str) -> None:
-    """Raise ConfigError for a policy of single rounds on a log of sessions, and vice versa."""
+    """Raise ConfigError for a session policy on a log of anything else."""
     if policy.sequential and not sequential:
         raise ConfigError(
             f"{policy.artifact.agent} is a session policy, but {log} is not a log of sessions: evaluate it on one"
             " (recpolicy log simulate --sessions)"
-        )
-    if sequential and not policy.sequential:
-        raise ConfigError(
-            f"{policy.artifact.agent} acts in single rounds, but {log} is a log of sessions: evaluate it on rounds"
-            " (recpolicy log ingest)"
         )
 
 

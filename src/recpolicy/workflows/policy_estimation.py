@@ -34,7 +34,7 @@ from recpolicy.ope.terms import discounts
 from recpolicy.workflows.artifacts import check_not_learned
 from recpolicy.workflows.interaction_logs import read_rounds
 from recpolicy.workflows.log_evaluation import LogComparison, check_log_type, check_same_ids, compare_on_log
-from recpolicy.workflows.policy_feedback import slate_model, trajectory_model
+from recpolicy.workflows.policy_feedback import longest_session, slate_model, trajectory_model
 from recpolicy.workflows.training_data import coerce
 
 Log = BanditLog | SlateLog | SessionLog
@@ -210,12 +210,12 @@ def _estimate_sessions(
         raise unknown_name_error("policy_mode", policy_mode, ACTS)
     if not 0 <= gamma <= 1:
         raise ConfigError(f"gamma is {gamma}; expected 0..1")
-    settings = _settings(MultiStepConfig, config, _return_range(policy, log, gamma), seed)
+    settings = _settings(MultiStepConfig, config, return_range(policy, log, gamma), seed)
     all_inputs, notes = [], []
     for who, evaluated_policy in _named(policy, incumbent):
         feedback, model, problem = trajectory_model(evaluated_policy, log, policy_mode, gamma, settings)
         inputs = TrajectoryInputs(feedback, settings, model, is_incumbent=evaluated_policy is not policy)
-        notes += [f"{who}: {note}" for note in _weight_notes(inputs, policy_mode)]
+        notes += [f"{who}: {note}" for note in weight_notes(inputs, policy_mode)]
         if problem is not None:
             notes.append(f"{who}: estimators with a reward model are left out: {problem}")
         all_inputs.append(inputs)
@@ -231,14 +231,14 @@ def _settings(config_type: type[Any], config: Settings, reward_range: tuple[floa
     return coerce(config_type, config, "off_policy")
 
 
-def _return_range(policy: Policy, log: SessionLog, gamma: float) -> tuple[float, float]:
+def return_range(policy: Policy, log: SessionLog, gamma: float) -> tuple[float, float]:
     """Return the possible range of a session's discounted sum of rewards, over one step or as many as there can be."""
-    longest = float(discounts(int(policy.artifact.policy["steps"]), gamma).sum())
+    longest = float(discounts(longest_session(policy, log), gamma).sum())
     low, high = log.scale
     return min(low, longest * low), max(high, longest * high)
 
 
-def _weight_notes(inputs: TrajectoryInputs, policy_mode: str) -> list[str]:
+def weight_notes(inputs: TrajectoryInputs, policy_mode: str) -> list[str]:
     """Return warnings about the weights: the step from which on the log says little, and a mean that is not 1."""
     notes = []
     effective = np.array([effective_sample_size(inputs.clusters.sums(weight)) for weight in inputs.cumulative_weight.T])
@@ -267,7 +267,7 @@ def _check_policies(policy: Policy, incumbent: Policy | None, log: Log) -> None:
     for who, evaluated_policy in _named(policy, incumbent):
         check_log_type(evaluated_policy, isinstance(log, SessionLog), log.name)
         if isinstance(log, SessionLog):
-            _check_session_policy(who, evaluated_policy, log)
+            check_session_policy(who, evaluated_policy, log)
         elif isinstance(log, SlateLog):
             _check_slate_policy(who, evaluated_policy, log)
     if not isinstance(log, BanditLog):  # compare_on_log checks rounds
@@ -285,7 +285,8 @@ def _check_slate_policy(who: str, policy: Policy, log: SlateLog) -> None:
         )
 
 
-def _check_session_policy(who: str, policy: Policy, log: SessionLog) -> None:
+def check_session_policy(who: str, policy: Policy, log: SessionLog) -> None:
+    """Raise DataError unless this policy, of sessions or of single rounds, can be evaluated on logged sessions."""
     artifact = policy.artifact
     if log.log_propensity is None:
         raise DataError(f"{log.name}: no propensities; every estimator needs them, so log them")
@@ -299,7 +300,7 @@ def _check_session_policy(who: str, policy: Policy, log: SessionLog) -> None:
             f"{log.name}: its {len(log.action_items)} items are not the {len(artifact.action_items)} of {who}"
             f" ({artifact.agent}), which chooses among others; evaluate policies with the log's catalog"
         )
-    longest, steps = int(log.length.max()), int(artifact.policy["steps"])
+    longest, steps = int(log.length.max()), longest_session(policy, log)
     if longest > steps:
         raise DataError(
             f"{log.name}: a session of {longest} steps, but sessions of {who} ({artifact.agent}) have at most {steps}"

@@ -3,9 +3,11 @@
 N slates of K slots, or M sessions of at most T steps with N steps in all; A actions of the log's catalog, F features.
 A policy fills a slate without exploration: each slot shows the best-scored item that the slot can still show; ties
 share the slot. In sessions it acts without exploration (`greedy`) or as its artifact explores (`exploring`). The
-logged sessions are replayed step by step as the policy would have observed them (inference/session_replay.py).
+logged sessions are replayed step by step as the policy would have observed them (inference/session_replay.py). A policy
+of single rounds chooses by its scores among the items that the session has not shown.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -106,14 +108,28 @@ def trajectory_model(
     Returns:
         The feedback; the model, None where its fit does not converge; and in that case the reason.
     """
-    prob, *ratings, typical = _replay(policy, log, policy_mode)
-    feedback = trajectory_feedback(log, prob, gamma)
-    left = 1 - log.step / int(policy.artifact.policy["steps"])
-    features, expected = (_padded(log, step_features(log, left, typical, rating)) for rating in ratings)
+    return replayed_model(replay_policy(policy, log, policy_mode), policy, log, gamma, config)
+
+
+def replayed_model(
+    replayed: "ReplayedPolicy", policy: Policy, log: SessionLog, gamma: float, config: MultiStepConfig
+) -> tuple[TrajectoryFeedback, StepModel | None, str | None]:
+    """Return what `trajectory_model` does, from a replay."""
+    feedback = trajectory_feedback(log, replayed.prob, gamma)
+    left = 1 - log.step / longest_session(policy, log)
+    features, expected = (
+        _padded(log, step_features(log, left, replayed.typical_rating, rating))
+        for rating in (replayed.logged_rating, replayed.expected_rating)
+    )
     try:
         return feedback, linear_model(feedback, features, expected, config, FQEConfig(ridge=SESSION_RIDGE)), None
     except DivergedError as error:
         return feedback, None, str(error)
+
+
+def longest_session(policy: Policy, log: SessionLog) -> int:
+    """Return the largest number of steps of a session: the policy's, or that of the log for a policy of rounds."""
+    return int(policy.artifact.policy["steps"]) if policy.sequential else int(log.length.max())
 
 
 def trajectory_feedback(log: SessionLog, target_prob: Array, gamma: float) -> TrajectoryFeedback:
@@ -128,12 +144,21 @@ def trajectory_feedback(log: SessionLog, target_prob: Array, gamma: float) -> Tr
     )  # fmt: skip
 
 
-def _replay(policy: Policy, log: SessionLog, policy_mode: str) -> tuple[Array, Array, Array, Array]:
-    """Return for the N logged steps the policy's probability of the logged action and ratings in 0..1 that it expected.
+@dataclass(frozen=True)
+class ReplayedPolicy:
+    """A policy on the N steps of logged sessions; ratings are in 0..1."""
 
-    The ratings are those of the logged action, averaged over the policy's choices, and averaged over the catalog.
-    """
+    prob: Array  # [N], its probability of the logged action
+    logged_rating: Array  # [N], the rating that it expected of the logged action
+    expected_rating: Array  # [N], averaged over its choices
+    typical_rating: Array  # [N], averaged over the catalog
+    chosen: Array  # [A], sum of its probabilities over the steps
+
+
+def replay_policy(policy: Policy, log: SessionLog, policy_mode: str) -> ReplayedPolicy:
+    """Return the choices and ratings of a policy on logged sessions."""
     prob, logged_rating, expected_rating, typical = np.empty((4, len(log)))
+    chosen = np.zeros(len(log.action_items))
     low, high = policy.artifact.scale
     for moment in moments(policy.artifact, log):
         row, logged = moment.row, (np.arange(len(moment.row)), moment.arm)
@@ -142,7 +167,8 @@ def _replay(policy: Policy, log: SessionLog, policy_mode: str) -> tuple[Array, A
         prob[row] = np.minimum(probs[logged], 1)
         logged_rating[row], typical[row] = rating[logged], rating.mean(axis=1)
         expected_rating[row] = np.einsum("na,na->n", probs, rating)
-    return prob, logged_rating, expected_rating, typical
+        chosen += probs.sum(axis=0)
+    return ReplayedPolicy(prob, logged_rating, expected_rating, typical, chosen)
 
 
 def step_features(log: SessionLog, left: Array, typical: Array, rating: Array) -> Array:

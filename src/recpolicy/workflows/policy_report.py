@@ -14,6 +14,7 @@ from recpolicy.core.files import write_json
 from recpolicy.core.metrics import read_csv
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.evaluation import Evaluation
 from recpolicy.evaluation.gate import GateConfig, gate, gate_tables
@@ -22,6 +23,7 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evaluate_candidate
 from recpolicy.workflows.held_out_evaluation import METRICS_FILE, HeldOutEvaluation, evaluate
 from recpolicy.workflows.learning_curve import learning_curve
+from recpolicy.workflows.log_evaluation import LogComparison
 from recpolicy.workflows.reports import LOG_NOTE, estimator_tables, evaluation_tables, log_tables
 from recpolicy.workflows.session_evaluation import SessionEvaluation, evaluate_or_read_sessions, read_metrics
 
@@ -53,7 +55,7 @@ def write_policy_report(
     *,
     user: Any = None,
     seed: int = 0,
-    log: BanditLog | None = None,
+    log: BanditLog | SessionLog | None = None,
     incumbent: Policy | None = None,
     limits: GateConfig | None = None,
 ) -> HeldOutEvaluation:
@@ -136,7 +138,8 @@ def _log_sections(
     """Return tables and figures of the log, the gate first; empty without a log."""
     if evaluated is None or evaluated.log_comparison is None:
         return [], []
-    tables, figures = estimator_tables(evaluated.log_comparison)
+    comparison = evaluated.log_comparison
+    tables, figures = estimator_tables(comparison) if isinstance(comparison, LogComparison) else ([], [])
     return [*gate_tables(gate(evaluated.as_dict(), limits)), *log_tables(evaluated), *tables], figures
 
 
@@ -186,8 +189,9 @@ def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]
     if evaluated is None or evaluated.log_comparison is None:
         return []
     choices, digest = evaluated.log_comparison.feedback, evaluated.inputs["rounds"] or ""
+    unit = "rounds" if isinstance(evaluated.log_comparison, LogComparison) else "sessions"
     return [
-        ("evaluated on", f"{len(choices):,} logged rounds of {len(np.unique(choices.user)):,} users ({digest[:12]})"),
+        ("evaluated on", f"{len(choices):,} logged {unit} of {len(np.unique(choices.user)):,} users ({digest[:12]})"),
         ("compared with", evaluated.baseline),
     ]
 

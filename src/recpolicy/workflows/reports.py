@@ -12,6 +12,7 @@ from recpolicy.core.statistics import Interval
 from recpolicy.evaluation.evaluation import Evaluation
 from recpolicy.evaluation.groups import GroupFigure
 from recpolicy.workflows.candidate_evaluation import CandidateEvaluation
+from recpolicy.workflows.session_log_evaluation import SessionLogComparison
 
 if TYPE_CHECKING:
     from recpolicy.workflows.log_evaluation import LogComparison
@@ -65,16 +66,17 @@ def log_tables(evaluation: "CandidateEvaluation") -> Tables:
     if evaluation.log_comparison is None:
         return []
     gain, relative = evaluation.log_comparison.gain, evaluation.log_comparison.relative_gain
+    unit = "session" if isinstance(evaluation.log_comparison, SessionLogComparison) else "round"
     rows = {
         "candidate": str(gain.candidate.intervals["t"]),
         evaluation.baseline: str(gain.incumbent.intervals["t"]),
         "gain": str(gain.limits["t"]),
         "relative gain over the logging policy (snips)": None if relative is None else str(relative["t"]),
     }
-    frame = pd.DataFrame({"reward per round": list(rows.values())}, index=pd.Index(list(rows), name="policy"))
-    tables = [(f"On logged rounds ({gain.estimator}, 95 % intervals over users)", frame)]
+    frame = pd.DataFrame({f"reward per {unit}": list(rows.values())}, index=pd.Index(list(rows), name="policy"))
+    tables = [(f"On logged {unit}s ({gain.estimator}, 95 % intervals over users)", frame)]
     if evaluation.log_groups:
-        caption = f"Gain over {evaluation.baseline} on logged rounds, by group of users"
+        caption = f"Gain over {evaluation.baseline} on logged {unit}s, by group of users"
         tables.append((caption, _group_frame(evaluation.log_groups)))
     return tables
 

@@ -1,4 +1,7 @@
-"""Evaluate session policies and the baselines in simulated sessions of the training world and the evaluation world."""
+"""Evaluate policies and the baselines in simulated sessions of the training world and the evaluation world.
+
+A policy of single rounds leads a session by its best items that the session has not shown.
+"""
 
 import json
 from collections.abc import Mapping
@@ -109,10 +112,11 @@ def evaluate_sessions(
     seed: int = 0,
     out: Path | None = None,
 ) -> SessionEvaluation:
-    """Evaluate session policies and the baselines in simulated sessions, greedily.
+    """Evaluate policies of sessions or single rounds, and the baselines, in simulated sessions, greedily.
 
     Policies may differ in agent, view and embeddings. Catalog, reward and length of sessions must be the same, and,
-    without `worlds`, also the simulator and the seed.
+    without `worlds`, also the simulator and the seed. Policies of single rounds have no settings of sessions: they take
+    those of the first session policy, or the defaults.
 
     Args:
         policies: The policies by name.
@@ -125,7 +129,7 @@ def evaluate_sessions(
         Reward, length and likes of sessions per policy, in the training world and the evaluation world.
 
     Raises:
-        ConfigError: There is no policy, or one was not trained in sessions, or two are not comparable.
+        ConfigError: There is no policy, or two are not comparable.
         DataError: A policy was trained on another train part, so it may have seen test ratings.
         MissingExtraError: The extra `train`, which simulates sessions, is not installed.
     """
@@ -135,10 +139,8 @@ def evaluate_sessions(
     silence_libraries()
     for name, policy in policies.items():
         check_trained_on(name, policy, split)
-        if not policy.sequential:
-            raise ConfigError(f"{name} ({policy.artifact.agent}) was not trained in sessions")
     check_comparable(policies, own_worlds=worlds is not None)
-    first = next(iter(policies.values()))
+    first = next((policy for policy in policies.values() if policy.sequential), next(iter(policies.values())))
     model = get_rating_model(first, split.train)
     tables = {name: table.score for name, table in baseline_tables(split.train, model).items()}
     both = worlds or make_worlds(split, session_settings(first), first.metadata["seed"])
@@ -199,12 +201,15 @@ def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> Non
     """Raise ConfigError unless all policies were trained for the same sessions."""
 
     def comparable_settings(policy: Policy) -> dict[str, Any]:
+        if not policy.sequential:
+            return {"action_items": policy.artifact.action_items.tolist()}
         train = policy.metadata["config"]["train"]
         same = {name: train[name] for name in ("reward", "reward_decay", "max_episode_steps")}
         worlds = {} if own_worlds else {"simulator": train["simulator"], "seed": policy.metadata["seed"]}
         return {**same, **worlds, "action_items": policy.artifact.action_items.tolist()}
 
-    (first, *others) = policies
+    first = next((name for name, policy in policies.items() if policy.sequential), next(iter(policies)))
+    others = [name for name in policies if name != first]
     expected = comparable_settings(policies[first])
     for name in others:
         for setting, value in comparable_settings(policies[name]).items():
@@ -216,7 +221,9 @@ def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> Non
 
 
 def session_settings(policy: Policy) -> SessionTrainConfig:
-    """Return the settings that a session policy was trained with."""
+    """Return the settings of sessions that a policy was trained with; the defaults for a policy of single rounds."""
+    if not policy.sequential:
+        return SessionTrainConfig()
     settings: SessionTrainConfig = coerce(SessionTrainConfig, policy.metadata["config"]["train"], "train")
     return settings
 
@@ -224,21 +231,29 @@ def session_settings(policy: Policy) -> SessionTrainConfig:
 def _returns(
     policies: Mapping[str, Policy], tables: Mapping[str, NDArray[np.floating]], world: SessionWorld, seed: int
 ) -> dict[str, Returns]:
-    from recpolicy.evaluation.sessions import SessionRunner, session_baselines
+    from recpolicy.evaluation.sessions import SessionRunner, by_table, session_baselines
 
     runners: dict[str, Any] = {}  # compiled once for all policies with the same observations
     environments, results_by_policy = {}, {}
-    for name, policy in policies.items():
+    sequential = {name: policy for name, policy in policies.items() if policy.sequential}
+    # Tables of scores need any environment: that of a session policy, or of the first policy.
+    for name, policy in (sequential or dict([next(iter(policies.items()))])).items():
         environments[name] = environment = policy_environment(policy, session_settings(policy), world, seed)
         artifact = policy.artifact
         sees = content_digest(
             artifact.context, artifact.item, [environment.config.view, str(environment.config.last_n)]
         )
         runner = runners.setdefault(sees, SessionRunner(environment))
-        results_by_policy[name] = runner.run(greedy_choice(policy), seed)
-    first = next(iter(policies))
+        if policy.sequential:
+            results_by_policy[name] = runner.run(greedy_choice(policy), seed)
+    first = next(iter(environments))
     action_items = policies[first].artifact.action_items
     choices = session_baselines(environments[first], {name: table[:, action_items] for name, table in tables.items()})
+    choices |= {
+        name: by_table(policy.scores()[0][world.users][:, action_items])
+        for name, policy in policies.items()
+        if not policy.sequential
+    }
     runner = next(iter(runners.values()))
     results_by_policy |= {name: runner.run(choose, seed) for name, choose in choices.items()}
     reference = results_by_policy["rating_model"].by_user(results_by_policy["rating_model"].reward)

@@ -53,7 +53,7 @@ class Event(NamedTuple):
     session_id: str | None = None
     """The session of the request; None: none."""
     step: int | None = None
-    """Items that the session has shown before; None: no session."""
+    """Items that the session has shown before; with no session, those of a history that no known session fits."""
 
 
 _random: deque[str] = deque()

@@ -64,7 +64,7 @@ events = Table(
     Column("history", LargeBinary, nullable=True, doc="packed session (session_history.py); null: no session policy"),
     Column("guardrails", LargeBinary, nullable=True, doc="packed guardrails (guardrail_record.py); null: none"),
     Column("session_id", String(SESSION), nullable=True, doc="session of the request; null: none"),
-    Column("step", Integer, nullable=True, doc="items that the session has shown before; null: no session"),
+    Column("step", Integer, nullable=True, doc="items shown before; without a session: of a history that fits none"),
     Index(None, "time"),
     Index(None, "session_id", "seq", sqlite_where=text(IN_SESSION), postgresql_where=text(IN_SESSION)),
     Index(None, "user_key", "seq", sqlite_where=text(IN_SESSION), postgresql_where=text(IN_SESSION)),

@@ -13,11 +13,15 @@ from sqlalchemy import Connection, select
 
 from recpolicy.server.db.schema import events
 
+_MOST_EVENTS = 101
+"""Latest events of a session that are read: a request has at most 100 items before it, each of a list of its own."""
+_MOST_RECENT, _MOST_SESSIONS = 200, 8
+"""Latest events of a user, and their sessions, among which a history without a session id looks for its own."""
+
 
 class SessionEvent(NamedTuple):
-    """A list of a session."""
+    """A list of a session policy."""
 
-    user_key: str
     step: int
     item_ids: str
     """Item ids [K], JSON."""
@@ -29,64 +33,89 @@ class SessionEvent(NamedTuple):
         return items
 
 
-def read_sessions(connection: Connection, session_ids: Sequence[str]) -> dict[str, list[SessionEvent]]:
-    """Return the events of each session that has any, by step."""
-    columns = (events.c.session_id, events.c.user_key, events.c.step, events.c.item_ids)
-    query = select(*columns).where(events.c.session_id.in_(session_ids)).order_by(events.c.step, events.c.seq)
-    sessions: dict[str, list[SessionEvent]] = {}
-    for session_id, *fields in connection.execute(query):
-        sessions.setdefault(session_id, []).append(SessionEvent(*fields))
-    return sessions
+class StoredSession(NamedTuple):
+    """The events of a session, as far as a request needs them."""
+
+    user_key: str
+    last_step: int
+    """Step of the latest event."""
+    events: Sequence[SessionEvent]
+    """Lists of session policies, by step; empty if only policies of single rounds have answered."""
 
 
-def read_latest_session(connection: Connection, user_key: str, since: int) -> str | None:
-    """Return the session of the user's latest event with one; None if it was before `since`, in ms since 1970."""
+def read_session(connection: Connection, session_id: str, with_items: bool = True) -> StoredSession | None:
+    """Return a session; None if it has no events.
+
+    Args:
+        connection: The database.
+        session_id: The id.
+        with_items: False reads user and last step only, from one row.
+    """
+    items = (events.c.item_ids,) if with_items else ()
+    query = select(events.c.user_key, events.c.step, events.c.history.is_not(None).label("seen"), *items)
+    query = query.where(events.c.session_id == session_id).order_by(events.c.seq.desc())
+    rows = connection.execute(query.limit(_MOST_EVENTS if with_items else 1)).all()
+    if not rows:
+        return None
+    lists = [SessionEvent(row.step, row.item_ids) for row in reversed(rows) if row.seen] if with_items else []
+    return StoredSession(rows[0].user_key, rows[0].step, sorted(lists, key=lambda event: event.step))
+
+
+def read_recent_sessions(connection: Connection, user_key: str, since: int) -> list[str]:
+    """Return the sessions of a user with an event since a time (ms since 1970), the latest first."""
     query = select(events.c.session_id, events.c.time).where(
         events.c.user_key == user_key, events.c.session_id.is_not(None)
     )
-    row = connection.execute(query.order_by(events.c.seq.desc()).limit(1)).first()
-    return None if row is None or row.time < since else str(row.session_id)
+    rows = connection.execute(query.order_by(events.c.seq.desc()).limit(_MOST_RECENT))
+    return list(dict.fromkeys(row.session_id for row in rows if row.time >= since))[:_MOST_SESSIONS]
 
 
-def shown_items(session: Sequence[SessionEvent]) -> list[Any] | None:
-    """Return the items that a session showed before its last event; None if the store lacks one of its events."""
+def shown_items(lists: Sequence[SessionEvent]) -> list[Any] | None:
+    """Return the items that a session showed before its last list; None if the store lacks one of its lists."""
     shown: list[Any] = []
-    for event, following in pairwise(session):
+    for event, following in pairwise(lists):
         shown += event.items[: following.step - event.step]
-    return shown if session and len(shown) == session[-1].step else None
+    return shown if lists and len(shown) == lists[-1].step else None
 
 
-def find_conflict(session: Sequence[SessionEvent], user_key: str, history: Sequence[Any]) -> str | None:
+def find_conflict(
+    session: StoredSession | None, user_key: str, history: Sequence[Any], lossless: bool = True
+) -> str | None:
     """Return the reason why a request does not continue a session; None if it does.
 
     Args:
-        session: The stored events of the session, by step; empty for a new one.
+        session: The stored session; None for a new one.
         user_key: The user of the request.
         history: Item ids that the request says the session has shown, oldest first.
+        lossless: False if events may be missing. Then only what a stored list contradicts is a conflict.
     """
     count = len(history)
-    if not session:
-        if not count:
+    if session is None:
+        if not count or not lossless:
             return None
         return f"the history has {count} items, but the session has shown none; begin a session with an empty history"
-    last = session[-1]
-    if last.user_key != user_key:
+    if session.user_key != user_key:
         return "the session belongs to another user; begin another session"
+    if not session.events:
+        return None
+    last = session.events[-1]
     if count <= last.step:
         return (
             f"the history has {count} items, but the session was at step {last.step} already; expected a history of"
             f" {last.step + 1} or more items"
         )
-    shown = shown_items(session)
-    if shown is None:
-        return None
-    continued = [*shown, *last.items]
-    if count > len(continued):
-        return f"the history has {count} items, but the lists of the session had {len(continued)}; leave out the others"
-    for place, (item, expected) in enumerate(zip(history, continued, strict=False)):
-        if item != expected:
+    expected = {event.step: event.items[0] for event in session.events}  # a list shows at least its first item
+    shown = shown_items(session.events) if lossless else None
+    if shown is not None:
+        continued = [*shown, *last.items]
+        if count > len(continued):
+            lists = f"the lists of the session had {len(continued)}"
+            return f"the history has {count} items, but {lists}; leave out the others"
+        expected = dict(enumerate(continued[:count]))
+    for place in sorted(expected):
+        if history[place] != expected[place]:
             return (
-                f"item {place} of the history is not the one that the session has shown there ({expected!r});"
+                f"item {place} of the history is not the one that the session has shown there ({expected[place]!r});"
                 " a session shows its lists from the top"
             )
     return None

@@ -2,8 +2,9 @@
 
 A session is complete when its last event is older than the wait window and the gap of sessions. Its steps are the items
 that it has shown, each with the propensity and the candidates that the event stored. What a session has shown, and
-liked, follows from the histories of its events; rewards join by event id and position. A session with a fault is left
-out as a whole, counted by its reason (SessionExported.left_out). The whole log is in memory: about 1 kB per step.
+liked, follows from the histories of its events; rewards join by event id and position. No rule looks at the responses:
+of the last list, all items count as shown, and a like that came late changes only the reward. A session with a fault is
+left out as a whole, counted by its reason (SessionExported.left_out). The whole log is in memory: about 1 kB per step.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Select, func, select
+from sqlalchemy import Connection, Engine, func, select
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.bandit_log_files import IdVocabulary
@@ -30,10 +31,11 @@ from recpolicy.server.db.guardrail_record import unpack_list
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.db.session_history import unpack_history
 
-BROKEN, CHANGED = "broken", "changed_like"
-"""Reasons: events are missing or contradict each other; a response changed after a list was chosen by it."""
+BROKEN, UNPLACED = "broken", "unplaced"
+"""Reasons: events are missing or contradict each other, or a reward is for an item that was not shown; a request of the
+user within the gap fits no session, as during an outage, so the session may have gone on."""
 _HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
-_ROWS_AT_ONCE = 4_000
+_SESSIONS_AT_ONCE = 500
 _LIKE_AT = 0.75
 """Share of the scale from which a reward is a like: 4 of 1 to 5."""
 _COLUMNS = (
@@ -92,6 +94,9 @@ class Step(NamedTuple):
     item: Any
     propensity: float
     liked: bool
+    """As the next list saw it."""
+    earned: bool
+    """A like, also one that came later."""
     reward: float | None
     """On the scale of the ratings; None: there was none within the wait window."""
     policy: str
@@ -109,14 +114,22 @@ def export_sessions(engine: Engine, policy: LogPolicy, options: SessionExportOpt
     if not policy.artifact.sequential:
         raise ConfigError(f"{policy.artifact.agent} acts in single rounds; export its rounds (recpolicy log export)")
     until, left_out, steps = options.last_time(), Counter[str](), list[Step]()
+    gap = round(options.gap_minutes * _MINUTE_MS)
     with engine.connect() as connection:
-        joined = _read_rewards(connection, options, until)
-        for session in _read_sessions(connection, options.since, until):
-            result = session_steps(session, joined, policy)
-            if isinstance(result, str):
-                left_out[result] += 1
-            else:
-                steps += result
+        complete = _complete_sessions(connection, options.since, until)
+        unplaced = _unplaced_requests(connection, complete, until + gap)
+        ids = list(complete)
+        for first in range(0, len(ids), _SESSIONS_AT_ONCE):
+            part = ids[first : first + _SESSIONS_AT_ONCE]
+            joined = _read_rewards(connection, part, options.wait_hours)
+            for session in _read_sessions(connection, part):
+                result = session_steps(session, joined, policy)
+                if _is_unplaced(session, unplaced, gap):
+                    result = UNPLACED
+                if isinstance(result, str):
+                    left_out[result] += 1
+                else:
+                    steps += result
     if steps:
         log = make_log(steps, policy)
         options.out.mkdir(parents=True, exist_ok=True)
@@ -124,31 +137,52 @@ def export_sessions(engine: Engine, policy: LogPolicy, options: SessionExportOpt
     return SessionExported(len({step.session for step in steps}), len(steps), until, dict(left_out))
 
 
-def _complete(since: int, until: int) -> Select[Any]:
-    """Return the query for the ids of sessions whose last event is in since..until."""
+def _complete_sessions(connection: Connection, since: int, until: int) -> dict[str, int]:
+    """Return the time of the first event of each session whose last event is in since..until, by id in order."""
     last = func.max(events.c.time)
-    query = select(events.c.session_id).where(events.c.session_id.is_not(None)).group_by(events.c.session_id)
-    return query.having(last >= since, last <= until)
+    query = select(events.c.session_id, func.min(events.c.time)).where(events.c.session_id.is_not(None))
+    if since > 0:
+        recent = select(events.c.session_id).where(events.c.session_id.is_not(None), events.c.time >= since)
+        query = query.where(events.c.session_id.in_(recent))
+    query = query.group_by(events.c.session_id).having(last >= since, last <= until).order_by(events.c.session_id)
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
-def _read_sessions(connection: Connection, since: int, until: int) -> Iterator[list[Any]]:
-    """Yield the events of each complete session, by step."""
-    query = select(*(events.c[name] for name in _COLUMNS)).where(events.c.session_id.in_(_complete(since, until)))
+def _unplaced_requests(connection: Connection, complete: Mapping[str, int], until: int) -> dict[str, list[int]]:
+    """Return the times of requests with a history that fits no session, by user key."""
+    if not complete:
+        return {}
+    query = select(events.c.user_key, events.c.time).where(
+        events.c.session_id.is_(None), events.c.step.is_not(None),
+        events.c.time >= min(complete.values()), events.c.time <= until,
+    )  # fmt: skip
+    times: dict[str, list[int]] = {}
+    for user_key, time in connection.execute(query):
+        times.setdefault(user_key, []).append(time)
+    return times
+
+
+def _is_unplaced(session: Sequence[Any], unplaced: Mapping[str, Sequence[int]], gap: int) -> bool:
+    """Return True if a request of the user may have continued the session."""
+    times = [event.time for event in session]
+    return any(min(times) <= time <= max(times) + gap for time in unplaced.get(session[0].user_key, ()))
+
+
+def _read_sessions(connection: Connection, ids: Sequence[str]) -> Iterator[list[Any]]:
+    """Yield the events of each session, by step."""
+    query = select(*(events.c[name] for name in _COLUMNS)).where(events.c.session_id.in_(ids))
     query = query.order_by(events.c.session_id, events.c.step, events.c.seq)
-    rows = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
-    for _, session in groupby(rows, key=lambda row: row.session_id):
+    for _, session in groupby(connection.execute(query).all(), key=lambda row: row.session_id):
         yield list(session)
 
 
-def _read_rewards(connection: Connection, options: SessionExportOptions, until: int) -> Rewards:
-    """Return the rewards of complete sessions that came within the wait window."""
+def _read_rewards(connection: Connection, ids: Sequence[str], wait_hours: float) -> Rewards:
+    """Return the rewards of sessions that came within the wait window."""
     query = select(rewards.c.event_id, rewards.c.position, rewards.c.reward).join(
         events, events.c.id == rewards.c.event_id
     )
-    query = query.where(
-        events.c.session_id.in_(_complete(options.since, until)),
-        rewards.c.time - events.c.time <= round(options.wait_hours * _HOUR_MS),
-    )
+    in_time = rewards.c.time - events.c.time <= round(wait_hours * _HOUR_MS)
+    query = query.where(events.c.session_id.in_(ids), in_time)
     return {(event, position): reward for event, position, reward in connection.execute(query)}
 
 
@@ -165,28 +199,26 @@ def session_steps(session: Sequence[Any], joined: Rewards, policy: LogPolicy) ->
     reason = _refusal(session, propensities, policy)
     if reason is not None:
         return reason
-    past: list[tuple[Any, bool]] = []
-    steps: list[Step] = []
+    latest, steps = dict(enumerate(_history(session[-1], policy))), list[Step]()
     for place, event in enumerate(session):
-        history = _history(event, policy)
-        if [item for item, _ in history] != [step.item for step in steps]:
+        if [item for item, _ in _history(event, policy)] != [step.item for step in steps]:
             return BROKEN
-        if history[: len(past)] != past:
-            return CHANGED
-        past = history
         following = None if place + 1 == len(session) else _history(session[place + 1], policy)
-        rewarded = [position for position in range(len(lists[place])) if (event.id, position) in joined]
-        count = 1 + max(rewarded, default=0) if following is None else session[place + 1].step - event.step
+        count = len(lists[place]) if following is None else session[place + 1].step - event.step
         if not 0 < count <= len(lists[place]) or (following is not None and len(following) != event.step + count):
+            return BROKEN
+        if any((event.id, position) in joined for position in range(count, len(lists[place]))):
             return BROKEN
         sets = list_candidates(event, count, policy)
         if sets is None:
             return OTHER_POLICY
         for position in range(count):
             reward, step = joined.get((event.id, position)), event.step + position
-            liked = _is_like(reward, policy) if following is None else following[step][1]
+            rewarded = _is_like(reward, policy)
+            liked = rewarded if following is None else following[step][1]
+            earned = rewarded or (step in latest and latest[step][1])
             row, item = f"{event.id}:{position}", lists[place][position]
-            chosen = (item, propensities[place][position], liked, reward, event.agent, event.policy_digest)
+            chosen = (item, propensities[place][position], liked, earned, reward, event.agent, event.policy_digest)
             steps.append(Step(row, event.time, event.user_key, event.session_id, step, *chosen, sets[position]))
     return steps[: int(policy.artifact.policy["steps"])]
 
@@ -284,11 +316,11 @@ def _in_unit(steps: Sequence[Step], policy: LogPolicy) -> tuple[Any, tuple[float
     settings = policy.artifact.metadata.get("config", {}).get("train", {})
     kind, decay = settings.get("reward", "like"), float(settings.get("reward_decay", 1.0))
     low, high = policy.artifact.scale
-    liked = np.array([step.liked for step in steps], np.float64)
-    without = np.where(liked > 0, low + _LIKE_AT * (high - low), low)  # a like without a reward is the lowest like
+    earned = np.array([step.earned for step in steps], np.float64)
+    without = np.where(earned > 0, low + _LIKE_AT * (high - low), low)  # a like without a reward is the lowest like
     rating = np.array([np.nan if step.reward is None else step.reward for step in steps], np.float64)
     rating = np.where(np.isnan(rating), without, rating)
-    value = {"like": liked, "watch": (rating - low) / (high - low), "rating": rating}[kind]
+    value = {"like": earned, "watch": (rating - low) / (high - low), "rating": rating}[kind]
     scale = (0.0, 1.0) if kind != "rating" else (low if decay == 1 else 0.0, high)
     return value * decay ** np.array([step.step for step in steps]), scale
 

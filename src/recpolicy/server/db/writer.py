@@ -140,6 +140,10 @@ class GroupCommitWriter:
         """Number of events that wait in the spool."""
         return self._spool.waiting
 
+    def spools_are_empty(self) -> bool:
+        """Return True if no event of any process waits in a spool."""
+        return self._spool.is_empty()
+
     @property
     def rejected(self) -> int:
         """Number of rows that the database refused since the start."""

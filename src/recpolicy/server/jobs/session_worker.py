@@ -1,7 +1,8 @@
-"""The jobs of a session policy: export its complete sessions, train on the earlier ones, compare on the later.
+"""The jobs of a session policy: export its complete sessions, train on the earlier ones, gate on the later.
 
 The lineage of the new version has the last time of the sessions that it has learned from (`log_until`), so the next
-training begins with the later ones. The comparison with the champion is an off-policy estimate; it is no gate.
+training begins with the later ones. The gate compares with the champion on logged sessions only: no server has the
+ratings of the training.
 """
 
 import shutil
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
 from recpolicy.core.config import build
-from recpolicy.core.errors import ConfigError, DataError, RecpolicyError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.memory import release_memory
 from recpolicy.core.processes import run_in_process
 from recpolicy.data.bandit_log_files import IdVocabulary
@@ -28,10 +29,9 @@ from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.session_export import SessionExported, SessionExportOptions, export_sessions
 from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
 from recpolicy.server.settings import JobsConfig, SessionsConfig
-from recpolicy.workflows.policy_estimation import EXPLORING, estimate
-from recpolicy.workflows.session_retraining import retrain_sessions
-
-_NO_GATE = "session policies have no gate on logged sessions yet; see the estimate"
+from recpolicy.workflows.gating import gate_candidate, read_gate, read_gate_config, write_gate
+from recpolicy.workflows.policy_estimation import estimate
+from recpolicy.workflows.session_retraining import retrain_sessions, unlearned_sessions
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ def estimate_on_sessions(
         exported = export_sessions(engine, LogPolicy(registry, number), options)
         if not exported.sessions:
             raise DataError("no complete sessions that the champion has not learned")
-        log = read_sessions(work / SESSIONS, IdVocabulary.from_policy(policy))
+        log = unlearned_sessions(read_sessions(work / SESSIONS, IdVocabulary.from_policy(policy)), policy.artifact)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    logged = {"value": log.reward.sum() / exported.sessions, "unit": "session", **exported.as_dict()}
-    return {"logged": logged, "champion": estimate(policy, log, policy_mode=EXPLORING).as_dict()}
+    logged = {"value": float(log.reward.sum() / len(log.length)), "unit": "session", **exported.as_dict()}
+    return {"logged": logged, "champion": estimate(policy, log).as_dict()}
 
 
 def _train(task: _Task, settings: JobsConfig, epochs: int, seed: int) -> JobResult:
@@ -115,6 +115,10 @@ def _train(task: _Task, settings: JobsConfig, epochs: int, seed: int) -> JobResu
     work, incumbent = task.options.out.parent, task.registry.resolve(task.champion)
     champion = load_policy(incumbent)
     log = read_sessions(task.options.out / SESSIONS, IdVocabulary.from_policy(champion))
+    try:
+        log = unlearned_sessions(log, champion.artifact)  # one that went on after a training is exported again
+    except DataError as error:
+        return JobResult(status="skipped", metadata={"reason": str(error), **_counts(exported)})
     train, evaluation = split_sessions(log, settings.evaluation_share)
     until = int(train.time.max())
     try:
@@ -122,12 +126,13 @@ def _train(task: _Task, settings: JobsConfig, epochs: int, seed: int) -> JobResu
     except ConfigError as error:  # an agent that cannot learn from a log
         return JobResult(status="skipped", metadata={"reason": str(error), **_counts(exported)})
     release_memory()
+    gate = _gate(policy, champion, evaluation, work / "gate.json", settings, seed)
     lineage = {**policy.metadata, "trained_from": task.champion}
-    version = task.registry.register(work / "policy", lineage=lineage)
+    record = gate.pop("record", None)
+    version = task.registry.register(work / "policy", gate=record, lineage=lineage)
     metadata = {
-        "version": version.number, "from": task.champion, "training": policy.metadata["training"],
-        "gate": {"verdict": "not_asked", "reasons": [_NO_GATE]},
-        "estimate": _estimate(policy, champion, evaluation, seed), **_counts(exported),
+        "version": version.number, "from": task.champion, "training": policy.metadata["training"], "gate": gate,
+        **_counts(exported),
     }  # fmt: skip
     return JobResult(users=len(np.unique(train.user)), records=len(train), metadata=metadata)
 
@@ -148,14 +153,21 @@ def split_sessions(log: SessionLog, share: float) -> tuple[SessionLog, SessionLo
     return log.select_sessions(last <= boundary), log.select_sessions(last > boundary)
 
 
-def _estimate(policy: Policy, champion: Policy, log: SessionLog, seed: int) -> dict[str, Any]:
-    """Return the off-policy comparison on sessions that neither has learned, or the reason for its absence."""
-    if not len(log):
-        return {"no_verdict": "no later sessions"}
+def _gate(
+    policy: Policy, champion: Policy, log: SessionLog, record: Path, settings: JobsConfig, seed: int
+) -> dict[str, Any]:
+    """Return verdict, reasons and record on sessions that neither version has learned; no record without enough."""
+    if len(log) < settings.min_evaluation_rounds:
+        reason = f"{len(log)} steps of sessions for the gate; expected {settings.min_evaluation_rounds}"
+        return {"verdict": "not_asked", "reasons": [reason]}
+    config = read_gate_config(None if settings.gate is None else Path(settings.gate))
     try:
-        return estimate(policy, log, champion, policy_mode=EXPLORING, seed=seed).as_dict()
-    except RecpolicyError as error:
-        return {"no_verdict": str(error)}
+        result = gate_candidate(policy, None, log, champion, config, seed)
+    except DataError as error:
+        return {"verdict": "not_asked", "reasons": [str(error)]}
+    write_gate(result, record)
+    notes = {"notes": list(result.notes)} if result.notes else {}
+    return {"verdict": result.verdict, "reasons": list(result.reasons), "record": read_gate(record), **notes}
 
 
 def _counts(exported: SessionExported) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TypeVar
 
+from recpolicy.core.errors import SessionError
 from recpolicy.server.deps import AppState
 from recpolicy.server.json_output import exception_location
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState, without_challenger
@@ -38,6 +39,8 @@ def answer_by_variant(state: AppState, live: LiveState, unit: str, answer: Calla
     variant, start = live.variant_for(unit)[1], perf_counter()
     try:
         result = answer(live)
+    except SessionError:  # the caller is at fault, whatever the variant
+        raise
     except Exception as error:
         seconds = perf_counter() - start
         if variant == CHAMPION:

@@ -53,6 +53,7 @@ async def set_gauges(state: AppState) -> None:
         values.rejected.set(state.store.writer.rejected)
         values.store_up.set(0 if state.store.writer.down else 1)
     values.unread.set(state.users.unread)
+    values.sessions_unread.set(state.sessions.unread)
     values.log_dropped.set(dropped_lines())
     values.version.labels(CHAMPION).set(live.champion.number or 0)
     values.version.labels(CHALLENGER).set(live.challenger.number or 0 if live.challenger else 0)
