@@ -2,8 +2,9 @@
 
 python benchmarks/rank_service/regret.py --peer-python vw/bin/python --out benchmarks/rank_service/regret.json
 
-Parts (`--part`): `tune` chooses the settings of both on other seeds; `replay` runs the learners in this process, ours
-after every some events, VW's after each; `live` runs both servers over HTTP. An existing file gets more of them.
+One run has four parts, and the file is written after each step. VW's settings are the best ones on the seeds of the
+figures, chosen before ours is measured. Ours are chosen on other seeds. Then the learners run in this process, ours
+after every some events, VW's after each. At last both servers run over HTTP.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,22 @@ EVENTS, SEEDS = 50_000, (3, 4, 5)
 TUNING_EVENTS, TUNING_SEEDS = 10_000, (100, 101)
 WARM = 50
 """Events with actions drawn at random, from which our first policy is trained; their regret counts."""
-BLOCK, BLOCKS = 100, (100, 1_000, 2_000, 5_000)
-"""Events between two updates of ours: while tuning and in the main row; all that are compared."""
 CONNECTIONS = 8
-GAMMAS = {"gamma_scale": (100.0, 300.0, 1_000.0, 3_000.0)}
+LINEAR, HASHED = "squarecb, linear model", "squarecb, hashed model"
 GRIDS: dict[str, tuple[dict[str, Any], dict[str, tuple[Any, ...]], dict[str, tuple[float, ...]]]] = {
-    "squarecb, linear model": ({"model": "linear"}, {"precision": (10.0, 30.0, 100.0)}, GAMMAS),
-    "squarecb, hashed model": ({"model": "hashed"}, {"hashed_learning_rate": (0.5, 1.0)}, GAMMAS),
-    "linucb_shared": ({"agent": "linucb_shared"}, {"precision": (10.0, 30.0, 100.0)}, {"alpha": (0.1, 0.3)}),
-}
+    LINEAR: ({"model": "linear"}, {"precision": (10.0, 30.0, 100.0)}, {"gamma_scale": (300.0, 1_000.0)}),
+    HASHED: (
+        {"model": "hashed"}, {"hashed_learning_rate": (0.3, 0.5, 1.0), "max_weight": (1.0, 20.0)},
+        {"gamma_scale": (1_000.0,)},
+    ),
+    "linucb_shared": ({"agent": "linucb_shared"}, {"precision": (30.0, 100.0)}, {"alpha": (0.1,)}),
+}  # fmt: skip
 """The name of the agent, the grid of its model, and that of its exploration."""
-PEER_GRID = [f"--squarecb --gamma_scale {gamma} -l {rate}" for rate in (0.5, 1, 2) for gamma in (100, 200, 1000)]
+BLOCKS = {LINEAR: (100, 1_000, 5_000), HASHED: (100, 20), "linucb_shared": (100,)}
+"""Events between two updates of ours; the first number is that of the tuning."""
+PEER_GRID = [f"--squarecb --gamma_scale {gamma} -l {rate}" for rate in (0.5, 1, 2) for gamma in (100, 300, 1000)]
+FINALISTS = 3
+"""Of VW's settings, the best ones after TUNING_EVENTS, of which the one with the smallest regret at the end is used."""
 SERVER = """
 [limits]
 rate = 0
@@ -66,7 +72,7 @@ seconds = 0.5
 grace_seconds = 0.1
 [reward]
 weights = {reward = 1.0}
-wait_seconds = 3.0
+wait_seconds = 1.0
 min_reward = 0.0
 max_reward = 1.0
 """
@@ -108,76 +114,74 @@ def run_vw(python: str, events: int, seed: int, arguments: list[str]) -> list[di
     return [json.loads(line)["regret"] for line in done.stdout.splitlines()]
 
 
-def tune(python: str, measured: dict[str, Any]) -> Iterator[None]:
-    """Choose the settings with the smallest regret of both tuning seeds; yields after each learner."""
-    tuning = measured.setdefault("tuning", {})
-    worlds = {seed: rounds_of(TUNING_EVENTS, seed) for seed in TUNING_SEEDS}
-    last = str(TUNING_EVENTS)
-    for name, (agent, model, head) in GRIDS.items():
-        if name in tuning:
-            continue
-        tried = []
-        for values in itertools.product(*model.values()):
-            settings = {**agent, **dict(zip(model, values, strict=True))}
-            policies = {seed: first_policy(worlds[seed], dict(settings), seed) for seed in worlds}
-            for explored in itertools.product(*head.values()):
-                chosen = dict(zip(head, explored, strict=True))
-                regrets = [replay(worlds[s], with_head(policies[s], chosen), BLOCK)[last] for s in worlds]
-                tried.append({"settings": settings, "head": chosen, "regret": float(np.mean(regrets))})
-        tuning[name] = {"best": min(tried, key=lambda row: row["regret"]), "tried": tried}
-        print(name, tuning[name]["best"], flush=True)
-        yield
-    if "VW" not in tuning:
-        of_seeds = [run_vw(python, TUNING_EVENTS, seed, PEER_GRID) for seed in TUNING_SEEDS]
-        tried = [
-            {"arguments": arguments, "regret": float(np.mean([regrets[place][last] for regrets in of_seeds]))}
-            for place, arguments in enumerate(PEER_GRID)
-        ]
-        tuning["VW"] = {"best": min(tried, key=lambda row: row["regret"]), "tried": tried}
-        print("VW", tuning["VW"]["best"], flush=True)
-        yield
+def mean_regret(regrets: Sequence[Mapping[str, float]], events: int) -> float:
+    """Return the mean regret of several seeds after some events."""
+    return float(np.mean([regret[str(events)] for regret in regrets]))
 
 
-def replays(python: str, events: int, seeds: list[int], measured: dict[str, Any]) -> Iterator[None]:
-    """Measure all learners in this process; yields after each seed."""
-    tuning, rows = measured["tuning"], measured.setdefault("replay", {})
-    for seed in seeds:
-        if str(seed) in rows:
-            continue
-        rounds = rounds_of(events, seed)
-        row: dict[str, Any] = {"random": regret_at_marks(rounds.lost.mean(axis=1))}
-        (row["VW"],) = run_vw(python, events, seed, [tuning["VW"]["best"]["arguments"]])
-        for name in GRIDS:
-            best = tuning[name]["best"]
-            policy = with_head(first_policy(rounds, dict(best["settings"]), seed), best["head"])
-            for block in BLOCKS if name == next(iter(GRIDS)) else (BLOCK,):
-                row[f"{name}, every {block}"] = replay(rounds, policy, block)
-        rows[str(seed)] = row
-        print(seed, {name: list(values.values())[-1] for name, values in row.items()}, flush=True)
-        yield
+def choose_peer(python: str, events: int, seeds: Sequence[int], measured: dict[str, Any]) -> str:
+    """Choose VW's arguments on the seeds of the figures, and keep the regrets of the best ones for the table."""
+    first = min(TUNING_EVENTS, events)
+    regrets = [run_vw(python, first, seed, PEER_GRID) for seed in seeds]
+    tried = dict(zip(PEER_GRID, [mean_regret(several, first) for several in zip(*regrets, strict=True)], strict=True))
+    finalists = sorted(PEER_GRID, key=lambda arguments: tried[arguments])[:FINALISTS]
+    of_seeds = [run_vw(python, events, seed, finalists) for seed in seeds]
+    final = dict(zip(finalists, [mean_regret(several, events) for several in zip(*of_seeds, strict=True)], strict=True))
+    best = min(finalists, key=lambda arguments: final[arguments])
+    measured["VW"] = {"best": best, f"regret_after_{first}": tried, f"regret_after_{events}": final}
+    measured["replay"] = {
+        str(seed): {"VW" if name == best else f"VW {name}": row for name, row in zip(finalists, rows, strict=True)}
+        for seed, rows in zip(seeds, of_seeds, strict=True)
+    }
+    print("VW", measured["VW"], flush=True)
+    return best
 
 
-def live(python: str, events: int, seeds: list[int], names: list[str], measured: dict[str, Any]) -> Iterator[None]:
-    """Measure both servers over HTTP; yields after each loop."""
-    tuning, rows = measured["tuning"], measured.setdefault("live", {})
-    for seed in seeds:
-        rounds, row = rounds_of(events, seed), rows.setdefault(str(seed), {})
-        for name in [*names, "VW"]:
-            if name in row:
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                if name == "VW":
-                    arguments = tuning["VW"]["best"]["arguments"].replace("--squarecb", "")
-                    row[name] = loop_vw(rounds, peer_command(python, "--learns", f"--arguments={arguments}"))
-                else:
-                    best = tuning[name]["best"]
-                    policy = with_head(first_policy(rounds, dict(best["settings"]), seed), best["head"])
-                    row[name] = loop_ours(rounds, policy, Path(folder))
-            print(seed, name, row[name], flush=True)
-            yield
+def tune(name: str, events: int) -> dict[str, Any]:
+    """Return the settings of an agent of ours with the smallest regret on the tuning seeds, and all that were tried."""
+    agent, model, head = GRIDS[name]
+    worlds, tried = {seed: rounds_of(events, seed) for seed in TUNING_SEEDS}, []
+    for values in itertools.product(*model.values()):
+        settings = {**agent, **dict(zip(model, values, strict=True))}
+        policies = {seed: first_policy(worlds[seed], dict(settings), seed) for seed in worlds}
+        for explored in itertools.product(*head.values()):
+            chosen = dict(zip(head, explored, strict=True))
+            regrets = [replay(worlds[seed], with_head(policies[seed], chosen), BLOCKS[name][0]) for seed in worlds]
+            tried.append({"settings": settings, "head": chosen, "regret": mean_regret(regrets, events)})
+    best = min(tried, key=lambda row: row["regret"])
+    print(name, best, flush=True)
+    return {"best": best, "tried": tried}
 
 
-def loop_ours(rounds: Rounds, policy: FeaturePolicy, folder: Path) -> dict[str, Any]:
+def tuned_policy(name: str, tuning: Mapping[str, Any], rounds: Rounds, seed: int) -> FeaturePolicy:
+    """Return the first policy of an agent with the chosen settings."""
+    best = tuning[name]["best"]
+    return with_head(first_policy(rounds, dict(best["settings"]), seed), best["head"])
+
+
+def add_replays(seed: int, events: int, measured: dict[str, Any]) -> None:
+    """Measure our learners on one seed in this process, and the control."""
+    rounds, row = rounds_of(events, seed), measured["replay"][str(seed)]
+    row["random"] = regret_at_marks(rounds.lost.mean(axis=1))
+    for name, blocks in BLOCKS.items():
+        policy = tuned_policy(name, measured["tuning"], rounds, seed)
+        for block in blocks:
+            row[f"{name}, every {block}"] = replay(rounds, policy, block)
+    print(seed, row, flush=True)
+
+
+def add_live(python: str, events: int, seed: int, seconds: float, measured: dict[str, Any]) -> None:
+    """Measure both servers over HTTP on one seed, VW's first."""
+    rounds, row = rounds_of(events, seed), measured.setdefault("live", {}).setdefault(str(seed), {})
+    arguments = measured["VW"]["best"].replace("--squarecb", "")
+    row["VW"] = loop_vw(rounds, peer_command(python, "--learns", f"--arguments={arguments}"), seconds)
+    print(seed, "VW", row["VW"], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        row[LINEAR] = loop_ours(rounds, tuned_policy(LINEAR, measured["tuning"], rounds, seed), Path(folder), seconds)
+    print(seed, LINEAR, row[LINEAR], flush=True)
+
+
+def loop_ours(rounds: Rounds, policy: FeaturePolicy, folder: Path, seconds: float) -> dict[str, Any]:
     """Return the regret of our server, from the events after the first ones on."""
     config, registry = folder / "server.toml", Registry(folder / "registry")
     config.write_text(SERVER)
@@ -206,13 +210,13 @@ def loop_ours(rounds: Rounds, policy: FeaturePolicy, folder: Path) -> dict[str, 
 
     with running(serve_command(registry.folder, config)) as server:
         time.sleep(2.0)  # the learner takes the events after its first step
-        result = _loop(rounds, WARM, server, rank, reward) | {"late_signals": sum(late)}
+        result = _loop(rounds, WARM, server, rank, reward, seconds) | {"late_signals": sum(late)}
     for path in (registry.folder).rglob("online_ranks/*/current.json"):
         result["checkpoint"] = {name: json.loads(path.read_text())[name] for name in ("learned", "passed")}
     return result
 
 
-def loop_vw(rounds: Rounds, command: list[str]) -> dict[str, Any]:
+def loop_vw(rounds: Rounds, command: list[str], seconds: float) -> dict[str, Any]:
     """Return the regret of the server over VW, which learns from the first event on."""
     contexts, actions = _records(rounds.world.context.columns()), _records(rounds.world.actions.columns())
     offered = [{"a": action} for action in actions]
@@ -225,16 +229,20 @@ def loop_vw(rounds: Rounds, command: list[str]) -> dict[str, Any]:
         connection.send(request_bytes("/reward", {"event_id": event_id, "value": value}))
 
     with running(command) as server:
-        return _loop(rounds, 0, server, rank, reward)
+        return _loop(rounds, 0, server, rank, reward, seconds)
 
 
 def _loop(
     rounds: Rounds, first: int, server: Server, rank: Callable[[Connection, int], tuple[str, int]],
-    reward: Callable[[Connection, str, float], None],
+    reward: Callable[[Connection, str, float], None], limit: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Rank and reward all events over some connections; return the regret at the marks, and the seconds."""
+    """Rank and reward the events over some connections until some seconds are over.
+
+    Returns the regret at the marks that were reached, the number of events, and the seconds.
+    """
     lost = np.zeros(len(rounds.draw))
     lost[:first] = rounds.lost[:first].mean(axis=1)
+    done = np.arange(len(lost)) < first
     rows, lock, failures = iter(range(first, len(lost))), threading.Lock(), []
 
     def work() -> None:
@@ -243,8 +251,9 @@ def _loop(
             while True:
                 with lock:
                     row = next(rows, None)
-                if row is None or failures:
+                if row is None or failures or time.perf_counter() > start + limit:
                     return
+                done[row] = True
                 event_id, chosen = rank(connection, row)
                 lost[row] = rounds.lost[row, chosen]
                 reward(connection, event_id, rounds.reward(row, chosen))
@@ -260,8 +269,8 @@ def _loop(
         thread.join()
     if failures:
         raise failures[0]
-    seconds = time.perf_counter() - start
-    return {"regret": regret_at_marks(lost), "seconds": round(seconds, 1)}
+    seconds, events = time.perf_counter() - start, int(done.sum())
+    return {"regret": regret_at_marks(lost[:events]), "events": events, "seconds": round(seconds, 1)}
 
 
 def _records(columns: dict[str, Any]) -> list[dict[str, float]]:
@@ -269,55 +278,74 @@ def _records(columns: dict[str, Any]) -> list[dict[str, float]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
 
 
-def figures_of(measured: dict[str, Any]) -> dict[str, float]:
-    """Return mean regrets and ratios to VW with their standard errors; ratios are those of one seed."""
+def figures_of(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Return `online_regret_ratio`, mean regrets, and ratios to VW on the same seed.
+
+    `online_regret_ratio` is the ratio over HTTP after the last mark that both reached. `online_regret_ratio_replay` is
+    the mean ratio of the linear model in one process, learned every 100 events.
+    """
     figures: dict[str, float] = {}
-    rows = list(measured.get("replay", {}).values())
-    for name in rows[0] if rows else ():
-        for mark in (str(mark) for mark in MARKS if str(mark) in rows[0][name]):
-            values = np.array([[row[name][mark], row["VW"][mark]] for row in rows])
-            ratio = values[:, 0] / values[:, 1]
-            figures[f"replay, {name}: regret at {mark}"] = values[:, 0].mean()
+    rows = list(measured["replay"].values())
+    for name in rows[-1]:
+        measured_rows = [row for row in rows if name in row]
+        for mark in (str(mark) for mark in MARKS if str(mark) in measured_rows[0][name]):
+            regret = np.array([row[name][mark] for row in measured_rows])
+            ratio = regret / [row["VW"][mark] for row in measured_rows]
+            figures[f"replay, {name}: regret at {mark}"] = regret.mean()
             figures[f"replay, {name}: ratio at {mark}"] = ratio.mean()
-            if len(rows) > 1:
-                figures[f"replay, {name}: standard error of the ratio at {mark}"] = ratio.std(ddof=1) / len(rows) ** 0.5
+            figures |= {
+                f"replay, {name}: lowest ratio at {mark}": ratio.min(),
+                f"replay, {name}: highest ratio at {mark}": ratio.max(),
+            }
+            if name == f"{LINEAR}, every {BLOCKS[LINEAR][0]}":
+                figures["online_regret_ratio_replay"] = ratio.mean()
+    last = list[tuple[int, float]]()
     for seed, row in measured.get("live", {}).items():
         for name, result in row.items():
             for mark, regret in result["regret"].items():
                 figures[f"live, seed {seed}, {name}: regret at {mark}"] = regret
-                if "VW" in row:
-                    figures[f"live, seed {seed}, {name}: ratio at {mark}"] = regret / row["VW"]["regret"][mark]
+                if name == LINEAR and mark in row["VW"]["regret"]:
+                    ratio = regret / row["VW"]["regret"][mark]
+                    figures[f"live, seed {seed}, {name}: ratio at {mark}"] = ratio
+                    last.append((int(mark), ratio))
+    if last:
+        events = max(mark for mark, _ in last)
+        figures["online_regret_ratio"] = np.mean([ratio for mark, ratio in last if mark == events])
+        figures["online_regret_ratio_events"] = events
     return figures
 
 
 def main() -> None:
-    """Measure the parts, write after each step."""
+    """Choose the settings, measure, and write after each step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="results, as JSON; an existing file gets more of them")
-    parser.add_argument("--part", choices=("tune", "replay", "live"), help="one part only")
+    parser.add_argument("--out", type=Path, required=True, help="results, as JSON")
     parser.add_argument("--events", type=int, default=EVENTS, help="events; fewer to see that it runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="seeds of replays")
-    parser.add_argument("--live-seeds", type=int, nargs="+", default=[0], help="seeds of loops over HTTP")
-    parser.add_argument("--live-agents", nargs="+", default=list(GRIDS)[:2], choices=list(GRIDS), help="our agents")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="seeds of the replays")
+    parser.add_argument("--live-seeds", type=int, nargs="*", default=[SEEDS[0]], help="seeds of the loops over HTTP")
+    parser.add_argument("--live-seconds", type=float, default=7_200, help="longest time of a loop over HTTP")
     parser.add_argument("--peer-python", default=os.environ.get(VARIABLE), help=f"VW's Python, else ${VARIABLE}")
     options = parser.parse_args()
     if not options.peer_python:
         parser.error(f"expected --peer-python or ${VARIABLE}: a Python with the peer's packages (README.md)")
     silence_libraries()
     logging.disable(logging.WARNING)
-    measured: dict[str, Any] = {}
-    if options.out.exists():
-        measured = json.loads(options.out.read_text(encoding="utf-8"))["context"]["measured"]
-    python, load = options.peer_python, os.getloadavg()[0]
-    parts = {
-        "tune": lambda: tune(python, measured),
-        "replay": lambda: replays(python, options.events, options.seeds, measured),
-        "live": lambda: live(python, options.events, options.live_seeds, options.live_agents, measured),
-    }  # fmt: skip
-    for name in [options.part] if options.part else parts:
-        for _ in parts[name]():
-            extra = {"events": options.events, "load_average_at_start": load, "measured": measured}
-            write_results(options.out, figures_of(measured), context(options.seeds, **extra))
+    python, events, load, start = options.peer_python, options.events, os.getloadavg()[0], time.perf_counter()
+    measured: dict[str, Any] = {"tuning": {}}
+
+    def write() -> None:
+        seconds = round(time.perf_counter() - start)
+        extra = {"events": events, "load_average_at_start": load, "seconds": seconds, "measured": measured}
+        write_results(options.out, figures_of(measured), context(options.seeds, **extra))
+
+    choose_peer(python, events, options.seeds, measured)
+    for name in GRIDS:
+        measured["tuning"][name] = tune(name, min(TUNING_EVENTS, events))
+    for seed in options.seeds:
+        add_replays(seed, events, measured)
+        write()
+    for seed in options.live_seeds:
+        add_live(python, events, seed, options.live_seconds, measured)
+        write()
 
 
 if __name__ == "__main__":
