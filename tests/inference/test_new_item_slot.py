@@ -33,7 +33,7 @@ def policy_law(score, arms, k, exploration):
 def mixed_law(slot, allowed, k, exploration):
     """Return the probability of each list with a place for new items, by enumeration."""
     others, new = np.flatnonzero(allowed & (NEW == 0)), np.flatnonzero(allowed & (NEW > 0))
-    if not len(others) or not len(new):
+    if len(others) < k or not len(new):
         return policy_law(SCORE, np.flatnonzero(allowed), k, exploration)
     law = Counter()
     for list_, probability in policy_law(SCORE, others, k, exploration).items():
@@ -64,6 +64,7 @@ CASES = {
     "one new item is not allowed": (0, 3, [True] * 6 + [False]),
     "no new item is allowed": (0, 3, [True] * 5 + [False] * 2),
     "only new items are allowed": (0, 2, [False] * 5 + [True] * 2),
+    "just enough others": (0, 4, [True] * 4 + [False, True, True]),
     "fewer items than places": (0, 4, [True, False, True, False, False, True, True]),
     "fewer items, an early place": (1, 4, [True, False, True, False, False, True, True]),
 }
@@ -114,6 +115,8 @@ RAILS = {
     "diverse": guardrails(CATEGORY, caps={0: 2}, diversity=0.4, novelty=0.2),
     "a short list": guardrails(CATEGORY, marked=(1, 2, 3, 4), max_marked=1, caps={1: 1}, blocked=(0,)),
     "no new item": guardrails(CATEGORY, blocked=(5, 6)),
+    "two other items": guardrails(CATEGORY, blocked=(0, 1, 2)),
+    "only a new item is marked": guardrails(CATEGORY, marked=(6,), min_marked=1),
 }
 
 
@@ -122,6 +125,9 @@ def guarded_law(rails, slot, k, exploration):
     everything = np.ones(7, bool)
     first = set(open_items(rails, RATING, everything, (), 10**6))
     new = [arm for arm in sorted(first) if NEW[arm] > 0]
+    rest = [arm for arm in first if NEW[arm] == 0]
+    if len(rest) < k or sum(rails.marked[rest]) < min(rails.min_marked, k):
+        new = []
     law, others = Counter(), everything & (NEW == 0) if new else everything
     lists = all_lists(rails, SCORE, RATING, others, k, exploration.top, exploration.share)
     for list_, conditional in lists.items():
@@ -162,3 +168,21 @@ def test_the_policys_slates_are_unchanged_without_a_place():
     other = choose_slate(SCORE, allowed, 3, EXPLORING, same, False)
     assert one.arms.tolist() == other.arms.tolist()
     assert one.propensity.tolist() == other.propensity.tolist()
+
+
+def test_a_list_is_as_long_as_without_a_place_for_new_items():
+    slot, rng = NewItemSlot(NEW, 0.25), np.random.default_rng(4)
+    few = np.array([True, True, False, False, False, True, True])  # two others and two new ones
+    assert {len(draw(slot, few, 4, EXPLORING, rng).arms) for _ in range(100)} == {4}
+    for rails in (RAILS["two other items"], RAILS["only a new item is marked"]):
+        for show in (True, False):
+            slate = guard_with_slot(SCORE, RATING, np.ones(7, bool), 3, rails, slot, EXPLORING, False, show, rng)
+            assert (len(slate.arms), slate.reason) == (3, None)
+
+
+def test_a_short_list_says_how_many_places_are_filled():
+    slot, rng, rails = NewItemSlot(NEW, 0.25), np.random.default_rng(4), guardrails(CATEGORY, caps={0: 1, 1: 1})
+    allowed = np.array([True, True, True, True, False, True, True])
+    for show in (True, False):
+        slate = guard_with_slot(SCORE, RATING, allowed, 4, rails, slot, EXPLORING, False, show, rng)
+        assert slate.reason.startswith(f"{len(slate.arms)} of 4 places are filled: ")

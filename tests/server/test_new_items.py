@@ -34,6 +34,7 @@ from recpolicy.server.jobs.new_item_job import allocate_new_items as run_job
 from recpolicy.server.jobs.new_item_worker import allocate_new_items
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
 from recpolicy.server.lifespan import open_state
+from recpolicy.server.new_items import allocation as new_items_allocation
 from recpolicy.server.new_items.allocation import (
     NewItem,
     NewItemAllocation,
@@ -82,7 +83,12 @@ def opened(
 
 def allocation(shares):
     items = tuple(NewItem(item, 1.0, 0.5, 1.5, 3, 20, share) for item, share in shares.items())
-    return NewItemAllocation("2026-11-29", 2, "p", HORIZON, "s", items)
+    return NewItemAllocation(day_before(0), 2, "p", HORIZON, "s", items)
+
+
+def day_before(days):
+    """The day of an allocation that was made some days ago."""
+    return str(np.datetime64(TODAY - 1 - days, "D"))
 
 
 def lists(state, count, user=3, **words):
@@ -148,7 +154,7 @@ def test_the_console_lists_each_new_item_with_belief_and_share(registry, prior):
         assert answer == {"share": 0.5, "items": [], "day": None, "version": None, "horizon": None}
         write_allocation(allocation_path(registry.folder), allocation({901: 0.75, 777: 0.25}))
         answer = ask(app, "GET", "/v1/admin/new-items", headers=headers).json()
-        assert (answer["day"], answer["version"], answer["horizon"]) == ("2026-11-29", 2, HORIZON)
+        assert (answer["day"], answer["version"], answer["horizon"]) == (day_before(0), 2, HORIZON)
         assert answer["items"][0] == {
             "item_id": 901, "title": "New", "mean": 1.0, "lo": 0.5, "hi": 1.5, "days": 3, "traces": 20,
             "probability": 0.75,
@@ -180,6 +186,40 @@ def test_a_damaged_allocation_is_said_and_lists_are_the_policys(registry, prior,
     write_allocation(path, allocation({901: 0.5}))
     with pytest.raises(ArtifactError, match=r"the shares of new items sum to 0\.5; expected 1"):
         read_allocation(path)
+
+
+def test_the_job_replaces_a_damaged_allocation(registry, prior):
+    path = allocation_path(registry.folder)
+    write_allocation(path, allocation({901: 1.0}))
+    path.write_text(path.read_text().replace("901", "902"))
+    with opened(registry, prior) as state:
+        app = make_app(state)
+        answer = ask(app, "GET", "/v1/admin/new-items", headers=bearing(key_for(app, "reader", "rita")))
+        assert answer.status_code == 409
+        assert "run the job allocate_new_items again" in answer.json()["error"]["message"]
+        assert str(registry.folder) not in answer.text
+        assert work(state).status == "done"
+        assert {item.item_id for item in read_allocation(path).items} == {901, 902}
+
+
+def test_an_old_allocation_is_not_served(registry, prior, caplog, monkeypatch):
+    path = allocation_path(registry.folder)
+    write_allocation(path, replace(allocation({901: 1.0}), day=day_before(3)))
+    with opened(registry, prior) as state:
+        assert state.models.live.champion.new_items is not None
+        before = state.models._look()
+        monkeypatch.setattr(new_items_allocation, "now_ms", lambda: now_ms() + DAY)
+        assert state.models._look() != before, "the server looks again by itself"
+        state.models.refresh()
+        assert state.models.live.champion.new_items is None
+        assert "is 4 days old; run the job allocate_new_items again" in caplog.text
+
+
+def test_a_version_that_was_trained_with_an_item_does_not_treat_it_as_new(registry, prior):
+    write_allocation(allocation_path(registry.folder), allocation({901: 0.6, 105: 0.4}))
+    with opened(registry, prior) as state:
+        slot, scorer = state.models.live.champion.new_items, state.models.live.champion.scorer
+        assert np.flatnonzero(slot.probability).tolist() == [scorer.arm(901)]
 
 
 def test_off_costs_nothing(registry):
@@ -231,7 +271,24 @@ def test_an_item_is_new_until_its_days_are_over(registry, prior):
     with opened(registry, prior, days=2) as state:
         store_lists(state, [(1, (901,), 3), (1, (902,), 2)])
         work(state)
-        assert [item.item_id for item in read_allocation(allocation_path(registry.folder)).items] == [902]
+        path = allocation_path(registry.folder)
+        assert [item.item_id for item in read_allocation(path).items] == [902]
+        assert read_allocation(path).first_days == {"901": TODAY - 3, "902": TODAY - 2}
+
+
+def test_an_item_whose_first_lists_were_deleted_is_not_new_again(registry, prior):
+    path, first = allocation_path(registry.folder), {"901": TODAY - 9, "902": TODAY - 1}
+    with opened(registry, prior, days=2) as state:
+        write_allocation(path, replace(allocation({901: 1.0}), day=day_before(1), first_days=first))
+        store_lists(state, [(1, (901,), 1), (1, (902,), 1)])
+        result = work(state)
+        assert [item.item_id for item in read_allocation(path).items] == [902]
+        assert read_allocation(path).first_days == first
+        assert "warning" not in result.metadata
+        longer = replace(state.settings.new_items, days=9)
+        short = replace(state.settings, store=replace(state.settings.store, keep_days=8), new_items=longer)
+        warning = work(replace(state, settings=short)).metadata["warning"]
+        assert warning == "[store] keep_days = 8 deletes traces of items that are new for 9 days"
 
 
 def test_wrong_input_is_one_line(registry, prior, tmp_path):

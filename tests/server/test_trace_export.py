@@ -57,6 +57,13 @@ def test_feedback_on_the_item_is_activity_of_the_item(engine):
     }  # fmt: skip
 
 
+def test_some_items_are_read_alone(engine):
+    assert by_pair(read_traces_of_store(engine, 5, only=[7, "a"])) == {(7, 0): [1, 2, 4], ("a", 4): []}
+    assert by_pair(read_traces_of_store(engine, 5, activity="item", only=[8])) == {(8, 0): [2], (8, 3): []}
+    with pytest.raises(DataError, match="no list was shown until"):
+        read_traces_of_store(engine, 5, only=[9])
+
+
 def test_what_is_not_over_is_not_known(engine):
     traces = read_traces_of_store(engine, 5, until=FIRST + 3)
     assert by_pair(traces) == {(7, 0): [1, 2], (8, 0): [1, 2], (8, 3): []}

@@ -47,8 +47,8 @@ def thompson_probabilities(belief: Belief, uniform_mix: float = 0.0) -> Array:
 
     The largest draw has the distribution function F = prod_i F_i. On a grid, the increments of F are shared among the
     items as those of log F_i. This is exact in the limit of a fine grid. Two coarse grids place the points of the last
-    one: half of them evenly, half where F rises. Errors are below 1e-4 if stds differ by a factor of 100, and below
-    5e-4 for 10,000. Users get items with the returned probabilities in any case, so logged propensities are exact.
+    one: half of them evenly, half where F rises. Errors are below 5e-4 if stds differ by a factor of 10,000 at most.
+    Users get items with the returned probabilities in any case, so logged propensities are exact.
 
     Args:
         belief: Beliefs about I items.

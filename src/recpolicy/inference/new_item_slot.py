@@ -8,7 +8,7 @@ So the item at that place tells which of the two a list is, and every propensity
 - an item of the policy at that place: 1 - `share` times the policy's propensity;
 - any other place: the policy's propensity.
 
-Where a request allows no new item, or nothing else, the list is the policy's among all items.
+Where a request allows no new item, or too few others for a whole list, the list is the policy's among all items.
 """
 
 from dataclasses import dataclass, replace
@@ -45,15 +45,19 @@ class NewItemSlot:
         """Return True [A] for the new items."""
         return self.probability > 0
 
-    def others(self, allowed: Bools) -> Bools:
+    def others(self, allowed: Bools, k: int, guardrails: Guardrails | None = None) -> Bools:
         """Return the items among which the policy chooses, of those that requests allow; both [..., A].
 
-        They are all allowed ones where no new item is allowed, or nothing else.
+        They are all allowed ones where no new item is allowed, or where the rest cannot fill a list of k places, or the
+        places that the guardrails reserve. Full categories may still make a list shorter than new items would.
         """
         new = allowed & self.mask
         rest = allowed & ~self.mask
-        both = new.any(axis=-1, keepdims=True) & rest.any(axis=-1, keepdims=True)
-        result: Bools = np.where(both, rest, allowed)
+        apart = new.any(axis=-1, keepdims=True) & (rest.sum(axis=-1, keepdims=True) >= k)
+        if guardrails is not None and guardrails.min_marked:
+            marked = (rest & guardrails.marked).sum(axis=-1, keepdims=True)
+            apart &= marked >= min(guardrails.min_marked, k)
+        result: Bools = np.where(apart, rest, allowed)
         return result
 
     def policy_lists(
@@ -91,7 +95,8 @@ def slot_of(shares: "Mapping[Hashable, float]", scorer: "Scorer", share: float, 
     """Return the place for new items over a policy's catalog; None if it has none of them, or the share is 0.
 
     Args:
-        shares: Probabilities by item id; ids that the catalog lacks have no effect.
+        shares: Probabilities by item id; ids that the catalog lacks, or with which the policy was trained, have no
+            effect.
         scorer: The policy.
         share: Probability that a list has a new item.
         place: Place of the new item, from 1; 0: the last one.
@@ -99,7 +104,7 @@ def slot_of(shares: "Mapping[Hashable, float]", scorer: "Scorer", share: float, 
     probability = np.zeros(len(scorer.action_items))
     for item, chance in shares.items():
         arm = scorer.arm(item)
-        if arm is not None:
+        if arm is not None and scorer.action_items[arm] >= scorer.artifact.trained_items:
             probability[arm] = chance
     total = probability.sum()
     return NewItemSlot(probability / total, share, place) if share > 0 and total > 0 else None
@@ -138,7 +143,7 @@ def choose_with_slot(
     rng: np.random.Generator,
 ) -> Slate:  # fmt: skip
     """Draw the list of one request, as `choose_slate` does, with a place for a new item; score, allowed [A]."""
-    others = slot.others(allowed)
+    others = slot.others(allowed, k)
     slate = choose_slate(score, others, k, exploration, rng, explored)
     return add_new_item(slate, _chance(slot, allowed, others), slot, k, show, rng)
 
@@ -152,7 +157,7 @@ def guard_with_slot(
     The new item takes the last place, if the guardrails leave one there after the items before it.
     """
     base = rails.base_mask(allowed, rating)
-    others = slot.others(base)
+    others = slot.others(base, k, rails)
     slate = guarded_slates(
         score[np.newaxis], rating[np.newaxis], others[np.newaxis], k, rails, exploration, rng, np.array([explored])
     )[0]
@@ -188,8 +193,14 @@ def add_guarded(
     last = replace(slot, place=0)
     result = add_new_item(slate, slot.probability * free, last, k, show, rng)
     closed_at, _ = replay_list(base, result.arms[: k - 1], k, rails)
-    reason = None if len(result.arms) == k else result.reason
-    return replace(result, allowed=base, closed_at=closed_at, reason=reason)
+    return replace(result, allowed=base, closed_at=closed_at, reason=_reason(result, len(slate.arms), k))
+
+
+def _reason(slate: GuardedSlate, before: int, k: int) -> str | None:
+    """Return why a list of k places is short, after it got a new item beyond its `before` items."""
+    if len(slate.arms) == k or slate.reason is None:
+        return None
+    return slate.reason.replace(f"{before} of {k} places", f"{len(slate.arms)} of {k} places", 1)
 
 
 def _chance(slot: NewItemSlot, allowed: Bools, others: Bools) -> Array:

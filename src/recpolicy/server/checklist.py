@@ -132,7 +132,8 @@ def _exploration(state: AppState, connection: Connection) -> ChecklistItem:
 
 
 def _list_exploration(state: AppState, connection: Connection) -> tuple[float, str]:
-    share = state.settings.exploration.share
+    lists, slot = state.settings.exploration.share, state.models.live.champion.new_items
+    share = lists if slot is None else 1 - (1 - lists) * (1 - slot.share)  # a list with a new item explores, too
     if not state.models.live.exploring:
         return share, "in the settings, but paused"
     since = now_ms() - round(state.settings.checklist.days * DAY_MS)

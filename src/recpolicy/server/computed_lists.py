@@ -153,11 +153,11 @@ def _best_slates(
     if not isinstance(rails, Guardrails):
         if slot is None:
             return untied_slates(scores.score, allowed, k, exploration)
-        others = slot.others(allowed)
+        others = slot.others(allowed, k)
         return slot.policy_lists(untied_slates(scores.score, others, k, exploration), allowed, others, k)
     rating, nobody = scores.rating[:, version.scorer.action_items], np.zeros(len(allowed), bool)
     base = rails.base_mask(allowed, rating) if slot is not None else allowed
-    others = allowed if slot is None else slot.others(base)
+    others = allowed if slot is None else slot.others(base, k, rails)
     slates = guarded_slates(scores.score, rating, others, k, rails, exploration, np.random.default_rng(), nobody)
     if slot is not None:
         slates = [

@@ -190,7 +190,9 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
     more = () if places is None else (places.path,)
     if not settings.online.enabled:
         hooks = ReloadHooks(rollout, uniform_first=start_uniform, guardrails=settings.guardrails)
-        return hooks if places is None else replace(hooks, watched=lambda _: more, new_items=places)
+        if places is None:
+            return hooks
+        return replace(hooks, watched=lambda _: more, new_items=places, state=places.is_due)
 
     def with_updates(policy: Policy) -> Policy:
         if isinstance(policy, FeaturePolicy):
@@ -205,7 +207,7 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
         return (checkpoint_folder(folder, policy.metadata["policy_digest"]) / CURRENT, *more)
 
     hooks = ReloadHooks(rollout, with_updates, checkpoints, start_uniform, settings.guardrails)
-    return hooks if places is None else replace(hooks, new_items=places)
+    return hooks if places is None else replace(hooks, new_items=places, state=places.is_due)
 
 
 def running_rollout(engine: Engine, challenger: int) -> int | None:

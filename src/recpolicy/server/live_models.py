@@ -194,6 +194,8 @@ class ReloadHooks:
     """The operator's guardrails; a version that cannot keep them is not served."""
     new_items: Callable[[Policy], NewItemSlot | None] = lambda _: None
     """Returns the place for new items in the lists of a version."""
+    state: Callable[[], object] = lambda: None
+    """Returns a value that changes when the versions are to be loaded again."""
 
 
 class ModelManager:
@@ -273,7 +275,7 @@ class ModelManager:
         if self.registry is None:
             return ()
         marks = map(_mark, self._hooks.watched(self.live.champion.trained_policy))
-        return _mark(self.registry.folder / STATE), *marks, self._tries()
+        return _mark(self.registry.folder / STATE), *marks, self._hooks.state(), self._tries()
 
     def _tries(self) -> int:
         """Return a number that changes when it is time to try again; 0 without a fault."""

@@ -7,7 +7,7 @@ items: about 200 bytes and two for each day of the horizon. Ranks and strategies
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,18 +42,22 @@ class _Codes:
         return list(self._code)
 
 
-def read_traces_of_store(engine: Engine, horizon: int, until: int | None = None, activity: Activity = "any") -> Traces:
-    """Return the traces of all items that lists have shown.
+def read_traces_of_store(
+    engine: Engine, horizon: int, until: int | None = None, activity: Activity = "any",
+    only: Collection[Any] | None = None,
+) -> Traces:  # fmt: skip
+    """Return the traces of all items that lists have shown, or of some of them.
 
     Args:
         engine: The store.
         horizon: Days J of a trace.
         until: Last day that counts, as days since 1970; None is yesterday, the last day that is over.
         activity: `any` counts lists and feedback of the user, `item` feedback on the item only.
+        only: Ids of the items; None: all items.
 
     Raises:
         ConfigError: The horizon is out of range, or `until` is not over yet.
-        DataError: No list was shown before the end of `until`.
+        DataError: No list with one of the items was shown before the end of `until`.
     """
     if not 1 <= horizon <= MAX_DAYS:
         raise ConfigError(f"horizon of {horizon} days; expected 1 to {MAX_DAYS}")
@@ -65,7 +69,8 @@ def read_traces_of_store(engine: Engine, horizon: int, until: int | None = None,
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-        shown, active = _read(connection, users, items, (last + 1) * _DAY_MS, activity)
+        wanted = None if only is None else frozenset(only)
+        shown, active = _read(connection, users, items, (last + 1) * _DAY_MS, activity, wanted)
     if not len(shown):
         raise DataError(f"no list was shown until {np.datetime64(last, 'D')}; expected events of a policy of ratings")
     return _traces(shown, active, items, horizon, last, activity)
@@ -83,21 +88,30 @@ def export_traces(engine: Engine, path: Path, horizon: int, until: int | None, a
     return traces
 
 
-def _read(connection: Connection, users: _Codes, items: _Codes, end: int, activity: Activity) -> tuple[Ints, Ints]:
+def _read(
+    connection: Connection, users: _Codes, items: _Codes, end: int, activity: Activity, only: frozenset[Any] | None
+) -> tuple[Ints, Ints]:
     """Return impressions [N, 3] (user, item, day) and active days [M, 3]; the item of `any` activity is 0."""
     shown, active = array("q"), array("q")
     query = select(events.c.user_key, events.c.time, events.c.item_ids).where(events.c.time < end)
     for row in _rows(connection, query.order_by(events.c.seq)):
         user, day = users(row.user_key), row.time // _DAY_MS
         for item in json.loads(row.item_ids):
+            if only is not None and item not in only:
+                continue
             shown.extend((user, items(json.dumps(item)), day))
         if activity == "any":
             active.extend((user, 0, day))
     joined = feedback.join(events, events.c.id == feedback.c.event_id)
     columns = (events.c.user_key, events.c.item_ids, feedback.c.position, feedback.c.time)
     for row in _rows(connection, select(*columns).select_from(joined).where(feedback.c.time < end)):
-        item = items(json.dumps(json.loads(row.item_ids)[row.position])) if activity == "item" else 0
-        active.extend((users(row.user_key), item, row.time // _DAY_MS))
+        code = 0
+        if activity == "item":
+            item = json.loads(row.item_ids)[row.position]
+            if only is not None and item not in only:
+                continue
+            code = items(json.dumps(item))
+        active.extend((users(row.user_key), code, row.time // _DAY_MS))
     return _table(shown), _table(active)
 
 

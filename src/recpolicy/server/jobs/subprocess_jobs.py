@@ -73,7 +73,7 @@ class JobRequest:
         if registry is None or state.folder is None:
             raise ConfigError("this job needs a registry and a database; this server has none (--no-store)")
         url = state.require_store().engine.url.render_as_string(hide_password=False)
-        tables = ("jobs", "strategies", "guardrails", "new_items", "sessions")
+        tables = ("jobs", "strategies", "guardrails", "new_items", "sessions", "store")
         settings = {name: as_dict(getattr(state.settings, name)) for name in tables}
         return cls(url, str(registry.folder), str(state.folder / FOLDER), settings, dict(parameters))
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from recpolicy.core.errors import StoreError
+from recpolicy.core.errors import ArtifactError, StoreError
 from recpolicy.server.auth.roles import Operator, Reader
 from recpolicy.server.checklist import as_body, production_checklist
 from recpolicy.server.db import jobs as job_runs
@@ -168,7 +168,11 @@ def list_new_items(_: Reader, state: StateDep) -> Response:
     """List the new items of the latest allocation, with the beliefs about them and their shares."""
     _engine(state)
     assert state.folder is not None, "a server with a store has a state folder"
-    allocation, champion = read_allocation(allocation_path(state.folder)), state.models.live.champion
+    champion = state.models.live.champion
+    try:
+        allocation = read_allocation(allocation_path(state.folder))
+    except ArtifactError as error:
+        raise HTTPException(409, hide_folders(state, str(error))) from None
     body: dict[str, Any] = {"share": state.settings.new_items.share, "items": []}
     if allocation is None:
         return json_response({**body, "day": None, "version": None, "horizon": None})
