@@ -6,11 +6,13 @@ A log that holds every logged action as often as its probability says is the pop
 import numpy as np
 import pytest
 
-from recpolicy.ope.config import OffPolicyConfig
+from recpolicy.ope.config import MultiStepConfig, OffPolicyConfig
+from recpolicy.ope.engine import value_difference, value_limits_from_inputs
 from recpolicy.ope.estimators import ESTIMATORS
-from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
+from recpolicy.ope.feedback import BanditFeedback, SlateFeedback, TargetPolicy, TrajectoryFeedback
 from recpolicy.ope.inputs import BanditInputs
 from recpolicy.ope.missing_mass import MissingMass
+from recpolicy.ope.multi_step_inputs import SlateInputs, TrajectoryInputs
 from recpolicy.ope.point_estimates import point_estimates, reward_scale
 from recpolicy.ope.resampling import Resamples
 
@@ -52,3 +54,54 @@ def test_the_range_equals_enumeration(name, seed):
     lower, upper, lowest, highest = ends(name, seed)
     assert lower == pytest.approx(lowest, abs=1e-12)
     assert upper == pytest.approx(highest, abs=1e-12)
+
+
+def unseen_half(action):
+    """Return the probabilities [N, 3] of a policy: action 0 as logged with .5, an action that the log lacks with .5."""
+    table = np.zeros((40, 3))
+    table[:, 0] = table[:, action] = 0.5
+    return table
+
+
+@pytest.mark.parametrize("name", ["ips", "snips", "dr"])
+def test_policies_that_differ_only_where_the_log_is_silent_have_wide_limits(name):
+    """Both take the logged action with .5; one takes action 1, the other action 2, whose rewards nobody knows."""
+    feedback = BanditFeedback(np.zeros(40, int), np.full(40, 0.5), np.ones(40), np.arange(40), 3)
+    first, second = (TargetPolicy.from_table(feedback, unseen_half(action)) for action in (1, 2))
+    config = OffPolicyConfig(resamples=0, reward_range=(0.0, 1.0))
+    for kind, ends in value_difference(feedback, first, second, name, config).limits.items():
+        assert ends.lo <= -0.5 + 1e-9, kind
+        assert ends.hi >= 0.5 - 1e-9, kind
+    again = TargetPolicy.from_table(feedback, unseen_half(1))
+    for kind, ends in value_difference(feedback, first, again, name, config).limits.items():
+        if kind != "bernstein":  # it knows nothing of the tables
+            assert (ends.lo, ends.hi) == (0.0, 0.0), kind
+
+
+@pytest.fixture
+def even():
+    """Rows [400] of the first half of a population of two kinds."""
+    return np.arange(400) % 2 == 0
+
+
+def test_the_missing_mass_of_slots_is_that_of_the_slot_that_lacks_most(even):
+    """Slot 1 has the weights 1.9 and .1, of mean 1; slot 2 has .5: the log lacks half of the target's choices there."""
+    behavior = np.stack([np.full(400, 0.5), np.ones(400)], axis=1)
+    target = np.stack([np.where(even, 0.95, 0.05), np.full(400, 0.5)], axis=1)
+    feedback = SlateFeedback(behavior, target, np.zeros(400), np.arange(400), np.zeros((400, 2)))
+    inputs = SlateInputs(feedback, MultiStepConfig(resamples=0, reward_range=(0.0, 1.0)))
+    assert inputs.worst_slot_weight.mean() == pytest.approx(1)  # the smallest effective sample size is that of slot 1
+    for kind, ends in value_limits_from_inputs(inputs, "iips").items():
+        assert ends.hi >= 0.5, kind
+
+
+@pytest.mark.parametrize("name", ["per_decision_is", "per_decision_wis"])
+def test_the_missing_mass_of_steps_is_that_of_the_step_that_lacks_most(even, name):
+    """Weights 1.9 and .1 up to step 1, of mean 1; .475 and .5 up to step 2, which has the larger effective sample."""
+    behavior = np.stack([np.full(400, 0.5), np.where(even, 1.0, 0.2)], axis=1)
+    target = np.stack([np.where(even, 0.95, 0.05), np.where(even, 0.25, 1.0)], axis=1)
+    feedback = TrajectoryFeedback(np.zeros((400, 2)), behavior, target, np.full(400, 2), np.arange(400))
+    inputs = TrajectoryInputs(feedback, MultiStepConfig(resamples=0, reward_range=(0.0, 1.0)))
+    assert inputs.worst_step_weight.mean() == pytest.approx(1)
+    for kind, ends in value_limits_from_inputs(inputs, name).items():
+        assert ends.hi >= 0.51, kind

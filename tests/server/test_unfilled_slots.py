@@ -94,7 +94,7 @@ def test_the_guardrails_are_named_as_the_cause(app):
     assert answer["slots"][1] == {"id": "side", "rewardActionId": None, "unfilled": "guardrails"}
     assert sent(app, "e") == answer
     metrics = ask(app, "GET", "/metrics").text
-    assert 'recpolicy_slots_unfilled_total{cause="guardrails",version="1"} 2.0' in metrics
+    assert 'recpolicy_slots_unfilled_total{cause="guardrails",version="1"} 1.0' in metrics
 
 
 def test_a_request_of_which_every_slot_stays_empty_is_refused(app):
@@ -208,6 +208,23 @@ def test_a_version_that_fills_no_slot_has_no_part_in_the_probabilities():
         assert mixed.rollout is None
         for before, after in zip(decided.slots, mixed.slots, strict=True):
             assert after.decision.probability.tolist() == before.decision.probability.tolist()
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_an_empty_slot_takes_no_reserved_place(empty):
+    """One of the two slots with an action is for the marked c, wherever the slot that stays empty is."""
+    version = with_guardrails(LoadedVersion(EVEN, 1), GuardrailConfig(marked_feature="ad", min_marked=1))
+    actions = [(name, {"ad": name == "c"}) for name in "abc"]
+    slots = [Slot(str(place), {}, frozenset("abc") if place == empty else frozenset()) for place in range(3)]
+    first = set()
+    for number in range(40):
+        wanted = RankInput({}, actions, slots, f"e{number}", strict=False)
+        prepared = PreparedRank(wanted, ActionRows().of(actions), f"e{number}", "online", 0.0)
+        decided = decide_rank(LiveState(version), prepared)
+        assert [slot.place for slot in decided.unfilled] == [empty]
+        assert "c" in ["abc"[slot.chosen] for slot in decided.slots]
+        first.add("abc"[decided.slots[0].chosen])
+    assert first == {"a", "b", "c"}
 
 
 def test_a_shadow_agrees_on_slots_that_both_leave_empty():

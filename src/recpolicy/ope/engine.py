@@ -302,7 +302,8 @@ def value_differences_from_inputs(
         return compare_policies(point_estimates(specs, candidate), logging, *shared)
     _check_same_log(candidate.log_columns, incumbent.log_columns)
     specs, _ = _select(estimators, candidate, incumbent)
-    return compare_policies(point_estimates(specs, candidate), point_estimates(specs, incumbent), *shared)
+    estimates, others = point_estimates(specs, candidate), point_estimates(specs, incumbent)
+    return compare_policies(estimates, others, *shared, candidate.has_same_target(incumbent))
 
 
 def value_limits_from_inputs(inputs: EstimatorInputs, estimator: str) -> dict[str, Interval]:

@@ -66,6 +66,8 @@ class EstimatorSpec(Generic[Inputs]):
     bounds: Callable[[Inputs, Array, Array, Range, float], Bounds | None] | None = None
     """Bounds of the true value from the inputs, the weights before and after the transform, the reward range and the
     maximum weight after it; None where it has none."""
+    lightest_weight: Callable[[Inputs], Array] | None = None
+    """Weights [N] of the step or slot whose mean is the smallest, if each has its own weight; None: `weight`."""
 
 
 def _weighted(inputs: EstimatorInputs, weight: Array) -> ResampledStatistic:
@@ -186,6 +188,7 @@ SLATE_ESTIMATORS: Mapping[str, EstimatorSpec[SlateInputs]] = {
         lambda i, _: weighted_statistic(independent_terms(i.feedback.ratio, i.slot_reward)),
         lambda i: i.worst_slot_weight,
         (INDEPENDENT, SLOT_REWARD),
+        lightest_weight=lambda i: i.lightest_slot_weight,
     ),
     "rips": EstimatorSpec(
         lambda i, _: weighted_statistic(per_decision_terms(i.cumulative_weight, i.slot_reward)),
@@ -219,6 +222,10 @@ def _step_weight(inputs: TrajectoryInputs) -> Array:
     return inputs.worst_step_weight
 
 
+def _lightest_step(inputs: TrajectoryInputs) -> Array:
+    return inputs.lightest_step_weight
+
+
 def _per_decision_dr(inputs: TrajectoryInputs, _: Array) -> ResampledStatistic:
     sessions, model = inputs.feedback, inputs.model
     return mean_statistic(
@@ -236,13 +243,15 @@ TRAJECTORY_ESTIMATORS: Mapping[str, EstimatorSpec[TrajectoryInputs]] = {
             per_decision_terms(i.cumulative_weight, i.feedback.masked_reward, i.feedback.gamma)
         ),
         _step_weight,
+        lightest_weight=_lightest_step,
     ),
     "per_decision_wis": EstimatorSpec(
         lambda i, _: weighted_per_decision_statistic(i.cumulative_weight, i.feedback.masked_reward, i.feedback.gamma),
         _step_weight,
         (POSITIVE_WEIGHT,),
+        lightest_weight=_lightest_step,
     ),
-    "per_decision_dr": EstimatorSpec(_per_decision_dr, _step_weight, (MODEL,)),
+    "per_decision_dr": EstimatorSpec(_per_decision_dr, _step_weight, (MODEL,), lightest_weight=_lightest_step),
     "fqe": EstimatorSpec(
         lambda i, _: mean_statistic(np.ascontiguousarray(i.model.expected_q[:, 0])), _trajectory_weight, (MODEL,)
     ),

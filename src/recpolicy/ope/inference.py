@@ -58,11 +58,21 @@ def compare_policies(
     clusters: Clusters,
     config: EstimationConfig,
     scale: RewardScale,
+    same: bool = False,
 ) -> dict[str, PolicyComparison]:
-    """Return comparisons by the estimators of `candidate`, paired row by row. Raises DataError for a single user."""
+    """Return comparisons by the estimators of `candidate`, paired row by row. Raises DataError for a single user.
+
+    Args:
+        candidate: Estimates of the candidate.
+        incumbent: Those of the incumbent on the same log.
+        clusters: The users.
+        config: The level and the resamples.
+        scale: The range of rewards.
+        same: Both are known to be the same policy, also in the actions that the log never shows.
+    """
     pairs = {name: (estimate, incumbent[name]) for name, estimate in candidate.items()}
     every = [estimate for pair in pairs.values() for estimate in pair]
-    parts = [part for estimate in every for part in (estimate.weight, charged_terms(estimate)) if part is not None]
+    parts = [part for estimate in every for part in (estimate.mass_weight, charged_terms(estimate)) if part is not None]
     further = {id(part): mean_statistic(part) for part in parts}
     resamples = _resample_all([*(estimate.statistic for estimate in every), *further.values()], clusters, config)
     resamples_of = dict(zip(further, resamples[len(every) :], strict=True))
@@ -71,11 +81,15 @@ def compare_policies(
         of_values = (resamples[2 * row], resamples[2 * row + 1])
         missing = [
             MissingMass.from_estimate(
-                estimate, resamples_of[id(estimate.weight)], resamples_of.get(id(charged_terms(estimate))), scale, sign
+                estimate,
+                resamples_of[id(estimate.mass_weight)],
+                resamples_of.get(id(charged_terms(estimate))),
+                scale,
+                sign,
             )
             for estimate, sign in zip(pair, (1, -1), strict=True)
         ]
-        comparisons[name] = _comparison(name, pair, of_values, missing, clusters, config, scale)
+        comparisons[name] = _comparison(name, pair, of_values, missing, clusters, config, scale, same)
     return comparisons
 
 
@@ -86,7 +100,7 @@ def value_limits(
 
     The lower limit assumes that these actions earn the lowest reward. Raises DataError for a single user.
     """
-    parts = [part for part in (estimate.weight, charged_terms(estimate)) if part is not None]
+    parts = [part for part in (estimate.mass_weight, charged_terms(estimate)) if part is not None]
     resamples, of_weight, *of_imputed = _resample_all(
         [estimate.statistic, *map(mean_statistic, parts)], clusters, config
     )
@@ -105,6 +119,7 @@ def _comparison(
     clusters: Clusters,
     config: EstimationConfig,
     scale: RewardScale,
+    same: bool,
 ) -> PolicyComparison:
     candidate, incumbent = pair
     terms = candidate.statistic.terms - incumbent.statistic.terms
@@ -114,7 +129,8 @@ def _comparison(
     results = [_result(name, *values, clusters, config, scale) for values in zip(pair, resamples, strict=True)]
     sizes = [result.diagnostics.effective_sample_size for result in results]
     step, size = float(largest_step(scale.width, *sizes)), min(sizes)
-    if np.array_equal(candidate.transformed_weight, incumbent.transformed_weight):  # the policies do the same
+    equal = np.array_equal(candidate.transformed_weight, incumbent.transformed_weight)
+    if equal and (same or all(mass.none for mass in missing)):  # the policies do the same, also where the log is silent
         step, size, missing = 0.0, np.inf, ()
     difference = resamples[0].minus(resamples[1])
     intervals = term_intervals(terms, difference, clusters, config, step, size)

@@ -71,6 +71,10 @@ class EstimatorInputs(ABC):
         """Columns of the log; a comparison of two policies needs the same in both, with None for a missing one."""
 
     @abstractmethod
+    def has_same_target(self, other: "EstimatorInputs") -> bool:
+        """Return True if the other inputs, of the same log, are known to have the same target policy."""
+
+    @abstractmethod
     def missing(self, need: str) -> str | None:
         """Return in words the input that is missing for a need; None if it is there."""
 
@@ -118,6 +122,18 @@ class BanditInputs(EstimatorInputs):
     def with_target(self, target: TargetPolicy) -> "BanditInputs":
         """Return the inputs of another target policy on the same rounds, with the same reward model."""
         return replace(self, target=target, shared_fit=self, is_incumbent=True, _q_values={})
+
+    def has_same_target(self, other: EstimatorInputs) -> bool:
+        """Return True for the same probabilities of all actions; those of the logged ones do not tell the others."""
+        if not isinstance(other, BanditInputs):
+            return False
+        first, second = self.target, other.target
+        if first is second:
+            return True
+        if first.table is None or second.table is None or not np.array_equal(first.prob, second.prob):
+            return False
+        tables = [self.feedback.blocks(table, "target probabilities") for table in (first.table, second.table)]
+        return all(np.array_equal(mine, others) for (_, mine), (_, others) in zip(*tables, strict=True))
 
     @property
     def clusters(self) -> Clusters:

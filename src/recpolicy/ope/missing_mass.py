@@ -52,6 +52,13 @@ class PointEstimate:
     model: ModelFit | None = None
     given_model: bool = False
     """True if a model that was not fitted on this log decides the reward of actions that the log never shows."""
+    lightest_weight: Array | None = None  # [N]
+    """Weights of the step or slot with the smallest mean, for estimators that weight each by itself; None: `weight`."""
+
+    @property
+    def mass_weight(self) -> Array:
+        """Weights [N] whose mean is 1 less the mass that the log never shows."""
+        return self.weight if self.lightest_weight is None else self.lightest_weight
 
     def imputed(self, scale: RewardScale) -> tuple[float, float]:
         """Return the lowest and highest mean reward that the estimate may give to actions that the log never shows."""
@@ -94,12 +101,12 @@ class MissingMass:
 
         Args:
             estimate: The estimate of the policy's value.
-            of_weight: Resamples of the mean weight.
+            of_weight: Resamples of the mean of `estimate.mass_weight`.
             of_imputed: Those of `charged_terms(estimate)`; None without them.
             scale: The range of rewards.
             sign: -1 for the policy whose value is subtracted.
         """
-        imputed, lost = charged_terms(estimate), 1 - estimate.weight
+        imputed, lost = charged_terms(estimate), 1 - estimate.mass_weight
         of_lost = Resamples(1 - of_weight.bootstrap, 1 - of_weight.jackknife)
         lowest, highest = (0.0, 0.0) if imputed is not None else estimate.imputed(scale)
         charges = []
@@ -108,7 +115,7 @@ class MissingMass:
             if imputed is not None and of_imputed is not None:
                 charge = Charge(charge.terms - imputed, charge.resamples.minus(of_imputed))
             charges.append(charge)
-        return cls(estimate.weight, *(charges if sign > 0 else [charge.times(-1) for charge in charges[::-1]]))
+        return cls(estimate.mass_weight, *(charges if sign > 0 else [charge.times(-1) for charge in charges[::-1]]))
 
     def scaled(self, factor: float) -> "MissingMass":
         """Return the missing mass for a statistic in another unit; the factor is above 0."""

@@ -71,10 +71,18 @@ class MultiStepInputs(EstimatorInputs):
         assert self.given_model is not None, "`missing` names a missing model first"
         return self.given_model.masked(self.trajectories.is_step)
 
+    def has_same_target(self, other: EstimatorInputs) -> bool:
+        """Return True for the same feedback; probabilities of logged items do not tell those of the others."""
+        return isinstance(other, MultiStepInputs) and other.feedback is self.feedback
+
     def _least_supported(self, weight: Array) -> Array:
         """Return the column of weights [N, T] with the smallest effective sample size of users."""
         column = min(weight.T, key=lambda values: effective_sample_size(self.clusters.sums(values)))
         return np.ascontiguousarray(column)
+
+    def _lightest(self, weight: Array) -> Array:
+        """Return the column of weights [N, T] with the smallest mean, where the log lacks most of the target's mass."""
+        return np.ascontiguousarray(weight[:, weight.mean(axis=0).argmin()])
 
     @cached_property
     def _fit(self) -> ModelFit | None:
@@ -117,6 +125,11 @@ class TrajectoryInputs(MultiStepInputs):
     def worst_step_weight(self) -> Array:
         """Weights up to the step with the smallest effective sample size [N]; ended sessions keep theirs."""
         return self._least_supported(self.cumulative_weight)
+
+    @cached_property
+    def lightest_step_weight(self) -> Array:
+        """Weights up to the step with the smallest mean weight [N]."""
+        return self._lightest(self.cumulative_weight)
 
 
 @dataclass(frozen=True)
@@ -177,6 +190,11 @@ class SlateInputs(MultiStepInputs):
     def worst_slot_weight(self) -> Array:
         """The ratio of the slot with the smallest effective sample size [N]."""
         return self._least_supported(self.feedback.ratio)
+
+    @cached_property
+    def lightest_slot_weight(self) -> Array:
+        """The ratio of the slot with the smallest mean ratio [N]."""
+        return self._lightest(self.feedback.ratio)
 
     @cached_property
     def slot_variates(self) -> tuple[Array, Array]:

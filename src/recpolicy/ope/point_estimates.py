@@ -36,8 +36,9 @@ def _point_estimate(name: str, spec: EstimatorSpec[_Inputs], inputs: _Inputs) ->
     bounds = _bounds(spec, inputs, weight, transformed, tuning)
     statistic = spec.statistic(inputs, transformed)
     return PointEstimate(
-        statistic, weight, transformed, bounds, tuning, inputs.model_fit(spec.needs), inputs.has_given_model(spec.needs)
-    )
+        statistic, weight, transformed, bounds, tuning, inputs.model_fit(spec.needs),
+        inputs.has_given_model(spec.needs), None if spec.lightest_weight is None else spec.lightest_weight(inputs),
+    )  # fmt: skip
 
 
 def logging_policy_estimate(inputs: EstimatorInputs) -> PointEstimate:

@@ -49,7 +49,7 @@ def decide(
         keys: A digest of the id and the features of each action.
         guardrails: Those of the policy; None: every action may be chosen.
         earlier: The actions of the slots before.
-        slots: Number of slots of the request.
+        slots: Number of slots of the request that have an action, or may still get one.
 
     Raises:
         DataError: The policy does not accept the features.

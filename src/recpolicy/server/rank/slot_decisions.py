@@ -86,7 +86,7 @@ class PreparedRank:
             version: The version.
             place: Place of the slot.
             offers: Positions of the actions [A].
-            earlier: Positions of the actions of the slots before.
+            earlier: Positions of the actions of the slots before; slots that stay empty have none, and do not count.
 
         Raises:
             DataError: What the policy raises.
@@ -98,7 +98,8 @@ class PreparedRank:
             version.ranker, self.context_of(place),
             [request.actions[at] for at in offers], self.event_id if place == 0 else f"{self.event_id}/{place}",
             self.mode, self.exploration, strict=request.strict, keys=[self.digests[at] for at in offers],
-            guardrails=rails, earlier=[request.actions[at] for at in earlier], slots=len(request.slots),
+            guardrails=rails, earlier=[request.actions[at] for at in earlier],
+            slots=len(request.slots) - (place - len(earlier)),
         )  # fmt: skip
 
 
