@@ -41,6 +41,25 @@ def test_lines_of_vowpal_wabbit_keep_weights(tmp_path, capsys):
     assert read_feature_log(tmp_path / "log").weight.tolist() == [2, 1]
 
 
+def test_a_missing_table_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    out = tmp_path / "log"
+    words = (
+        "log",
+        "import",
+        write(tmp_path / "log.csv"),
+        "--format",
+        "obd",
+        "--keep-features",
+        "--out",
+        out,
+        "--items",
+    )
+    for name in ("items.csv", "items.parquet"):
+        message = refused(recpolicy(capsys, *words, tmp_path / name))
+        assert f"{name}: no such file; expected a table: CSV, JSON lines or Parquet" in message
+        assert not out.exists()
+
+
 def test_options_of_other_formats_are_refused(tmp_path, capsys):
     words = ("log", "import", tmp_path / "x", "--out", tmp_path / "log", "--format")
     assert "--context: options of the formats obd and table" in refused(

@@ -60,7 +60,7 @@ class DecisionTable:
         try:
             frame = pd.read_csv(self.path, **options).fillna("")
         except FileNotFoundError:
-            raise DataError(f"{self.path}: no such file; expected a table of decisions") from None
+            raise _missing(self.path) from None
         except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError, EOFError) as error:
             raise DataError(f"{self.path}: not readable as CSV: {first_line(error)}") from None
         blank = (frame == "").all(axis=1).to_numpy(bool)
@@ -95,7 +95,7 @@ class DecisionTable:
         try:
             table = pq.read_table(self.path).combine_chunks()
         except FileNotFoundError:
-            raise DataError(f"{self.path}: no such file; expected a table of decisions") from None
+            raise _missing(self.path) from None
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path}: not a readable Parquet file: {first_line(error)}") from None
         self.line = np.arange(1, 1 + table.num_rows)
@@ -218,3 +218,8 @@ def _id_text(value: Any) -> str:
         return str(int(value))
     text = str(value).strip()
     return text.removesuffix(".0") if text.removesuffix(".0").isdecimal() else text
+
+
+def _missing(path: Path) -> DataError:
+    """Return the error of a file that is missing."""
+    return DataError(f"{path}: no such file; expected a table: CSV, JSON lines or Parquet")
