@@ -87,7 +87,7 @@ class MissingMass:
 
     weight: Array  # [N]
     lower: Charge
-    """What the lower limit adds to the statistic."""
+    """Charge of the lower limit, added to the statistic."""
     upper: Charge
 
     @classmethod
