@@ -5,16 +5,18 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import tensorflow as tf
-from session_blocks import arrays_of, block, make, observations
+from session_blocks import arrays_of, block, environment, make, observations
 from synthetic_choice import SETTINGS
 from synthetic_choice import environment as choice_environment
 from synthetic_choice import make as make_bandit
+from synthetic_session_logs import eagerly
 
 from recpolicy.agents import AGENTS, SESSION_AGENTS, agent_entry
 from recpolicy.agents.observation import read_observation
 from recpolicy.agents.reference_policy import ReferencePolicy, kl_divergence
 from recpolicy.core.errors import ConfigError
 from recpolicy.training.compiled_loop import OnlineLoop
+from recpolicy.training.session_trainer import SessionRunConfig, train_in_sessions
 from recpolicy.workflows.initial_policy import KINDS, NETWORK_SETTINGS
 
 SEED = tf.constant([1, 1], tf.int32)
@@ -167,6 +169,20 @@ def test_at_the_hard_limit_the_policy_stops_within_it(name):
     learn(agent, 1)
     for key, array in arrays_of(agent).items():
         np.testing.assert_array_equal(array, before[key])
+
+
+def test_a_training_taken_up_after_it_reached_the_limit_stays_there(tmp_path):
+    run = SessionRunConfig(total_timesteps=2_000, log_rows=50, checkpoint_every_steps=2_000)
+    steps, policies = [], []
+    for _ in range(2):
+        agent = limited("a2c", 0.0, 0.0005, learning_rate=0.002)
+        with eagerly():
+            steps.append(train_in_sessions(environment(), agent, run, tmp_path, show_progress=False))
+        assert agent.learner.stopped
+        policies.append(arrays_of(agent))
+    assert steps[0] == steps[1] < 2_000
+    for key, array in policies[0].items():
+        np.testing.assert_array_equal(policies[1][key], array)
 
 
 def test_a_saved_policy_has_no_trace_of_the_limit():

@@ -59,6 +59,12 @@ def test_attributes_come_from_a_schema_file_or_from_the_config(capsys, directory
     assert not (directory / "c").exists()
 
 
+def test_an_initial_policy_that_is_missing_is_one_line_and_leaves_nothing_behind(capsys, directory):
+    words = ("--split", "u2", "--config", "tiny.toml", "--init-from", "nowhere", "--out", "runs/ppo")
+    assert "nowhere: no such folder; expected a policy" in refused(recpolicy(capsys, "train", "ppo", *words))
+    assert not (directory / "runs" / "ppo").exists()
+
+
 def test_own_data_is_read_again_as_the_config_says(capsys, directory):
     ratings = miniature_ratings()
     rows = zip(ratings.user.tolist(), ratings.item.tolist(), ratings.rating.tolist(), strict=True)
