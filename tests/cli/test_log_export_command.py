@@ -85,14 +85,24 @@ def test_sessions_become_a_session_log(tmp_path, monkeypatch, capsys):
     engine.dispose()
     answer = recpolicy(capsys, "log", "export", folder, "--task", "sessions", "--out", out)
     assert answer.out.splitlines() == [
-        f"wrote 1 sessions of 1 steps: {out}",
+        f"wrote 1 sessions of 2 steps: {out}",
         "dropped: 1 sessions (the user is unknown to the version, or the request described the user)",
         f"next: recpolicy ope estimate POLICY --log {out}",
     ]
-    assert pq.read_table(out / "sessions.parquet").column("session_id").to_pylist() == ["a"]
+    assert pq.read_table(out / "sessions.parquet").column("session_id").to_pylist() == ["a", "a"]
     assert "already exists" in refused(recpolicy(capsys, "log", "export", folder, "--task", "sessions", "--out", out))
 
 
 def test_sessions_of_a_policy_of_rounds_are_one_line(state, tmp_path, capsys):
     answer = recpolicy(capsys, "log", "export", state, "--task", "sessions", "--out", tmp_path / "log")
     assert "linucb acts in single rounds; export its rounds" in refused(answer)
+
+
+def test_sessions_of_a_registry_without_a_champion_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("RECPOLICY_DATABASE_URL", raising=False)
+    folder = tmp_path / "state"
+    Registry(folder / "registry").register(write_tiny_sessions(tmp_path / "tiny"))
+    open_store(sqlite_url(folder / "server.db")).dispose()
+    answer = recpolicy(capsys, "log", "export", folder, "--task", "sessions", "--out", tmp_path / "log")
+    assert "only for a session policy" in refused(answer)
+    assert not (tmp_path / "log").exists()
