@@ -181,8 +181,10 @@ def test_a_list_is_as_long_as_without_a_place_for_new_items():
 
 
 def test_a_short_list_says_how_many_places_are_filled():
-    slot, rng, rails = NewItemSlot(NEW, 0.25), np.random.default_rng(4), guardrails(CATEGORY, caps={0: 1, 1: 1})
+    slot, rng = NewItemSlot(NEW, 0.25), np.random.default_rng(4)
+    rails = guardrails([[0], [0], [1], [1], [2], [0], [2]], caps={0: 1, 1: 1})
     allowed = np.array([True, True, True, True, False, True, True])
-    for show in (True, False):
+    for show, count in ((False, 2), (True, 3)):
         slate = guard_with_slot(SCORE, RATING, allowed, 4, rails, slot, EXPLORING, False, show, rng)
-        assert slate.reason.startswith(f"{len(slate.arms)} of 4 places are filled: ")
+        assert len(slate.arms) == count
+        assert slate.reason.startswith(f"{count} of 4 places are filled: these categories are full")

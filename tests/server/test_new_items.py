@@ -381,3 +381,14 @@ def test_a_retired_item_leaves_its_share_to_the_others(registry, prior, caplog):
         assert new_at_the_end(served) == {901: {0.5}}
         work(state)
         assert [item.item_id for item in read_allocation(allocation_path(registry.folder)).items] == [901]
+
+
+@pytest.mark.parametrize(("share", "kept", "figure"), [(0.1, True, "10.00%"), (0.5, False, "50.00%")])
+def test_lists_with_a_new_item_count_as_exploration_in_the_checklist(registry, prior, share, kept, figure):
+    write_allocation(allocation_path(registry.folder), allocation({901: 1.0}))
+    with opened(registry, prior, share=share) as state:
+        app = make_app(state)
+        rows = ask(app, "GET", "/v1/admin/checklist", headers=bearing(key_for(app, "reader", "rita"))).json()["items"]
+    row = next(row for row in rows if row["name"] == "share of exploration")
+    assert row["kept"] is kept
+    assert row["figure"].startswith(figure)
