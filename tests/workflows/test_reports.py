@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,11 @@ def test_the_report_is_one_page_that_loads_nothing(folder):
     assert "lie within their 95 % intervals" in page
     assert f"{verdict.evaluation.policies['linucb'].rmse:.3f}" in page
     assert re.search(r"Exploration while training: at the end [0-9.]+% of the choices are not greedy", page)
-    assert "user 7" in page
+    assert "Suggestions for user 7: items not yet rated, ranked by value, the score without exploration." in page
+    assert "probability: of the item in a round of the exploring policy" in page
+    pages = re.findall(r"docs/[\w/]+\.md", page)
+    assert len(pages) == 5
+    assert all((Path(__file__).parents[2] / name).is_file() for name in pages)
     for title in loaded("linucb").recommend(7, k=10)["title"]:
         assert title in page
     assert (folder / "metrics.json").is_file()

@@ -36,6 +36,9 @@ _NOTES = (
     " another model class than the training world. The training regret is measured in the training world. The gap"
     " between the two shows how far the simulation can be trusted.",
     "A rating is known only where a user chose to rate: nothing here is a click-through rate.",
+    "The documentation explains every figure: docs/explanation/evaluation.md (held-out choice, regret, diversity),"
+    " docs/explanation/simulator.md (worlds and sessions), docs/explanation/off_policy.md (logged rounds),"
+    " docs/explanation/gate.md (the gate) and docs/glossary.md (words).",
 )
 
 _SESSION_NOTE = (
@@ -199,7 +202,13 @@ def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]
 def _suggestions(best: pd.DataFrame, user: Any) -> tuple[str, Any]:
     # A session policy has no value of a single item, but one of the session.
     table = best[[name for name in _SUGGESTED if name in best]]
-    return f"Suggestions for user {user}: items not yet rated", table.set_index("rank")
+    ranked = "value, the score without exploration" if "value" in table else "the policy's score without exploration"
+    caption = (
+        f"Suggestions for user {user}: items not yet rated, ranked by {ranked}. probability: of the item in a round"
+        " of the exploring policy, which may prefer another one; rating: the expected rating; std: its standard"
+        " deviation"
+    )
+    return caption, table.set_index("rank")
 
 
 def _session_figures(sessions: SessionEvaluation | None, folder: Path) -> list[tuple[str, str]]:
