@@ -1,5 +1,6 @@
 """The console in a real browser: picking, rating, comparing, operating, and how bad states look."""
 
+import json
 import re
 from contextlib import contextmanager
 from dataclasses import replace
@@ -237,13 +238,32 @@ def test_a_refresh_keeps_what_is_open_focused_and_typed(visit, operator):
     page.locator("#share-2").fill("25")
     page.evaluate("scrollTo(0, 240); document.getElementById('fresh').textContent = 'before'")
     page.clock.fast_forward(4_500)
-    expect(page.locator("#fresh")).to_contain_text("as of")
+    expect(page.locator("#fresh")).to_have_text(re.compile(r"as of .*(UTC|GMT|[A-Z]{3,4})$"))
     assert page.evaluate("document.activeElement.id") == "share-2"
     assert page.locator("#share-2").input_value() == "25"
     expect(page.locator("#versions td", has_text="failed")).to_be_visible()
     assert page.evaluate("scrollY") == 240
     expect(page.locator("#metrics")).to_contain_text("Requests / s")
     expect(page.locator("#jobs article").first).to_contain_text("Next:")
+
+
+def test_a_long_list_of_the_lineage_is_counted(visit, operator):
+    """A lineage names, for example, the number of rounds of each of thousands of items."""
+    lineage = {"pulls": list(range(1_682)), "items": [7, 8]}
+
+    def extended(route):
+        answer = route.fetch()
+        body = answer.json()
+        body["lineage"] |= lineage
+        route.fulfill(response=answer, json=body)
+
+    visit.page.route("**/v1/admin/versions/2", extended)
+    page = visit.open("/operations", operator)
+    page.locator("#gate-2").click()
+    text = page.locator("pre[aria-label=Lineage]").text_content()
+    assert '"pulls": "1,682 values"' in text
+    assert "1681" not in text
+    assert json.loads(text)["items"] == [7, 8]
 
 
 COUNTERS = """# HELP recpolicy_requests_total Requests.

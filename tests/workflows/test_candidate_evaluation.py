@@ -1,5 +1,6 @@
 """Judgements of policies trained on the miniature, on held-out ratings and on a log with true propensities."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,7 +123,11 @@ def test_evaluation_and_gate_survive_the_disk(rounds, tmp_path):
         == read_rounds(rounds / EVALUATION, IdVocabulary.from_ratings(miniature_ratings())).digest
     )
     assert record["inputs"]["test"] == miniature_split().test.digest
-    assert "worst group" in (tmp_path / "gate.html").read_text()
+    page = (tmp_path / "gate.html").read_text()
+    assert "worst group" in page
+    assert not re.search(r"[0-9a-f]{64}", page)
+    assert page.count("Gate: ") == 2  # title and headline
+    assert "UTC" in page
 
 
 def test_incumbent_of_the_same_split_stands_in_the_held_out_table_and_groups_are_compared_with_it():

@@ -125,6 +125,10 @@ def test_the_head_of_a_page_about_a_policy_leaves_out_what_is_empty():
         ("settings", '{"alpha": 1.0, "bias": true}'),
         ("seed", "0"),
     ]
+    digest = "0123456789ab" * 5 + "0123"
+    assert policy_summary({"policy_digest": digest, "both": [digest, 1]}) == [
+        ("policy_digest", "0123456789ab"), ("both", '["0123456789ab", 1]'),
+    ]  # fmt: skip
 
 
 def test_the_report_of_a_policy_without_training_curve(tmp_path):

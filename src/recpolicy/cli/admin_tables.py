@@ -203,7 +203,7 @@ def _cell(name: str, value: Any) -> str:
         return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=value)).strftime("%Y-%m-%d")
     if value is None:
         return ""
-    if type(value) is int and value > 10**11 and (name == "time" or name.endswith("_at")):
+    if type(value) is int and value > 10**11 and (name in ("time", "heartbeat") or name.endswith("_at")):
         return datetime.fromtimestamp(value / 1e3, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, float):
         return f"{value:.3f}"

@@ -9,7 +9,7 @@ from recpolicy.core.plotting import to_svg
 from recpolicy.ope.engine import estimate_from_inputs
 from recpolicy.workflows.feature_estimation import FeatureEvaluation
 from recpolicy.workflows.log_evaluation import COMPARED
-from recpolicy.workflows.reports import policy_summary
+from recpolicy.workflows.reports import page_origin, policy_summary
 
 
 def write_feature_evaluation_page(evaluation: FeatureEvaluation, page: Path) -> None:
@@ -47,7 +47,7 @@ def write_feature_evaluation_page(evaluation: FeatureEvaluation, page: Path) -> 
     weights = plots.weights_figure(comparison.candidate.prob, comparison.feedback.behavior_prob)
     content = ReportContent(
         title=f"Evaluation: {evaluation.policy['agent']}",
-        summary=policy_summary(evaluation.policy),
+        summary=policy_summary(evaluation.policy) + page_origin(),
         tables=tables,
         figures=[("Importance weights of the rounds", to_svg(weights))],
         notes=list(comparison.notes),

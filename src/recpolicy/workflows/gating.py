@@ -83,12 +83,13 @@ def write_gate(result: Gate, record: Path, page: Path | None = None) -> None:
         return
     require_extra("report", "the page of a gate")
     from recpolicy.evaluation.report_page import ReportContent, write_report
-    from recpolicy.workflows.reports import policy_summary
+    from recpolicy.workflows.reports import page_origin, policy_summary
 
+    (_, criteria), *tables = gate_tables(result)  # the title says the verdict
     content = ReportContent(
         title=f"Gate: {VERDICTS[result.verdict]}",
-        summary=policy_summary(result.policy),
-        tables=gate_tables(result),
+        summary=policy_summary(result.policy) + page_origin(),
+        tables=[("Criteria", criteria), *tables],
         notes=[
             "A gain counts by the lower bound of its 95 % interval over users. If the logged rounds have too little"
             " overlap, there is no verdict, and the policy is not promoted.",

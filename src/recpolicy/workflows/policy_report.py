@@ -1,9 +1,7 @@
 """The report of a trained policy: one HTML page with its evaluation, its plots and its recommendations."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evalua
 from recpolicy.workflows.held_out_evaluation import METRICS_FILE, HeldOutEvaluation, evaluate
 from recpolicy.workflows.learning_curve import learning_curve
 from recpolicy.workflows.log_evaluation import LogComparison
-from recpolicy.workflows.reports import LOG_NOTE, estimator_tables, evaluation_tables, log_tables
+from recpolicy.workflows.reports import LOG_NOTE, estimator_tables, evaluation_tables, log_tables, page_origin
 from recpolicy.workflows.session_evaluation import SessionEvaluation, evaluate_or_read_sessions, read_metrics
 
 _SUGGESTED = ("rank", "title", "rating", "std", "value", "session_value", "probability")
@@ -107,7 +105,7 @@ def write_policy_report(
         title=f"{policy.artifact.agent} on {policy.metadata['data']}",
         answer=_answer(policy.artifact.agent, held_out.evaluation),
         own=policy.artifact.agent,
-        summary=_summary(policy.metadata) + _log_summary(evaluated) + _origin(),
+        summary=_summary(policy.metadata) + _log_summary(evaluated) + page_origin(),
         tables=[
             *log_sections, ("On held-out ratings, with the baselines", held_out.table()), *session_tables,
             *evaluation_tables(held_out.evaluation), _suggestions(best, user),
@@ -179,13 +177,6 @@ def _answer(name: str, evaluation: Evaluation) -> str:
     model = evaluation.difference(name, "rating_model")
     verdict = "better than" if model.lo > 0 else "worse than" if model.hi < 0 else "not shown to differ from"
     return f"{answer}, and {verdict} the greedy rating model ({model.value:+.2f} [{model.lo:+.2f}, {model.hi:+.2f}])."
-
-
-def _origin() -> list[tuple[str, str]]:
-    """Return when the page was written and by which command, if by one."""
-    program = Path(sys.argv[0]).name
-    command = [("command", " ".join([program, *sys.argv[1:]]))] if program == "recpolicy" else []
-    return [("written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")), *command]
 
 
 def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]:

@@ -1,7 +1,10 @@
 """The page of a candidate's evaluation, and tables that it shares with the report of a policy (policy_report.py)."""
 
 import json
+import re
+import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from recpolicy.workflows.log_evaluation import LogComparison
 
 Tables = list[tuple[str, pd.DataFrame]]
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 LOG_NOTE = (
     "Values on logged rounds are off-policy estimates: the reward of the policy, without exploration, in the rounds"
     " that another policy logged. They need true propensities and overlap; the effective sample size measures the"
@@ -45,7 +49,7 @@ def write_evaluation_page(evaluation: "CandidateEvaluation", page: Path) -> None
 
     content = ReportContent(
         title=f"Evaluation of {evaluation.name}",
-        summary=policy_summary(evaluation.policy),
+        summary=policy_summary(evaluation.policy) + page_origin(),
         tables=log_tables(evaluation) + session_tables(evaluation) + held_out_tables(evaluation),
         notes=[LOG_NOTE, *([] if evaluation.sessions is None else [SESSION_NOTE])],
     )
@@ -53,12 +57,19 @@ def write_evaluation_page(evaluation: "CandidateEvaluation", page: Path) -> None
 
 
 def policy_summary(policy: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the non-empty facts about a policy as (label, value), for the head of a page."""
+    """Return the non-empty facts about a policy as (label, value), for the head of a page; 12 digits of a digest."""
     return [
-        (key, value if isinstance(value, str) else json.dumps(value))
+        (key, _DIGEST.sub(r"\1", value if isinstance(value, str) else json.dumps(value)))
         for key, value in policy.items()
         if value not in (None, [], {})
     ]
+
+
+def page_origin() -> list[tuple[str, str]]:
+    """Return when the page was written and by which command, if by one."""
+    program = Path(sys.argv[0]).name
+    command = [("command", " ".join([program, *sys.argv[1:]]))] if program == "recpolicy" else []
+    return [("written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")), *command]
 
 
 def log_tables(evaluation: "CandidateEvaluation") -> Tables:

@@ -1,7 +1,7 @@
 // The page for operators: state of the server, and controls. Everything but the counters needs a key.
 
 import {
-  $, Problem, allWell, announce, ask, complain, confirmed, el, empty, inWords, keyNow, number, onKey, show, wantKey,
+  $, Problem, allWell, announce, ask, clock, complain, confirmed, el, empty, inWords, keyNow, number, onKey, show, wantKey,
 } from "./shared.js";
 import { lately, parse } from "./counters.js";
 import * as draw from "./panels.js";
@@ -34,7 +34,7 @@ async function refresh() {
     show($("metrics"), draw.metrics(rows, lately(rows), ready, Number($("metrics").dataset.low)));
     if (keyNow()) await Promise.all(Object.entries(SECTIONS).map(([name, section]) => one(name, section)));
     else locked("This needs a key with the role reader or operator.");
-    $("fresh").textContent = `as of ${new Date().toLocaleTimeString()}`;
+    $("fresh").textContent = `as of ${clock()}`;
     if (keyNow() || !$("banner-retry").dataset.key) allWell();
   } catch (problem) {
     complain(problem, refresh);

@@ -89,12 +89,15 @@ function catalogChange({ catalog_change: change, changed_from: from }) {
   return el("p", { class: "hint", text: `Version ${from ?? "unknown"} with other items; ${parts.join("; ")}.` });
 }
 
+/** Say how long a list is instead of printing hundreds of lines: a replacer for JSON.stringify. */
+const shortened = (_, value) => (Array.isArray(value) && value.length > 20 ? `${value.length.toLocaleString()} values` : value);
+
 function record({ gate, lineage }) {
   return el("div", {},
     gate?.criteria ? criteria(`Criteria of the gate: ${gate.verdict}`, gate.criteria) : empty("No gate has evaluated this version."),
     gate?.reasons?.length ? el("ul", {}, gate.reasons.map((text) => el("li", { text }))) : null,
     lineage.simulator?.gates ? card(lineage.simulator) : null,
-    el("pre", { tabindex: "0", role: "region", "aria-label": "Lineage", text: JSON.stringify(lineage, null, 1) }));
+    el("pre", { tabindex: "0", role: "region", "aria-label": "Lineage", text: JSON.stringify(lineage, shortened, 1) }));
 }
 
 const criteria = (label, list) => table(label, ["Criterion", "Figure", "Limit", "Verdict"], list.map((one) => [

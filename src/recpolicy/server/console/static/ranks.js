@@ -1,6 +1,6 @@
 // The page of ranks: the model that serves, the rewards of the latest ranks, and the ranks themselves.
 
-import { $, allWell, ask, complain, el, empty, keyNow, number, onKey, show, wantKey, when } from "./shared.js";
+import { $, allWell, ask, clock, complain, el, empty, keyNow, number, onKey, show, wantKey, when } from "./shared.js";
 import { table, tiles } from "./panels.js";
 
 const EVERY_MS = 4000, SECTIONS = ["model", "summary", "ranks"];
@@ -43,7 +43,7 @@ async function refresh() {
     }
     const answer = await ask("GET", "/v1/admin/ranks?count=50");
     for (const name of SECTIONS) show($(name), DRAW[name](answer));
-    $("fresh").textContent = `as of ${new Date().toLocaleTimeString()}`;
+    $("fresh").textContent = `as of ${clock()}`;
     allWell();
   } catch (problem) {
     complain(problem, refresh);

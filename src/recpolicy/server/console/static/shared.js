@@ -72,6 +72,7 @@ export const number = (value, digits = 2) => (value === null || value === undefi
 export const signed = (value, digits = 2) => (value > 0 ? "+" : value < 0 ? "−" : "±") + Math.abs(value).toFixed(digits);
 const MINUTE = { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
 export const when = (ms) => (ms ? new Date(ms).toLocaleString([], MINUTE) : "–");
+export const clock = () => new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
 // The noun for one item, a setting of the server: [console] item_label.
 export const itemLabel = document.body.dataset.itemLabel, itemsLabel = `${itemLabel}s`;
 export const anItem = () => `${/^[aeiou]/i.test(itemLabel) ? "an" : "a"} ${itemLabel}`;
