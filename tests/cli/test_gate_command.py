@@ -119,7 +119,7 @@ def test_bad_inputs_are_one_line_and_write_nothing(capsys, tmp_path, rounds):
     (tmp_path / "sessions").mkdir()
     (tmp_path / "sessions" / "sessions.parquet").write_bytes(b"")
     line = refused(gate(capsys, tmp_path, tmp_path / "sessions", "--log-only"))
-    assert "sessions: a log of sessions; expected rounds" in line
+    assert "sessions.parquet: not a readable Parquet file" in line
 
 
 def test_report_with_a_log_shows_gate_overlap_and_estimators(capsys, tmp_path, rounds, data):
