@@ -216,10 +216,10 @@ def test_events_that_wait_in_the_spool_prove_nothing(app, monkeypatch):
     assert asyncio.run(server.sessions.read(server.models.live, requests)).is_read
 
 
-def test_a_server_without_a_store_names_sessions_and_checks_none(tmp_path):
+def test_a_server_without_a_store_checks_no_session_and_names_none(tmp_path):
     folder = write_tiny_sessions(tmp_path / "policy", items=ITEMS, steps=20)
     app = make_app(stateless_state(folder, SETTINGS))
-    assert listed(recommend(app, [101], session_id="s"))[0] == {"id": "s", "step": 1}
+    assert listed(recommend(app, [101], session_id="s"))[0] is None
 
 
 def test_reads_wait_for_a_slot_and_a_read_that_hangs_gives_it_back(app, monkeypatch):
@@ -273,7 +273,9 @@ def test_after_a_lost_event_only_what_a_stored_list_contradicts_is_refused(app, 
         raise StoreError("disk full")
 
     monkeypatch.setattr(server.store.writer, "events", fail)
-    lost = [item["item_id"] for item in recommend(app, first[:1], session_id="s", k=2).json()["items"]]
+    answer = recommend(app, first[:1], session_id="s", k=2).json()
+    assert (answer["event_id"], "session" in answer) == (None, False)
+    lost = [item["item_id"] for item in answer["items"]]
     begun = [item["item_id"] for item in recommend(app, session_id="t", k=1).json()["items"]]
     monkeypatch.undo()
     assert listed(recommend(app, [first[0], lost[0]], session_id="s"))[0] == {"id": "s", "step": 2}

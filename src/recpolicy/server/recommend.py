@@ -10,7 +10,7 @@ import random
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Response
@@ -61,6 +61,8 @@ class ServedList:
     """False: the scores of the items are not those of the best list."""
     posterior: str = ""
     """The start of the posterior that describes the user; empty: the user is as in the training."""
+    session: bytes = b""
+    """The session of the list, JSON after a comma; empty: none."""
 
     @property
     def explored(self) -> bool:
@@ -80,11 +82,11 @@ class ServedList:
         return ratings
 
     def to_json(self, stored: bool = True) -> bytes:
-        """Return the response body; the event id is null if the event was not stored."""
+        """Return the response body; if the event was not stored, the event id is null and there is no session."""
         event_id = f'"{self.event.id}"' if stored else "null"
         explored = "true" if self.event.explored else "false"
         head = f'{{"event_id":{event_id},"user":{self.event.user_key},"policy":{self.policy},"explored":{explored}'
-        return b'%b,"items":%b%b}' % (head.encode(), self.items, self.note)
+        return b'%b,"items":%b%b%b}' % (head.encode(), self.items, self.note, self.session if stored else b"")
 
 
 @router.post("/recommend", response_model=Recommendation)
@@ -256,10 +258,11 @@ def choose(
         session_id=None if place is None else place.session_id,
         step=None if place is None else place.step,
     )
-    if place is not None:
-        computed = replace(computed, note=computed.note + place.note)
-    note, std, greedy = computed.note, computed.mean_std, computed.greedy
-    return ServedList(event, version.policy_json[variant], computed.items, note, std, greedy, computed.posterior)
+    session = b"" if place is None else place.note
+    return ServedList(
+        event, version.policy_json[variant], computed.items, computed.note, computed.mean_std, computed.greedy,
+        computed.posterior, session,
+    )  # fmt: skip
 
 
 async def persist(state: AppState, served: list[ServedList]) -> bool:
