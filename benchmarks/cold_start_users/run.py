@@ -45,7 +45,7 @@ FOLDS, CHOICES, RANK, SEED = 5, (5, 10, 20, 40), 20, 0
 LIKE = 4.0
 SESSION_AGENTS: Mapping[str, Mapping[str, Any]] = {"ppo": {}, "a2c": {"gamma": 0.0}}
 """The best agent of benchmarks/looking_ahead, and a bandit that sees the session: it weighs the next item only."""
-SESSION_STEPS, SESSION_FOLDS = 40_000, 1
+SESSION_STEPS = 40_000
 BAYESIAN_FM = BayesianFMConfig(sweeps=100, ordinal=False)
 """Embeddings come from the Gaussian chain alone."""
 Array = NDArray[np.float64]
@@ -274,7 +274,7 @@ def compare(paid: Mapping[str, Array], count: NDArray[np.int64]) -> dict[str, fl
         mean = {name: values[users, :choices].mean(axis=1) for name, values in paid.items()}
         figures[f"users_{choices}"] = int(users.sum())
         for name, values in mean.items():
-            played = np.isfinite(values)  # session policies play some folds only
+            played = np.isfinite(values)  # while later folds of session policies are to come
             if not played.all():
                 figures[f"users_of_{name}_{choices}"] = int(played.sum())
             figures[f"{name}_{choices}"] = float(values[played].mean())
@@ -332,7 +332,7 @@ def main() -> None:
     paid = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
     count = np.concatenate([users.count for _, users in parts])
     write(paid, count, options.out)
-    for number in range(1 if options.quick else SESSION_FOLDS):
+    for number in range(len(parts)):
         before = sum(len(users.count) for _, users in parts[:number])
         for name, values in paid_by_sessions(ratings, number, options.quick).items():
             table = paid.setdefault(name, np.full((len(count), max(CHOICES)), np.nan))
@@ -346,7 +346,7 @@ def write(paid: Mapping[str, Array], count: NDArray[np.int64], out: Path) -> Non
     print_table(figures, list(paid))
     plot(paid, count, out.with_name("gain.png"))
     settings = {"rating_model": "bayesian_fm", "sweeps": BAYESIAN_FM.sweeps, "session_steps": SESSION_STEPS}
-    write_results(out, figures, context([SEED], folds=FOLDS, session_folds=SESSION_FOLDS, rank=RANK, **settings))
+    write_results(out, figures, context([SEED], folds=FOLDS, rank=RANK, **settings))
 
 
 if __name__ == "__main__":
