@@ -167,6 +167,7 @@ def test_the_gain_is_paired_page_by_page():
         assert found.differences[name].value == pytest.approx(expected, abs=1e-12)
     same = estimate(one, log, one, config={"resamples": 100}).differences["pi"]
     assert (same.value, same.intervals["bootstrap"].lo, same.intervals["bootstrap"].hi) == (0, 0, 0)
+    assert estimate(tiny(), log, tiny(), config={"resamples": 100}).differences["pi"].limits == same.limits
     assert "pi" in found.difference_table().index
 
 

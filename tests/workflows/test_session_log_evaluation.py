@@ -151,6 +151,11 @@ def test_without_a_reward_model_weights_alone_decide(monkeypatch):
     assert sum("weights alone, without a reward model: no model" in note for note in compared.notes) == 2
 
 
+def test_a_copy_of_the_incumbent_gains_nothing_and_without_width():
+    gain = compare_on_sessions(policy(), policy(), log(policy())).gain
+    assert {(ends.lo, ends.value, ends.hi) for ends in gain.limits.values()} == {(0, 0, 0)}
+
+
 def test_half_of_the_users_and_folders_of_sessions(path):
     logged = read_gate_log(path, policy())
     halves = [rounds_of_users(logged, users) for users in USER_HALVES]

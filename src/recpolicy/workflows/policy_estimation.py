@@ -21,6 +21,7 @@ from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions
 from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.slate_log_files import SLATES, is_slate_log, read_slates
+from recpolicy.inference.artifact import policy_digest
 from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.session_replay import ACTS
@@ -192,6 +193,8 @@ def _slate_inputs(
     inputs = SlateInputs(feedback, settings, model)
     if incumbent is None:
         return inputs, None
+    if is_same_policy(policy, incumbent):
+        return inputs, replace(inputs, is_incumbent=True)
     feedback, model = slate_model(incumbent, log, settings)
     return inputs, SlateInputs(feedback, settings, model, is_incumbent=True)
 
@@ -213,6 +216,9 @@ def _estimate_sessions(
     settings = _settings(MultiStepConfig, config, return_range(policy, log, gamma), seed)
     all_inputs, notes = [], []
     for who, evaluated_policy in _named(policy, incumbent):
+        if all_inputs and is_same_policy(policy, evaluated_policy):
+            all_inputs.append(replace(all_inputs[0], is_incumbent=True))
+            break
         feedback, model, problem = trajectory_model(evaluated_policy, log, policy_mode, gamma, settings)
         inputs = TrajectoryInputs(feedback, settings, model, is_incumbent=evaluated_policy is not policy)
         notes += [f"{who}: {note}" for note in weight_notes(inputs, policy_mode)]
@@ -256,6 +262,11 @@ def weight_notes(inputs: TrajectoryInputs, policy_mode: str) -> list[str]:
             " behavior was hardly ever logged, or propensities are wrong; there is no verdict"
         )
     return notes
+
+
+def is_same_policy(policy: Policy, incumbent: Policy) -> bool:
+    """Return True if both choose the same everywhere: they are one policy, or copies of it."""
+    return policy is incumbent or policy_digest(policy.artifact) == policy_digest(incumbent.artifact)
 
 
 def _named(policy: Policy, incumbent: Policy | None) -> list[tuple[str, Policy]]:

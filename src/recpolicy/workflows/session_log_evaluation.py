@@ -5,7 +5,7 @@ the session has not shown. Either policy may be one of single rounds. Values are
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,13 @@ from recpolicy.ope.point_estimates import point_estimates
 from recpolicy.ope.results import PolicyComparison
 from recpolicy.workflows.artifacts import check_not_learned
 from recpolicy.workflows.log_evaluation import GATE_INTERVALS, check_same_ids, gate_figures
-from recpolicy.workflows.policy_estimation import GREEDY, check_session_policy, return_range, weight_notes
+from recpolicy.workflows.policy_estimation import (
+    GREEDY,
+    check_session_policy,
+    is_same_policy,
+    return_range,
+    weight_notes,
+)
 from recpolicy.workflows.policy_feedback import replay_policy, replayed_model
 
 ESTIMATOR, WITHOUT_MODEL = "per_decision_dr", "per_decision_is"
@@ -114,12 +120,15 @@ def compare_on_sessions(
             propensities, other users or another catalog; or the incumbent has other users or items.
     """
     policies = {"the policy": policy} | ({} if incumbent is None else {"the incumbent": incumbent})
+    same = incumbent is not None and is_same_policy(policy, incumbent)
     for who, compared in policies.items():
         check_session_policy(who, compared, log)
     check_not_learned(log, policies)
     if incumbent is not None:
         check_same_ids(policy, incumbent)
     config = MultiStepConfig(seed=seed, reward_range=return_range(policy, log, 1.0), resamples=0)
+    if same:  # evaluated once
+        del policies["the incumbent"]
     replays = {who: replay_policy(compared, log, GREEDY) for who, compared in policies.items()}
     inputs, notes, estimator = [], [], ESTIMATOR
     for who, compared in policies.items():
@@ -129,6 +138,8 @@ def compare_on_sessions(
         if problem is not None:
             estimator = WITHOUT_MODEL
             notes.append(f"{who}: weights alone, without a reward model: {problem}")
+    if same:
+        inputs.append(replace(inputs[0], is_incumbent=True))
     other = None if incumbent is None else inputs[1]
     user = log.user[log.start[:-1]]
     return SessionLogComparison(inputs[0], other, estimator, replays["the policy"].chosen, user, tuple(notes))
