@@ -214,7 +214,8 @@ def _estimate_sessions(
     if not 0 <= gamma <= 1:
         raise ConfigError(f"gamma is {gamma}; expected 0..1")
     settings = _settings(MultiStepConfig, config, return_range(policy, log, gamma), seed)
-    all_inputs, notes = [], []
+    all_inputs: list[TrajectoryInputs] = []
+    notes: list[str] = []
     for who, evaluated_policy in _named(policy, incumbent):
         if all_inputs and is_same_policy(policy, evaluated_policy):
             all_inputs.append(replace(all_inputs[0], is_incumbent=True))
