@@ -1,7 +1,7 @@
 """`recpolicy registry`: list, import and promote versions of a policy, and route users to them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -177,15 +177,7 @@ def retire_items(
     as_json: Json = False,
 ) -> None:
     """Register a copy of a version that no longer recommends some items."""
-    from recpolicy.cli.ids import parse_ids
-    from recpolicy.inference.artifact import read_inference_artifact
-    from recpolicy.registry.add_items import change_items
-    from recpolicy.registry.model_registry import Registry
-
-    registry = Registry(folder)
-    known = read_inference_artifact(registry.resolve(name)).tables.item_ids
-    version = change_items(registry, name, retire=parse_ids(items, known), note=_note(message))
-    _say_changed(registry, version, as_json)
+    _change_known(folder, name, "retire", items, message, as_json)
 
 
 @app.command("restore-items", epilog="Example:  recpolicy registry restore-items runs/registry champion 50")
@@ -197,14 +189,22 @@ def restore_items(
     as_json: Json = False,
 ) -> None:
     """Register a copy of a version that recommends retired items again, as it did before."""
+    _change_known(folder, name, "restore", items, message, as_json)
+
+
+def _change_known(
+    folder: Path, name: str, change: Literal["retire", "restore"], items: list[str], message: str | None, as_json: bool
+) -> None:
+    """Register a copy of a version with a change of items that it knows, and print the copy."""
     from recpolicy.cli.ids import parse_ids
     from recpolicy.inference.artifact import read_inference_artifact
     from recpolicy.registry.add_items import change_items
     from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
-    known = read_inference_artifact(registry.resolve(name)).tables.item_ids
-    version = change_items(registry, name, restore=parse_ids(items, known), note=_note(message))
+    known = parse_ids(items, read_inference_artifact(registry.resolve(name)).tables.item_ids)
+    retire, restore = (known, ()) if change == "retire" else ((), known)
+    version = change_items(registry, name, retire=retire, restore=restore, note=_note(message))
     _say_changed(registry, version, as_json)
 
 

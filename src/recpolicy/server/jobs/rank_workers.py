@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ConfigError, DataError
@@ -25,7 +24,8 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine
 from recpolicy.server.db.feature_export import FeaturesExported, collect_features
 from recpolicy.server.db.jobs import JobResult
-from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
+from recpolicy.server.jobs.subprocess_jobs import JobRequest
+from recpolicy.server.jobs.work_folders import training_folder
 from recpolicy.server.rank.learning_settings import LearningSettings, parse_learning_settings, settings_of_policy
 from recpolicy.server.rank.service import stored_learning_settings, stored_reward
 from recpolicy.server.settings import JobsConfig
@@ -80,15 +80,8 @@ def retrain_ranks(request: JobRequest, champion: int, since: int) -> JobResult:
         reason = f"{len(new)} new ranks with final rewards; expected {least}"
         return JobResult(status="skipped", records=len(new), metadata={"reason": reason})
     work = Path(request.folder) / "retrain"
-    try:
-        with FileLock(f"{work}.lock", timeout=0):
-            shutil.rmtree(work, ignore_errors=True)  # files of a killed training
-            try:
-                return _retrain(registry, champion, incumbent, ranks, new, work, settings)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    except Timeout:
-        raise JobError("another process is training for this server") from None
+    with training_folder(work):
+        return _retrain(registry, champion, incumbent, ranks, new, work, settings)
 
 
 def _is_trained_anew(incumbent: FeaturePolicy, learning: LearningSettings | None) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from sqlalchemy import Engine, func, select
 
 from recpolicy.core.config import build
@@ -30,7 +29,8 @@ from recpolicy.server.db.export import Exported, ExportOptions, LogPolicy, expor
 from recpolicy.server.db.export_rows import active_users
 from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.schema import events, rewards
-from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
+from recpolicy.server.jobs.subprocess_jobs import JobRequest
+from recpolicy.server.jobs.work_folders import training_folder
 from recpolicy.server.settings import JobsConfig
 from recpolicy.workflows.artifacts import LOG_UNTIL
 from recpolicy.workflows.gating import gate_candidate, read_gate, read_gate_config, write_gate
@@ -76,16 +76,9 @@ def train_on(request: JobRequest) -> JobResult:
     if interactions < task.settings.min_interactions:
         reason = f"{interactions} new rewards of users with enough of them; expected {task.settings.min_interactions}"
         return JobResult(status="skipped", users=users, records=interactions, metadata={"reason": reason})
-    try:
-        with FileLock(folder / "retrain.lock", timeout=0):
-            work = folder / "retrain"
-            shutil.rmtree(work, ignore_errors=True)  # files of a killed training
-            try:
-                return _train(task, work)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    except Timeout:
-        raise JobError("another process is training for this server") from None
+    work = folder / "retrain"
+    with training_folder(work):
+        return _train(task, work)
 
 
 def learnt_until(registry: Registry, version: int) -> int:

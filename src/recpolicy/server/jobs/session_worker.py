@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
 from recpolicy.core.config import build
@@ -27,7 +26,8 @@ from recpolicy.server.db.engine import make_engine
 from recpolicy.server.db.export_policy import LogPolicy
 from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.session_export import SessionExported, SessionExportOptions, export_sessions
-from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
+from recpolicy.server.jobs.subprocess_jobs import JobRequest
+from recpolicy.server.jobs.work_folders import training_folder
 from recpolicy.server.settings import JobsConfig, SessionsConfig
 from recpolicy.workflows.gating import gate_candidate, read_gate, read_gate_config, write_gate
 from recpolicy.workflows.policy_estimation import estimate
@@ -65,15 +65,8 @@ def retrain_on_sessions(
     work = folder / "retrain"
     options = SessionExportOptions(work / "log", since, wait_hours=settings.wait_hours, gap_minutes=gap)
     task = _Task(registry, request.database, champion, options)
-    try:
-        with FileLock(folder / "retrain.lock", timeout=0):
-            shutil.rmtree(work, ignore_errors=True)  # files of a killed training
-            try:
-                return _train(task, settings, epochs, seed)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    except Timeout:
-        raise JobError("another process is training for this server") from None
+    with training_folder(work):
+        return _train(task, settings, epochs, seed)
 
 
 def estimate_on_sessions(

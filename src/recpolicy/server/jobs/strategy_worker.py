@@ -5,14 +5,12 @@ run twice has nothing to do the second time, and says so.
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from recpolicy.core.config import build
 from recpolicy.core.statistics import Interval
@@ -26,7 +24,8 @@ from recpolicy.server.db.jobs import SKIPPED, JobResult
 from recpolicy.server.db.rank_events import logged_choice
 from recpolicy.server.db.signal_rates import ratio_from_sums
 from recpolicy.server.db.strategy_rounds import StrategyEvents, learnable_rounds, read_strategy_events
-from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
+from recpolicy.server.jobs.subprocess_jobs import JobRequest
+from recpolicy.server.jobs.work_folders import training_folder
 from recpolicy.server.settings import StrategiesConfig
 from recpolicy.server.strategies.service import FOLDER, with_config
 from recpolicy.strategies.artifact import read_strategy_policy, write_strategy_policy
@@ -45,16 +44,9 @@ def train_strategies(request: JobRequest) -> JobResult:
     """
     settings, config = _settings(request)
     folder = Path(request.folder)
-    try:
-        with FileLock(folder / "train_strategies.lock", timeout=0):
-            work = folder / "train_strategies"
-            shutil.rmtree(work, ignore_errors=True)  # files of a killed training
-            try:
-                return _train(request, settings, config, work)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    except Timeout:
-        raise JobError("another process is training the strategies of this server") from None
+    work = folder / "train_strategies"
+    with training_folder(work, "the strategies of this server"):
+        return _train(request, settings, config, work)
 
 
 def _settings(request: JobRequest) -> tuple[StrategiesConfig, StrategyConfig]:
