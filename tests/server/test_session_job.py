@@ -8,13 +8,13 @@ import pytest
 from synthetic_session_logs import eagerly
 from trained_policies import miniature_split
 
+from recpolicy.data.session_ingest import split_sessions
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.schema import events
 from recpolicy.server.jobs.evaluate_worker import estimate_days
 from recpolicy.server.jobs.retrain_worker import LOG_UNTIL, train_on
-from recpolicy.server.jobs.session_worker import split_sessions
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
 from recpolicy.server.lifespan import open_state
 from recpolicy.server.recommend import choose

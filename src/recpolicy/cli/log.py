@@ -171,7 +171,10 @@ def _simulate_slates(
 def ingest(
     folder: Annotated[
         Path,
-        typer.Argument(help="Folder with events.parquet and, if there are rewards, rewards.parquet; or a feature log."),
+        typer.Argument(
+            help="Folder with events.parquet and, if there are rewards, rewards.parquet; or a feature log, or a log of"
+            " sessions."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the rounds for training and evaluation.")],
     policy: Annotated[
@@ -225,6 +228,7 @@ def ingest(
     from recpolicy.data.feature_log_files import is_feature_log
     from recpolicy.data.log_ingest import RATINGS
     from recpolicy.data.read_options import reading_for
+    from recpolicy.data.session_log_files import SESSIONS
     from recpolicy.workflows.interaction_logs import ingest_log
 
     check_one_source(policy, data)
@@ -252,8 +256,16 @@ def ingest(
         )
     if scale is not None and not own:
         raise typer.BadParameter("rewards are on the scale of the policy or ratings", param_hint="--scale")
+    sessions = (folder / SESSIONS).is_file()
+    if own and sessions:
+        raise typer.BadParameter(
+            "a log of sessions; name its users and items with --policy or --data", param_hint="FOLDER"
+        )
     with reading_for("config", config):
         vocabulary = None if own else vocabulary_of(policy, data or "", source)
+    if vocabulary is not None and sessions:
+        _ingest_sessions(folder, out, vocabulary, settings, as_json=as_json)
+        return
     report = ingest_log(folder, out, vocabulary, settings, scale=scale or (0.0, 1.0))
     if as_json:
         print_json(report.as_dict())
@@ -286,6 +298,25 @@ def _ingest_features(folder: Path, out: Path, settings: dict[str, Any], *, as_js
     print_rewards(report.rewards)
     print_text(f"\nwritten: {out}")
     print_text(f"next: recpolicy features infer {out} --out schema.toml")
+
+
+def _ingest_sessions(
+    folder: Path, out: Path, vocabulary: "IdVocabulary", settings: dict[str, Any], *, as_json: bool
+) -> None:
+    from recpolicy.workflows.session_logs import ingest_session_log
+
+    report = ingest_session_log(folder, out, vocabulary, settings)
+    if as_json:
+        print_json(report.as_dict())
+        return
+    _print_counts(
+        (report.sessions, "sessions"),
+        (report.steps, "  items shown"),
+        (report.training, "sessions for training"),
+        (report.evaluation, "sessions for evaluation, all of which ended later"),
+    )
+    print_text(f"\nwritten: {out}")
+    print_text(f"next: recpolicy ope estimate POLICY --log {out}")
 
 
 def check_one_source(policy: Path | None, data: str | None) -> None:

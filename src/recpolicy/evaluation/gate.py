@@ -255,9 +255,9 @@ def _worst_group(where: str, figures: Mapping[str, Any], limit: float | None) ->
         return None
     if gains is None:
         return Criterion(f"gain of the worst group {where}, upper bound", math.nan, -limit, at_least=True)
-    name, worst = min(gains["groups"].items(), key=lambda item: item[1]["hi"])
+    name, worst = min(gains["groups"].items(), key=lambda item: float(item[1]["hi"]))
     title = f"gain of the worst group {where} over {gains['baseline']} ({name}), upper bound"
-    return Criterion(title.replace("_", " "), worst["hi"], -limit, at_least=True)
+    return Criterion(title.replace("_", " "), float(worst["hi"]), -limit, at_least=True)
 
 
 def _at_least(name: str, value: float, limit: float | None, *, strict: bool = False) -> Criterion | None:

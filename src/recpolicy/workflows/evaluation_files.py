@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from recpolicy.core.files import read_versioned_json, rename_keys, write_json
+from recpolicy.core.json import to_plain
 from recpolicy.workflows.candidate_evaluation import CandidateEvaluation
 from recpolicy.workflows.feature_estimation import FeatureEvaluation
 
@@ -17,7 +18,8 @@ def write_candidate_evaluation(evaluation: CandidateEvaluation | FeatureEvaluati
         evaluation: The evaluation.
         path: File to write.
     """
-    write_json(path, {"format": FORMAT, "version": FORMAT_VERSION, **evaluation.as_dict()})
+    body = to_plain(evaluation.as_dict(), keep_infinity=True)  # limits of an unknown error
+    write_json(path, {"format": FORMAT, "version": FORMAT_VERSION, **body})
 
 
 def read_candidate_evaluation(path: Path) -> dict[str, Any]:

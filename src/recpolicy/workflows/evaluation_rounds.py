@@ -10,8 +10,9 @@ from recpolicy.core.seeds import generator
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION
+from recpolicy.data.session_ingest import find_sessions
 from recpolicy.data.session_log import SessionLog
-from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions
+from recpolicy.data.session_log_files import read_sessions
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows.interaction_logs import read_rounds
 
@@ -33,29 +34,28 @@ def read_evaluation_rounds(path: Path, policy: Policy) -> BanditLog:
     Raises:
         DataError: The log is one of sessions, a raw log, or wrong.
     """
+    if is_log_of_sessions(path):
+        raise DataError(f"{path}: {_OF_SESSIONS}")
     if path.is_dir():
-        if (path / SESSIONS).is_file():
-            raise DataError(f"{path}: {_OF_SESSIONS}")
         if not (path / EVALUATION).is_file():
             raise DataError(
                 f"{path}: no {EVALUATION} in this folder; turn a raw log into rounds first: recpolicy log ingest"
             )
         path = path / EVALUATION
-    elif is_session_log(path):
-        raise DataError(f"{path}: {_OF_SESSIONS}")
     return read_rounds(path, IdVocabulary.from_policy(policy))
 
 
 def is_log_of_sessions(path: Path) -> bool:
-    """Return True for a session log: a file, or a folder with one."""
-    return (path / SESSIONS).is_file() if path.is_dir() else is_session_log(path)
+    """Return True for a session log: a file, or a folder with one, ingested or not."""
+    return find_sessions(path) is not None
 
 
 def read_gate_log(path: Path, policy: Policy) -> BanditLog | SessionLog:
     """Return the rounds or the sessions for evaluation; raises what `read_evaluation_rounds` and `read_sessions` do."""
-    if not is_log_of_sessions(path):
+    sessions = find_sessions(path)
+    if sessions is None:
         return read_evaluation_rounds(path, policy)
-    return read_sessions(path / SESSIONS if path.is_dir() else path, IdVocabulary.from_policy(policy))
+    return read_sessions(sessions, IdVocabulary.from_policy(policy))
 
 
 def rounds_of_users(log: BanditLog | SessionLog, users: str) -> BanditLog | SessionLog:

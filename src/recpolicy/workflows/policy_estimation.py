@@ -17,8 +17,9 @@ from recpolicy.core.statistics import effective_sample_size
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION
+from recpolicy.data.session_ingest import find_sessions
 from recpolicy.data.session_log import SessionLog
-from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions
+from recpolicy.data.session_log_files import read_sessions
 from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.slate_log_files import SLATES, is_slate_log, read_slates
 from recpolicy.inference.artifact import policy_digest
@@ -151,12 +152,12 @@ def read_evaluation_log(policy: Policy, path: Path, *others: Policy | None) -> L
         DataError: a file that is not a log, or rows with users or items that the policy does not know.
     """
     tables = IdVocabulary.from_policy(policy)
-    sessions = (path / SESSIONS).exists() if path.is_dir() else is_session_log(path)
+    sessions = find_sessions(path)
     for evaluated_policy in (policy, *others):
         if evaluated_policy is not None:
-            check_log_type(evaluated_policy, sessions, str(path))
-    if sessions:
-        return read_sessions(path / SESSIONS if path.is_dir() else path, tables)
+            check_log_type(evaluated_policy, sessions is not None, str(path))
+    if sessions is not None:
+        return read_sessions(sessions, tables)
     if (path / SLATES).exists() if path.is_dir() else is_slate_log(path):
         return read_slates(path / SLATES if path.is_dir() else path, tables)
     return read_rounds(path / EVALUATION if path.is_dir() else path, tables)

@@ -17,9 +17,10 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
-from recpolicy.data.log_ingest import TRAINING, read_complete_rounds
+from recpolicy.data.log_ingest import TRAINING, IngestConfig, read_complete_rounds
+from recpolicy.data.session_ingest import SessionIngestReport, find_sessions, ingest_sessions
 from recpolicy.data.session_log import SessionLog
-from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions, write_sessions
+from recpolicy.data.session_log_files import SESSIONS, read_sessions, write_sessions
 from recpolicy.data.slate_log_files import SLATES
 from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy
@@ -27,7 +28,7 @@ from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds
 from recpolicy.workflows.artifacts import check_absent
 from recpolicy.workflows.held_out_evaluation import check_trained_on
-from recpolicy.workflows.interaction_logs import SIMULATION
+from recpolicy.workflows.interaction_logs import REPORT, SIMULATION
 from recpolicy.workflows.logging_policies import Day, Days, day_start, event_times
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, reward_scale, session_config
 from recpolicy.workflows.training_data import coerce, select_action_items
@@ -132,9 +133,44 @@ def read_log(path: str | Path, tables: IdVocabulary) -> BanditLog | SessionLog:
     path = Path(path)
     if (path / SLATES).exists():
         raise DataError(f"{path}: a log of slates; ingest it first: recpolicy log ingest {path} --out ROUNDS")
-    if path.is_dir():
-        path = path / (SESSIONS if (path / SESSIONS).exists() else TRAINING)
-    return read_sessions(path, tables) if is_session_log(path) else read_complete_rounds(path, tables)
+    sessions = find_sessions(path, TRAINING)
+    if sessions is not None:
+        return read_sessions(sessions, tables)
+    return read_complete_rounds(path / TRAINING if path.is_dir() else path, tables)
+
+
+def ingest_session_log(
+    folder: str | Path, out: str | Path, tables: IdVocabulary, config: IngestConfig | Mapping[str, Any] | None = None
+) -> SessionIngestReport:
+    """Check a session log and split it by time into sessions for training and for evaluation.
+
+    Rewards are in the log already, so of the settings only `evaluation_share` counts.
+
+    Args:
+        folder: The folder of the log.
+        out: The folder to write; it must not exist.
+        tables: Users and items of the log.
+        config: An IngestConfig or its settings.
+
+    Returns:
+        Counts of sessions and steps.
+
+    Raises:
+        DataError: The log is wrong; names the file and the row.
+        ConfigError: A setting is out of range, or has no meaning for sessions.
+        ArtifactError: `out` exists.
+    """
+    check_absent(Path(out))
+    settings = coerce(IngestConfig, config, "ingest")
+    if settings != IngestConfig(evaluation_share=settings.evaluation_share):
+        raise ConfigError(
+            f"{folder}: a log of sessions has its rewards and its unit; of the settings of the ingest, only"
+            " evaluation_share counts: leave the others out"
+        )
+    with atomic_directory(Path(out)) as tmp:
+        report = ingest_sessions(Path(folder), tmp, tables, settings.evaluation_share)
+        write_json(tmp / REPORT, report.as_dict())
+    return report
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,9 @@ def ingest_log(
     """Check a log, join its rewards by event id, and split it by time.
 
     Args:
-        log: A folder with events.parquet and rewards.parquet, or with rounds.parquet and actions.parquet.
-        rounds: Rounds for training, and rounds for evaluation only.
+        log: A folder with events.parquet and rewards.parquet, with rounds.parquet and actions.parquet, or with
+            sessions.parquet.
+        rounds: Rounds or sessions for training, and those for evaluation only.
         metrics: Counts of events and rewards, by outcome.
         ratings: Table with the known users and items; or give a policy.
         policy: Policy with the known users and items; or give ratings.

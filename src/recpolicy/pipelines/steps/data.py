@@ -104,12 +104,16 @@ def ingest_log_step(
 ) -> Figures:
     """Check a log, join its rewards and split it by time; `ratings` or `policy` has the known ids.
 
-    A log with features needs neither: it has its own actions.
+    A log with features needs neither: it has its own actions. Sessions have their rewards, and are split only.
     """
     from recpolicy.data.feature_log_files import is_feature_log
+    from recpolicy.data.session_log_files import SESSIONS
     from recpolicy.workflows.feature_logs import ingest_feature_log
     from recpolicy.workflows.interaction_logs import ingest_log as ingest
+    from recpolicy.workflows.session_logs import ingest_session_log
 
+    if (Path(log) / SESSIONS).is_file():
+        return ingest_session_log(log, rounds, _vocabulary(ratings, policy), settings).as_dict()
     if is_feature_log(Path(log)):
         report: Any = ingest_feature_log(log, rounds, settings)
     else:

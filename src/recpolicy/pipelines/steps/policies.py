@@ -95,10 +95,9 @@ def predict_batch_step(policy: str, predictions: str, table: str, *, users: str,
 
 
 def _retrain(policy: str, incumbent: str, rounds: str | None, epochs: int, seed: int) -> Any:
-    from recpolicy.data.log_ingest import TRAINING
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.interaction_logs import read_rounds
     from recpolicy.workflows.retraining import retrain
+    from recpolicy.workflows.session_logs import read_log
 
     if rounds is None:
         raise ConfigError("train_policy: an incumbent learns from a log; give the output of ingest_log as rounds")
@@ -107,7 +106,7 @@ def _retrain(policy: str, incumbent: str, rounds: str | None, epochs: int, seed:
         from recpolicy.workflows.feature_retraining import retrain_features
 
         return retrain_features(incumbent, read_training_log(Path(rounds)), policy)
-    log = read_rounds(Path(rounds) / TRAINING, IdVocabulary.from_policy(load_policy(incumbent)))
+    log = read_log(rounds, IdVocabulary.from_policy(load_policy(incumbent)))
     return retrain(incumbent, log, policy, epochs=epochs, seed=seed)
 
 

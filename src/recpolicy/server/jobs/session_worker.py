@@ -18,6 +18,7 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.memory import release_memory
 from recpolicy.core.processes import run_in_process
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.session_ingest import split_sessions
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, read_sessions
 from recpolicy.inference.predictor import Policy, load_policy
@@ -137,13 +138,6 @@ def _export(task: _Task) -> SessionExported:
         return export_sessions(engine, LogPolicy(task.registry, task.champion), task.options)
     finally:
         engine.dispose()
-
-
-def split_sessions(log: SessionLog, share: float) -> tuple[SessionLog, SessionLog]:
-    """Return the earlier sessions and the latest `share` of them, by their last step; equal times stay together."""
-    last = log.time[log.start[1:] - 1]
-    boundary = np.quantile(last, 1 - share, method="lower")
-    return log.select_sessions(last <= boundary), log.select_sessions(last > boundary)
 
 
 def _gate(
