@@ -242,7 +242,7 @@ def read_own_heads(
     Raises:
         DataError: A file is missing, lacks an id column or has a pair twice, or a column is not numeric.
     """
-    from recpolicy.data.joined_tables import read_head_table
+    from recpolicy.data.head_tables import read_head_table
 
     item_row = {item: row for row, item in enumerate(scorer.item_ids)}
     user_row = {user: row for row, user in enumerate(scorer.user_ids)}
