@@ -220,7 +220,7 @@ class RankingUtility:
         if reserve is not None and self.reserve_head is not None:
             limit = np.broadcast_to(np.asarray(reserve, np.float64), len(heads))[:, np.newaxis]
             eligible = allowed & (heads[:, :, self.names.index(self.reserve_head)] >= limit)
-        fallback = allowed.any(axis=1) & ~eligible.any(axis=1)
+        fallback = np.asarray(allowed.any(axis=1) & ~eligible.any(axis=1))
         weights = np.broadcast_to(np.asarray(weights, np.float64), (len(heads), len(self.names)))
         if fallback.any():
             eligible = np.where(fallback[:, np.newaxis], allowed, eligible)
