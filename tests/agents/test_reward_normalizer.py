@@ -88,7 +88,7 @@ def test_figures_are_in_the_original_unit(name):
         agent = learned(name, scale)
         reported = agent.learner.update(block(5, 9, reward=rewards(scale, 9)), SEED)
         figures.append({key: float(value) for key, value in reported.items()})
-    factors = dict.fromkeys(("value_mean", "target_mean", "critic_deviation"), 100) | {"value_loss": 1e4}
+    factors = dict.fromkeys(("value_mean", "target_mean", "max_q_value", "critic_deviation"), 100) | {"value_loss": 1e4}
     factors |= {"loss": 1e4 if name == "q_learning" else 1}
     for key, value in figures[0].items():
         assert figures[1][key] == pytest.approx(factors.get(key, 1) * value, rel=2e-3, abs=2e-3), key
@@ -136,3 +136,17 @@ def test_dqn_normalizes_batches_of_logged_steps():
     seen = tf.constant(observations(BATCH))
     value = [agent.learner.scores(seen, None).numpy() for agent in agents]
     np.testing.assert_allclose(100 * value[0], value[1], rtol=2e-3, atol=2e-3 * np.abs(value[1]).max())
+
+
+@pytest.mark.parametrize("name", ["q_learning", "offpolicy_actor_critic", "dqn"])
+def test_the_largest_q_value_is_reported_of_all_items_in_the_original_unit(name):
+    agent = learned(name, 100.0)
+    learner, steps = agent.learner, block(5, 9, reward=rewards(100.0, 9))
+    seen = tf.reshape(steps.observation, [-1, steps.observation.shape[-1]])
+    learner._rewards.take_in(steps.reward)  # the update counts them first, and again here: the same moments
+    values = learner.action_values(seen) if name == "offpolicy_actor_critic" else learner.scores(seen, None)
+    largest = np.abs(values.numpy()).max()
+    assert float(learner.update(steps, SEED)["max_q_value"]) == pytest.approx(
+        largest, rel=0.5 if name == "dqn" else 0.05
+    )
+    assert largest > 20

@@ -7,6 +7,8 @@ from command_line import recpolicy, refused
 from tiny_dataset import miniature_ratings, write_miniature
 from trained_policies import TINY
 
+from recpolicy.training.divergence import diverged
+
 CONFIG = "[train]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in TINY.items())
 
 
@@ -32,6 +34,32 @@ def test_train_then_evaluate_with_nothing_but_the_folder(capsys, directory):
     figures = json.loads(recpolicy(capsys, "evaluate", "runs/popular", "--json").out)
     assert figures["split"] == "u2"
     assert "runs/popular: already exists" in refused(recpolicy(capsys, *words))
+
+
+def test_lines_of_progress_go_to_stdout_and_with_json_to_stderr(capsys):
+    words = ("train", "popular", "--config", "tiny.toml", "--log-every-steps", 320)
+    lines = recpolicy(capsys, *words, "--out", "a").out.splitlines()
+    assert [line.split(",")[0] for line in lines[:2]] == [f"training: {n} of 640 interactions" for n in (320, 640)]
+    answer = recpolicy(capsys, *words, "--out", "b", "--json")
+    assert json.loads(answer.out)["config"]["train"]["log_every_steps"] == 320
+    assert "training: 320 of 640 interactions" in answer.err
+
+
+def test_the_last_checkpoint_of_a_diverged_training_is_evaluated(capsys, directory, monkeypatch):
+    def diverge(learner, step, saved, folder):
+        if step == 640:
+            raise diverged("planted", step, saved, folder)
+
+    monkeypatch.setattr("recpolicy.training.trainer.check_variables", diverge)
+    words = ("train", "linucb", "--config", "tiny.toml", "--checkpoint-every-steps", 320, "--out", "runs/linucb")
+    assert "the checkpoint of step 320 in runs/linucb.incomplete is kept" in refused(recpolicy(capsys, *words))
+    answer = recpolicy(capsys, "evaluate", "runs/linucb", "--checkpoint", "last")
+    assert answer.out.startswith("runs/linucb at step 320, ")
+    figures = json.loads(recpolicy(capsys, "evaluate", "runs/linucb", "--checkpoint", 320, "--json").out)
+    assert "linucb" in figures["policies"]
+    assert not list((directory / "runs" / "linucb.incomplete").glob("metrics.json"))
+    said = refused(recpolicy(capsys, "evaluate", "runs/linucb", "--checkpoint", 7))
+    assert "runs/linucb.incomplete: no checkpoint of step 7; there are 320" in said
 
 
 SCHEMA = '[context.gender]\ntype = "category"\n[action.genres]\ntype = "tags"\n'

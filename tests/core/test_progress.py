@@ -61,3 +61,19 @@ def test_bytes_are_shown_as_sizes(capsys):
     with progress("download", 4_000_000, unit="bytes", show=True) as bar:
         bar.advance(1_000_000)
     assert "1.0/4.0 MB" in capsys.readouterr().err
+
+
+def test_lines_every_so_many_units_go_to_stdout(capsys):
+    with progress("training", 100, unit="items", done=20, every=30) as bar:
+        for _ in range(8):
+            bar.advance(10, "reward 1.5")
+    out, err = capsys.readouterr()
+    assert [line.split(",")[0] for line in out.splitlines()] == [f"training: {n} of 100 items" for n in (30, 60, 90)]
+    assert out.splitlines()[0].endswith("reward 1.5")
+    assert err == ""
+
+
+def test_no_lines_where_none_are_wanted(capsys):
+    with progress("training", 100, show=False, every=1) as bar:
+        bar.advance(50)
+    assert capsys.readouterr() == ("", "")

@@ -447,7 +447,7 @@ def test_numbers_that_are_not_finite_are_never_kept(tmp_path, monkeypatch):
     said = rf"diverged before step {2 * len(log)}: .* not finite; the checkpoint of step {len(log)} in .* is kept"
     with eagerly(), pytest.raises(DivergedError, match=said):
         learn_from_sessions(agent, log, planted_sight(), config, folder=tmp_path)
-    assert {path.stem for path in (tmp_path / "checkpoints").glob("*.index")} == {f"ckpt-{batches}"}
+    assert {path.stem for path in (tmp_path / "checkpoints").glob("*.index")} == {f"ckpt-{len(log)}"}
 
 
 def refused(name: str, log, settings=None, **sight) -> str:

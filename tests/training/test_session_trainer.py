@@ -4,6 +4,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
 
 from recpolicy.agents import SESSION_AGENTS
 from recpolicy.agents.item_features import ItemFeatures
@@ -23,7 +22,7 @@ from recpolicy.testing import planted_sessions
 from recpolicy.testing.synthetic_sessions import ITEMS, STEPS
 from recpolicy.training import session_trainer
 from recpolicy.training.session_loop import LoopMetrics, SessionLoop
-from recpolicy.training.session_trainer import CollapseWatch, SessionRunConfig, collapsed, train_in_sessions
+from recpolicy.training.session_trainer import SessionRunConfig, train_in_sessions
 
 ROWS = 6
 _SMALL = {"layers": (16,), "learning_rate": 0.01}
@@ -304,64 +303,27 @@ def test_numbers_that_are_not_finite_are_never_kept(tmp_path, monkeypatch, name,
     assert {path.stem for path in (tmp_path / "checkpoints").glob("*.index")} == {f"ckpt-{2 * size}"}
 
 
-def rows_of(entropy, reward):
-    return [{"update/entropy": one, "sessions/reward": other} for one, other in zip(entropy, reward, strict=True)]
+def test_a_training_that_collapses_is_named_once(tmp_path, caplog, monkeypatch):
+    """The second of two windows of rows has almost no entropy."""
 
+    class Asleep(Pretended):
+        def run(self, blocks):
+            metrics = super().run(blocks)
+            asleep = int(self.block.numpy()) > 5 * blocks
+            return replace(metrics, figures={"loss": 0.5, "entropy": 0.1 if asleep else 4.0})
 
-ASLEEP = rows_of([4.0] * 5 + [0.1] * 7, [2.0] * 12)
-"""Entropy falls to a fortieth after the fifth row; with the tenth there are two windows of reward to compare."""
-
-
-def warnings_of(watch, rows, caplog):
-    caplog.clear()
+    monkeypatch.setattr(session_trainer, "SessionLoop", Asleep)
     with caplog.at_level(logging.WARNING, "recpolicy"):
-        for number, row in enumerate(rows, start=1):
-            watch.look(row, 1000 * number)
-    return [record.getMessage() for record in caplog.records]
-
-
-def test_a_collapse_is_said_once_with_what_to_try(caplog):
-    (said,) = warnings_of(CollapseWatch(), ASLEEP, caplog)
-    assert said.startswith("step 10,000: the policy's entropy is 0.100 nats (4.00 at first)")
-    assert "Try a larger ent_coef, a smaller learning_rate, or a higher temperature" in said
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        rows_of(np.geomspace(4, 0.5, 12), [2.0] * 12),  # surer, but not sure
-        rows_of([4.0] * 5 + [0.1] * 7, np.linspace(2, 3, 12)),  # sure, and better for it
-        rows_of([4.0] * 12, np.linspace(3, 2, 12)),  # worse, but exploring
-        ASLEEP[:9],
-        [{"sessions/reward": 2.0, "update/loss": 0.0}] * 12,  # an agent without entropy
-    ],
-)
-def test_a_healthy_policy_is_left_alone(caplog, rows):
-    assert warnings_of(CollapseWatch(), rows, caplog) == []
-
-
-def test_rows_in_which_no_session_ended_do_not_count(caplog):
-    nothing = {"update/entropy": 0.0, "sessions/reward": float("nan")}
-    rows = [row for one in ASLEEP for row in (one, nothing)]
-    assert len(warnings_of(CollapseWatch(), rows, caplog)) == 1
-
-
-@pytest.mark.parametrize(("kept", "warnings"), [(7, 1), (9, 1), (10, 0), (11, 0)])
-def test_a_run_taken_up_again_remembers_how_it_began(caplog, kept, warnings):
-    """It compares with the first entropy of all, and does not say again what was said before."""
-    assert len(warnings_of(CollapseWatch(ASLEEP[:kept]), ASLEEP[kept:], caplog)) == warnings
-
-
-@given(entropy=st.lists(st.floats(0.01, 5), min_size=10, max_size=20), steps=st.lists(st.floats(0.01, 1), min_size=20))
-def test_growing_reward_is_no_collapse(entropy, steps):
-    assert not collapsed(entropy, np.cumsum(steps)[: len(entropy)].tolist())
-
-
-def test_a_training_that_collapses_says_so(tmp_path, caplog, monkeypatch):
-    """Told that its second row stands still, the run itself speaks, once."""
-    monkeypatch.setattr(session_trainer, "SessionLoop", Pretended)
-    monkeypatch.setattr(session_trainer, "collapsed", lambda entropy, _: len(entropy) >= 2)
-    with caplog.at_level(logging.WARNING, "recpolicy"):
-        train_in_sessions(environment(), make("a2c"), config("a2c"), tmp_path)
+        train_in_sessions(environment(), make("a2c"), config("a2c", rows=12), tmp_path)
     (record,) = caplog.records
-    assert record.getMessage().startswith("step 80: the policy's entropy is 2.000 nats")
+    assert record.getMessage().startswith(f"step {10 * BLOCK['a2c']:,}: collapse: the policy's entropy is 0.100 nats")
+
+
+def test_lines_on_stdout_are_rows_of_metrics(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(session_trainer, "SessionLoop", Pretended)
+    settings = SessionRunConfig(total_timesteps=320, log_rows=1, log_every_steps=64)
+    train_in_sessions(environment(), make("q_learning"), settings, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"training: {step} of 320 items" for step in range(64, 321, 64)]
+    assert lines[0].endswith("reward 3.000, loss 0.5")
+    assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [64, 128, 192, 256, 320]

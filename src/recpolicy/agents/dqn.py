@@ -60,7 +60,7 @@ class DQN(SessionLearner):
     """A DQN learner: online and target networks and a replay buffer."""
 
     wants_next_mask = True
-    figures = ("loss", "value_mean", "target_mean", "gradient_norm", "epsilon")
+    figures = ("loss", "value_mean", "target_mean", "max_q_value", "gradient_norm", "epsilon")
 
     def __init__(self, online: ItemScores, target: ItemScores, width: int, actions: int, config: DQNConfig):
         super().__init__("dqn", normalize_reward=config.normalize_reward)
@@ -114,7 +114,7 @@ class DQN(SessionLearner):
             figures = self._step(replay.draw(self.config.batch_size, fold_in(seed, index)))
             return index + 1, sums + figures
 
-        _, sums = tf.while_loop(lambda i, _: i < self.config.gradient_steps, step, (tf.constant(0), tf.zeros([4])))
+        _, sums = tf.while_loop(lambda i, _: i < self.config.gradient_steps, step, (tf.constant(0), tf.zeros([5])))
         self._blocks.assign_add(1)
         figures = dict(zip(self.figures, tf.unstack(sums / self.config.gradient_steps), strict=False))
         return {**figures, "epsilon": self.epsilon()}
@@ -133,11 +133,12 @@ class DQN(SessionLearner):
             self._values(self._target, batch.next_observation), self.config.gamma, self.config.double,
         )  # fmt: skip
         with tf.GradientTape() as tape:
-            value = categorical.at(self._values(self._online, batch.observation), batch.action)
+            values = self._values(self._online, batch.observation)
+            value = categorical.at(values, batch.action)
             loss = tf.reduce_mean(huber(target - value))
         norm = self._trainer.descend(tape, loss)
         self._copy(self.config.tau)
-        means = self._rewards.original(tf.stack([tf.reduce_mean(value), tf.reduce_mean(target)]))
+        means = self._rewards.original(tf.stack([tf.reduce_mean(value), tf.reduce_mean(target), largest(values)]))
         return tf.stack([loss, *tf.unstack(means), norm])
 
     def _values(self, network: ItemScores, observation: tf.Tensor) -> tf.Tensor:
@@ -194,6 +195,11 @@ def top_k_logits(scores: tf.Tensor, k: int, temperature: float) -> tf.Tensor:
 def soft_update(old: tf.Tensor, new: tf.Tensor, tau: float) -> tf.Tensor:
     """Return (1 - tau) old + tau new."""
     return (1.0 - tau) * old + tau * new
+
+
+def largest(values: tf.Tensor) -> tf.Tensor:
+    """Return the largest absolute value, the figure `max_q_value`: growth without end shows divergence."""
+    return tf.reduce_max(tf.abs(values))
 
 
 def huber(error: tf.Tensor) -> tf.Tensor:

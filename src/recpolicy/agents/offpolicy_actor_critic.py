@@ -31,7 +31,7 @@ from recpolicy.agents.action_values import (
     restrict_to_support,
 )
 from recpolicy.agents.actor_critic import value_arrays
-from recpolicy.agents.dqn import huber, soft_update
+from recpolicy.agents.dqn import huber, largest, soft_update
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
@@ -125,7 +125,7 @@ class OffPolicyActorCritic(LimitedLearner):
     wants_next_mask = True
     figures = (
         "loss", "policy_loss", "behavior_loss", "critic_loss", "value_loss", "entropy", "gradient_norm", "value_mean",
-        "target_mean", "critic_deviation", "clipped_share", "effective_share",
+        "target_mean", "max_q_value", "critic_deviation", "clipped_share", "effective_share",
     )  # fmt: skip
 
     def __init__(
@@ -202,6 +202,7 @@ class OffPolicyActorCritic(LimitedLearner):
             "loss": loss, "policy_loss": policy_loss, "behavior_loss": behavior_loss, "critic_loss": critic_loss,
             "value_loss": self._rewards.original_square(value_loss), "entropy": mean_entropy, "gradient_norm": norm,
             "value_mean": original(tf.reduce_mean(taken)), "target_mean": original(tf.reduce_mean(target)),
+            "max_q_value": original(largest(values)),
             "critic_deviation": original(tf.reduce_mean(tf.math.reduce_std(taken, axis=0))),
             "clipped_share": tf.reduce_mean(tf.cast(raw > config.max_weight, tf.float32)),
             "effective_share": effective_share(raw), **self._limit_figures(divergence),

@@ -18,6 +18,7 @@ import tensorflow as tf
 from annotated_types import Interval
 
 from recpolicy.agents import action_distributions, categorical
+from recpolicy.agents.dqn import largest
 from recpolicy.agents.epsilon_schedule import EpsilonScheduleConfig, compute_epsilon
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
@@ -74,7 +75,7 @@ class QLearning(SessionLearner):
     """A tabular Q-learning learner: the table, its visit counts and the rating model's start."""
 
     wants_next_mask = True
-    figures = ("loss", "value_mean", "coverage", "epsilon")
+    figures = ("loss", "value_mean", "max_q_value", "coverage", "epsilon")
 
     def __init__(self, actions: int, arms: ItemFeatures | None, config: QLearningConfig):
         super().__init__("q_learning", normalize_reward=config.normalize_reward)
@@ -136,7 +137,8 @@ class QLearning(SessionLearner):
         later = self.values(flatten(experience.next_observation))
         following = tf.reduce_max(categorical.mask_logits(later, flatten(experience.next_mask)), axis=1)
         terminated = flatten(experience.terminated)
-        now = tf.gather(self.values(observation), action, batch_dims=1)
+        values = self.values(observation)
+        now = tf.gather(values, action, batch_dims=1)
         error = reward + self.config.gamma * tf.where(terminated, 0.0, following) - now
         place = tf.stack([self.cell(observation), action], axis=1)
         count = tf.scatter_nd(place, tf.ones_like(error), self.table.shape)
@@ -147,6 +149,7 @@ class QLearning(SessionLearner):
         return {
             "loss": self._rewards.original_square(tf.reduce_mean(tf.square(error))),
             "value_mean": self._rewards.original(tf.reduce_mean(now)),
+            "max_q_value": self._rewards.original(largest(values)),
             "coverage": tf.reduce_mean(tf.cast(self.visits > 0.0, tf.float32)), "epsilon": self.epsilon(),
         }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Commands on trained policies: evaluate, compare, predict, recommend, report."""
 
 import sys
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,9 +37,22 @@ Data = Annotated[str | None, typer.Option("--data", help="The ratings, if their 
 
 
 def evaluate(
-    folder: Folder, data: Data = None, seed: Annotated[int, typer.Option(min=0)] = 0, as_json: Json = False
+    folder: Folder,
+    data: Data = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            help="Of a training that diverged or was interrupted: the policy at this step, or `last`; writes nothing.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a policy on held-out ratings, with the baselines; also write metrics.json into its folder."""
+    if checkpoint is not None:
+        _evaluate_checkpoint(folder, checkpoint, data, seed, as_json)
+        return
     from recpolicy.inference.predictor import load_policy
     from recpolicy.workflows.held_out_evaluation import evaluate as evaluate_policies
     from recpolicy.workflows.session_evaluation import evaluate_or_read_sessions, read_metrics
@@ -51,16 +64,41 @@ def evaluate(
     sessions, notes = (
         evaluate_or_read_sessions(policy, split, folder, seed, stored) if policy.sequential else (None, [])
     )
+    _print_evaluation(str(folder), policy, result, sessions, as_json)
+    for note in [] if as_json else notes:
+        print_text(f"\n{note}")
+
+
+def _evaluate_checkpoint(folder: Path, checkpoint: str, data: str | None, seed: int, as_json: bool) -> None:
+    """Evaluate the policy that an unfinished training had at a checkpoint, and print it."""
+    from recpolicy.core.optional_deps import require_extra
+
+    require_extra("train", "the policy of a checkpoint")
+    from recpolicy.workflows.held_out_evaluation import evaluate as evaluate_policies
+    from recpolicy.workflows.session_evaluation import evaluate_sessions
+    from recpolicy.workflows.training_checkpoints import policy_of_checkpoint, read_training, work_folder
+
+    work = work_folder(folder)
+    split = _split_of(read_training(work), data)
+    policy = policy_of_checkpoint(work, split, checkpoint)
+    policies = {policy.artifact.agent: policy}
+    result = evaluate_policies(policies, split, seed=seed)
+    sessions = evaluate_sessions(policies, split, seed=seed) if policy.sequential else None
+    _print_evaluation(f"{folder} at step {policy.metadata['training']['step']:,}", policy, result, sessions, as_json)
+
+
+def _print_evaluation(
+    name: str, policy: "Policy", result: "HeldOutEvaluation", sessions: "SessionEvaluation | None", as_json: bool
+) -> None:
+    """Print an evaluation of one policy."""
     if as_json:
         print_json({**result.as_dict(), **({} if sessions is None else {"sessions": sessions.as_dict()})})
         return
-    print_frame(result.table(), f"{folder}, {_title(result)}")
+    print_frame(result.table(), f"{name}, {_title(result)}")
     _print_more(result, policy.artifact.agent)
     if sessions is not None:
         print_text()
         sessions.show()
-    for note in notes:
-        print_text(f"\n{note}")
 
 
 def compare(
@@ -267,6 +305,11 @@ def _evaluate_sessions(policies: "dict[str, Policy]", split: "Split", seed: int)
 
 def load_training_split(policy: "Policy", data: str | None) -> "Split":
     """Return the split that the policy was trained on, from the ratings."""
+    return _split_of(policy.metadata, data)
+
+
+def _split_of(metadata: Mapping[str, Any], data: str | None) -> "Split":
+    """Return the split that the metadata of a policy or of an unfinished training name, from the ratings."""
     from inspect import signature
 
     from recpolicy.core.errors import DataError
@@ -274,7 +317,7 @@ def load_training_split(policy: "Policy", data: str | None) -> "Split":
     from recpolicy.data.read_options import reading_for
     from recpolicy.data.splits import split
 
-    source, recorded = policy.metadata.get("source"), policy.metadata.get("split") or {}
+    source, recorded = metadata.get("source"), metadata.get("split") or {}
     if data is not None:
         source = {**(source or {}), "source": data}
     if source is None:

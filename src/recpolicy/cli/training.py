@@ -1,6 +1,8 @@
 """`recpolicy train` and `recpolicy demo`."""
 
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +75,12 @@ def train(
     checkpoint_every_steps: Annotated[
         int | None, typer.Option("--checkpoint-every-steps", min=1, help="Interactions between two checkpoints.")
     ] = None,
+    log_every_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--log-every-steps", min=1, help="Interactions between lines of progress on stdout (without a terminal)."
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metadata of the policy as JSON.")] = False,
 ) -> None:
@@ -87,7 +95,8 @@ def train(
     if log is not None and is_feature_log(log):
         of_ratings = {
             "--data": data, "--split": split, "--mode": mode, "--total-timesteps": total_timesteps,
-            "--checkpoint-every-steps": checkpoint_every_steps, "--init-from": init_from,
+            "--checkpoint-every-steps": checkpoint_every_steps, "--log-every-steps": log_every_steps,
+            "--init-from": init_from,
         }  # fmt: skip
         for option, value in of_ratings.items():
             if value is not None:
@@ -102,6 +111,7 @@ def train(
         settings["features"] = schema
     overrides = {
         "mode": mode, "total_timesteps": total_timesteps, "checkpoint_every_steps": checkpoint_every_steps,
+        "log_every_steps": log_every_steps,
     }  # fmt: skip
     settings |= {key: value for key, value in overrides.items() if value is not None}
     with reading_for("config", config):
@@ -115,10 +125,11 @@ def train(
         logged = read_log(log, IdVocabulary.from_ratings(parts.train))
         if isinstance(logged, BanditLog):
             settings["mode"] = "log"
-    trained = train_policy(
-        agent, parts, out, config=settings, agent_config=tables.get("agent", {}),
-        model_config=tables.get("rating_model"), log=logged, init_from=init_from, seed=seed,
-    )  # fmt: skip
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # stdout is for the JSON only
+        trained = train_policy(
+            agent, parts, out, config=settings, agent_config=tables.get("agent", {}),
+            model_config=tables.get("rating_model"), log=logged, init_from=init_from, seed=seed,
+        )  # fmt: skip
     if as_json:
         print_json(trained.metadata)
         return

@@ -1,4 +1,7 @@
-"""Show progress with an ETA on stderr: a bar on a terminal, elsewhere a line every ten seconds."""
+"""Show progress with an ETA: a bar on a terminal, elsewhere lines on stderr, or on stdout every N units.
+
+Lines on stdout are figures that somebody asked for; lines on stderr only show that the work goes on.
+"""
 
 import sys
 import time
@@ -43,26 +46,29 @@ def line_stream() -> TextIO:
 
 
 class _Lines:
-    def __init__(self, title: str, total: float, unit: str, done: float):
-        self._title, self._total, self._unit = title, total, unit
+    def __init__(self, title: str, total: float, unit: str, done: float, every: float):
+        self._title, self._total, self._unit, self._every = title, total, unit, every
         self._began = self._printed = time.monotonic()
         self._first = self._done = done
 
     def advance(self, amount: float, note: str = "") -> None:
-        """Print a line if the last one is old enough."""
+        """Print a line if the last one is old enough, or if `every` more units are done."""
+        before = self._done
         self._done += amount
         now = time.monotonic()
-        if now - self._printed < LINE_SECONDS or self._done <= self._first:
+        due = self._done // self._every > before // self._every if self._every else now - self._printed >= LINE_SECONDS
+        if not due or self._done <= self._first:
             return
         self._printed = now
         left = (self._total - self._done) * (now - self._began) / (self._done - self._first)
         counts = f"{self._done:,.0f} of {self._total:,.0f} {self._unit}".rstrip()
-        print(f"{self._title}: {counts}, eta {max(left, 0):.0f} s  {note}".rstrip(), file=line_stream(), flush=True)
+        stream = sys.stdout if self._every else line_stream()
+        print(f"{self._title}: {counts}, eta {max(left, 0):.0f} s  {note}".rstrip(), file=stream, flush=True)
 
 
 @contextmanager
 def progress(
-    title: str, total: float, *, unit: str = "", done: float = 0, show: bool | None = None
+    title: str, total: float, *, unit: str = "", done: float = 0, show: bool | None = None, every: float = 0
 ) -> Iterator[Progress]:
     """Yield a Progress over `total` units.
 
@@ -72,9 +78,10 @@ def progress(
         unit: Name of the unit; "bytes" are shown as sizes.
         done: Units that an earlier run has done.
         show: True draws a bar, False shows nothing; None draws a bar on a terminal and prints lines elsewhere.
+        every: Units between two lines on stdout; 0 prints a line on stderr every ten seconds.
     """
     if show is None and not sys.stderr.isatty():
-        yield _Lines(title, total, unit, done)
+        yield _Lines(title, total, unit, done, every)
         return
     if show is False:
         yield _Silent()

@@ -85,7 +85,7 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         self._context = tf.constant(context[world.users])  # [W, D or more]
         self._embedding = tf.constant(embedding[candidates])  # [A, D]
         self._low, self._span = world.scale[0], world.scale[1] - world.scale[0]
-        self._streams = noise_dims
+        self._streams, self._slate = noise_dims, most
         self.largest_feature = float(max(np.abs(context).max(), np.abs(embedding).max()))
         """Bound of the absolute context and embeddings; encodings stay within it or 1."""
         observation = {
@@ -105,6 +105,12 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
     @abc.abstractmethod
     def transition(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
         """Apply `action` with one round's noise, without restarts."""
+
+    @property
+    def max_return(self) -> float:
+        """Largest sum of rewards that a session can have."""
+        highest = self._low + self._span if self.config.reward == "rating" else 1.0
+        return highest * self._slate * self.config.max_episode_steps
 
     def noise(self, round_number: tf.Tensor, steps: int | None = None, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Return the uniform numbers [B, streams] of one round, or [steps, B, streams] of a block of rounds.

@@ -42,6 +42,20 @@ def restore(manager: tf.train.CheckpointManager, folder: Path) -> None:
         raise ArtifactError(f"{folder}: its checkpoint is damaged or belongs to another agent ({message})") from None
 
 
+def read_checkpoint(agent: BanditAgent | SessionAgent, path: Path) -> None:
+    """Load the learner's variables of a training's checkpoint into the agent; raises ArtifactError if they do not fit.
+
+    The state of the environment and variables that only learning needs stay unread.
+    """
+    name = f"learner_{agent.learner.name}" if isinstance(agent, SessionAgent) else "learner"
+    try:
+        status = tf.train.Checkpoint(**{name: agent.learner}).restore(str(path))
+        status.assert_existing_objects_matched().expect_partial()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        message = str(error).splitlines()[0]
+        raise ArtifactError(f"{path}: the checkpoint is damaged or belongs to another agent ({message})") from None
+
+
 def write_learner(agent: Any, folder: Path) -> None:
     """Write the learner's variables below the artifact `folder`; other agents have none that a log could teach."""
     if isinstance(agent, BanditAgent | SessionAgent):

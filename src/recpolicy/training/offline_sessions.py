@@ -33,7 +33,7 @@ from recpolicy.agents.dqn import DQN
 from recpolicy.agents.offpolicy_actor_critic import OffPolicyActorCritic
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.agents.topk_reinforce import TopKReinforce
-from recpolicy.core.config import Count, Size, config_dataclass
+from recpolicy.core.config import Count, CountOrZero, Size, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
@@ -68,6 +68,9 @@ class OfflineRunConfig:
     """Sessions per block; agents that learn from single steps use their own batch size."""
     checkpoint_every_steps: Count = 50_000
     """Items between checkpoints, rounded up to whole pieces; each epoch also ends with a checkpoint."""
+    log_every_steps: CountOrZero = 0
+    """Items between lines on stdout where there is no terminal, rounded up to whole batches; 0 prints a line on stderr
+    every ten seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,8 @@ class Plan:
     """Number of batches in a piece."""
     keep: int
     """Number of batches between checkpoints."""
+    every: float
+    """Number of units between lines on stdout; 0 has none."""
 
     @classmethod
     def from_log(cls, learner: SessionLearner, log: SessionLog, config: OfflineRunConfig) -> "Plan":
@@ -94,9 +99,11 @@ class Plan:
         size = min(size, units)
         items = size * len(log) / units  # mean items of a batch
         keep = math.ceil(config.checkpoint_every_steps / items)
+        line = math.ceil(config.log_every_steps / items) or keep
         return cls(
             unit="sessions" if whole else "items", units=units, size=size, items=len(log), epochs=config.epochs,
-            piece=max(1, min(keep, int(PIECE / items))), keep=keep,
+            piece=max(1, min(keep, line, int(PIECE / items))), keep=keep,
+            every=config.log_every_steps * units / len(log),
         )  # fmt: skip
 
     @property
@@ -143,7 +150,7 @@ def learn_from_sessions(
         restore(manager, folder)
     saved = done = passes.done
     bar_context = progress("learning", plan.epochs * plan.units, unit=plan.unit, done=plan.units_until(done),
-                      show=show_progress)  # fmt: skip
+                      show=show_progress, every=plan.every)  # fmt: skip
     with bar_context as bar:
         while done < plan.epochs * plan.batches and not agent.learner.stopped:
             before, done = done, passes.learn_piece()
@@ -151,7 +158,7 @@ def learn_from_sessions(
                 saved_items = plan.items_until(saved) if manager else 0
                 check_variables(agent.learner, plan.items_until(done), saved_items, folder or Path(log.name))
                 if manager is not None:
-                    manager.save(checkpoint_number=done)
+                    manager.save(checkpoint_number=plan.items_until(done))
                 saved = done
             bar.advance(plan.units_until(done) - plan.units_until(before), f"loss {passes.figures()['loss']:.3f}")
     if done < plan.epochs * plan.batches:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from recpolicy.agents.learner import BanditAgent
-from recpolicy.core.config import Count, config_dataclass
+from recpolicy.core.config import Count, CountOrZero, config_dataclass
 from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter
 from recpolicy.core.progress import progress
 from recpolicy.environments.base import RecommendationEnvironment
@@ -33,9 +33,24 @@ class OnlineConfig:
     total_timesteps: Count = 200_000
     """Total number of interactions (rounds times batch size, rounded up to whole rounds)."""
     log_rows: Count = 100
-    """Number of rows of metrics; each is one call of the compiled loop. Frequent checkpoints make more rows."""
+    """Number of rows of metrics; each is one call of the compiled loop. Frequent checkpoints and lines make more."""
+    log_every_steps: CountOrZero = 0
+    """Number of interactions between lines on stdout where there is no terminal, rounded to whole rounds; 0 prints a
+    line on stderr every ten seconds."""
     checkpoint_every_steps: Count = 20_000
     """Number of interactions between checkpoints, rounded to whole rounds and up to whole rows of metrics."""
+
+
+def blocks_per_row(blocks: int, size: int, rows: int, *every_steps: int) -> int:
+    """Return the number of blocks in a row of metrics.
+
+    Args:
+        blocks: Number of blocks of the training.
+        size: Steps in a block.
+        rows: Smallest number of rows.
+        every_steps: Steps after which something else is due, which makes rows no longer than that; 0 is never due.
+    """
+    return min(-(-blocks // rows), *(max(steps // size, 1) for steps in every_steps if steps))
 
 
 class Totals(tf.Module):
@@ -66,7 +81,7 @@ def train_online(
     """
     batch = environment.batch_size
     rounds = -(-config.total_timesteps // batch)
-    chunk = min(-(-rounds // config.log_rows), max(config.checkpoint_every_steps // batch, 1))
+    chunk = blocks_per_row(rounds, batch, config.log_rows, config.checkpoint_every_steps, config.log_every_steps)
     totals = Totals(environment.actions)
     manager = make_checkpoint_manager(
         folder, learner=agent.learner, train_step=agent.train_step_counter, round=environment.round, totals=totals,
@@ -80,7 +95,10 @@ def train_online(
     snapshots = Snapshots(folder, rounds, batch, agent.learner.export)
     if not done:
         snapshots.start()
-    bar_context = progress("training", rounds * batch, unit="interactions", done=done * batch, show=show_progress)
+    bar_context = progress(
+        "training", rounds * batch, unit="interactions", done=done * batch, show=show_progress,
+        every=config.log_every_steps,
+    )  # fmt: skip
     with closing(csv), bar_context as bar:
         while done < rounds:
             outcome = loop.run(min(chunk, rounds - done))
@@ -94,7 +112,7 @@ def train_online(
                 check_variables(agent.learner, done * batch, saved * batch, folder)
                 # Metrics first: a checkpoint must never be ahead of its rows of metrics.
                 writer.flush()
-                manager.save(checkpoint_number=done)
+                manager.save(checkpoint_number=done * batch)
                 saved = done
             bar.advance(len(outcome.reward) * batch, f"regret {outcome.regret.mean():.3f}")
     return np.asarray(totals.pulls.numpy())

@@ -77,6 +77,9 @@ class TrainConfig(FeatureConfig):
     """Fraction of uniform actions in the exploring policy; above 0, every item has a positive propensity."""
     log_rows: Count = 100
     """Rows of training metrics."""
+    log_every_steps: CountOrZero = 0
+    """Interactions between lines of progress on stdout where there is no terminal, in the online mode; 0 prints a line
+    on stderr every ten seconds."""
     checkpoint_every_steps: Count = 20_000
     """Interactions between checkpoints, rounded up to whole rows of metrics."""
 
@@ -313,6 +316,7 @@ def _learn_online(
     config = OnlineConfig(
         total_timesteps=settings.total_timesteps,
         log_rows=settings.log_rows,
+        log_every_steps=settings.log_every_steps,
         checkpoint_every_steps=settings.checkpoint_every_steps,
     )
     pulls = train_online(environment, agent, config, work, show_progress)

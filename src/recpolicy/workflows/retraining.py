@@ -123,10 +123,6 @@ def untrained_agent(artifact: Artifact) -> "BanditAgent":
     Raises:
         ConfigError: Agents of this name cannot learn from a log.
     """
-    import tensorflow as tf
-    from tf_agents.specs import tensor_spec
-    from tf_agents.trajectories import time_step as ts
-
     from recpolicy.agents import BASELINES, SESSION_AGENTS, agent_entry
 
     if artifact.agent in SESSION_AGENTS:
@@ -135,9 +131,17 @@ def untrained_agent(artifact: Artifact) -> "BanditAgent":
         raise ConfigError(f"{artifact.agent} is a baseline and never learns; retrain an agent that does (linucb)")
     entry = agent_entry(artifact.agent)
     config = build(entry.config, artifact.metadata["config"]["agent"], f"agent {artifact.agent}")
-    width, arms = artifact.context.shape[1], len(artifact.action_items)
-    observation = tensor_spec.TensorSpec((width,), tf.float32, "context")
-    action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, arms - 1, name="action")
-    agent: BanditAgent = entry.make(ts.time_step_spec(observation), action, config, artifact_item_features(artifact), 0)
+    specs = bandit_specs(artifact.context.shape[1], len(artifact.action_items))
+    agent: BanditAgent = entry.make(*specs, config, artifact_item_features(artifact), 0)
     agent.uniform_mix = artifact.uniform_mix
     return agent
+
+
+def bandit_specs(width: int, arms: int) -> tuple[Any, Any]:
+    """Return the specs of time steps and actions of an agent of single rounds, with contexts of this width."""
+    import tensorflow as tf
+    from tf_agents.specs import tensor_spec
+    from tf_agents.trajectories import time_step as ts
+
+    observation = tensor_spec.TensorSpec((width,), tf.float32, "context")
+    return ts.time_step_spec(observation), tensor_spec.BoundedTensorSpec((), tf.int32, 0, arms - 1, name="action")

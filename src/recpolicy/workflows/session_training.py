@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recpolicy.core.config import Count, PositiveFraction, Size, config_dataclass
+from recpolicy.core.config import Count, CountOrZero, PositiveFraction, Size, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.metrics import read_csv
 from recpolicy.core.optional_deps import require_extra
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from recpolicy.agents.learner import ExportedPolicy
     from recpolicy.agents.sequence import SessionAgent
     from recpolicy.environments.session import SessionConfig, SessionEnvironment
+    from recpolicy.training.observation_builder import ObservationBuilder
 
 
 @config_dataclass
@@ -64,6 +65,9 @@ class SessionTrainConfig(FeatureConfig):
     """Settings of the simulated worlds."""
     log_rows: Count = 50
     """Rows of training metrics."""
+    log_every_steps: CountOrZero = 0
+    """Recommended or logged items between lines of progress on stdout where there is no terminal; 0 prints a line on
+    stderr every ten seconds."""
     checkpoint_every_steps: Count = 50_000
     """Recommended or logged items between checkpoints."""
     epochs: Count = 1
@@ -198,6 +202,7 @@ def _train_in_world(
     run = SessionRunConfig(
         total_timesteps=settings.total_timesteps,
         log_rows=settings.log_rows,
+        log_every_steps=settings.log_every_steps,
         checkpoint_every_steps=settings.checkpoint_every_steps,
     )
     work = begin()  # after all checks, so that refused settings leave no unfinished training behind
@@ -219,24 +224,31 @@ def _learn_from_log(
     log: SessionLog, begin: Callable[[], Path], seed: int, show_progress: bool | None,
 ) -> "tuple[SessionAgent, dict[str, Any], Path]":  # fmt: skip
     """Train on a log; return the agent, the figures of the training and the work folder that `begin` opens."""
-    from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
-    from recpolicy.training.observation_builder import ObservationBuilder
     from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 
-    embedding, genres = features.embeddings.item[features.action_items], genre_directions(split.train.items)
-    steps = settings.max_episode_steps
-    view = OBSERVATION_ENCODERS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
-    sight = ObservationBuilder(
-        features.context, embedding, genres[features.action_items], features.action_items, view, steps
-    )
+    sight = observation_builder(features, settings, split)
     agent = make(*sight.specs())
     run = OfflineRunConfig(
-        epochs=settings.epochs, batch_size=settings.batch_size, checkpoint_every_steps=settings.checkpoint_every_steps
-    )
+        epochs=settings.epochs, batch_size=settings.batch_size, log_every_steps=settings.log_every_steps,
+        checkpoint_every_steps=settings.checkpoint_every_steps,
+    )  # fmt: skip
     check_log(agent.learner, log, sight)
     work = begin()  # after all checks, so that a refused log leaves no unfinished training behind
     figures = learn_from_sessions(agent, log, sight, run, seed=seed, folder=work, show_progress=show_progress)
     return agent, {**figures, **_divergence(agent, figures)}, work
+
+
+def observation_builder(features: Features, settings: SessionTrainConfig, split: Split) -> "ObservationBuilder":
+    """Return the builder of the observations of a training, which needs no world."""
+    from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
+    from recpolicy.training.observation_builder import ObservationBuilder
+
+    embedding, genres = features.embeddings.item[features.action_items], genre_directions(split.train.items)
+    steps = settings.max_episode_steps
+    view = OBSERVATION_ENCODERS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
+    return ObservationBuilder(
+        features.context, embedding, genres[features.action_items], features.action_items, view, steps
+    )
 
 
 def _check_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale: tuple[float, float]) -> SessionLog:
