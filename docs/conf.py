@@ -27,7 +27,7 @@ exclude_patterns = [
 ]  # fmt: skip
 extensions = [
     "myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton",
-    "command_pages", "docstrings", "repository_links", "sample_notebooks", "toctrees",
+    "command_pages", "docstrings", "leaderboard_table", "repository_links", "sample_notebooks", "toctrees",
 ]  # fmt: skip
 
 myst_heading_anchors = 4

@@ -327,7 +327,7 @@ def with_a_bar(monkeypatch, agent, log, sight, config, *, folder=None, cut=None,
     bars = []
 
     @contextmanager
-    def bar(_title, total, *, unit, done=0, show=None):
+    def bar(_title, total, *, unit, done=0, show=None, every=0):
         assert (unit, show) == ("sessions" if agent.learner.whole_sessions else "items", None)
         bars.append(Bar(total, done, cut))
         yield bars[-1]
