@@ -1,6 +1,7 @@
 """The table of benchmarks/leaderboard: means over folds, marks of what was not run, sentences from intervals."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,19 @@ def test_html_sorts_by_numbers_and_escapes(leaderboard):
     assert "&lt;script&gt;" in page
     assert page.count("<tr>") == 1 + 5
     assert leaderboard.figures(CELLS, AGENTS)["linucb_choice_difference_lo"] == 0.5
+
+
+def test_the_table_replaces_that_of_the_readme(leaderboard, tmp_path):
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"cells": CELLS, "agents": AGENTS}))
+    leaderboard.write_readme(results)  # no README, no harm
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{leaderboard.BEGIN}\nold\n{leaderboard.END}\nafter\n")
+    leaderboard.write_readme(results)
+    once = readme.read_text()
+    leaderboard.write_readme(results)
+    assert readme.read_text() == once
+    assert once.startswith("before\n")
+    assert once.endswith("\nafter\n")
+    assert "old" not in once
+    assert "5 of 36 cells were run." in once

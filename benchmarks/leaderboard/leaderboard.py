@@ -3,18 +3,23 @@
 A cell is one agent on one fold with one training seed, under the key `AGENT/FOLD/SEED`. The table has means over the
 folds u1 to u5 with seed 0. The bounds of a mean are the means of the folds' bounds: the same users return in every
 fold, so the interval does not shrink with their number. The spread over training seeds on u1 is apart.
+
+python benchmarks/leaderboard/leaderboard.py    # writes the table of results.json into README.md, as run.py does
 """
 
 import html
+import json
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 FOLDS, SEEDS = ("u1", "u2", "u3", "u4", "u5"), (0, 1, 2, 3, 4)
 CELLS = [*((fold, 0) for fold in FOLDS), *(("u1", seed) for seed in SEEDS[1:])]
 """Folds and seeds in the order in which they are run, each for all agents."""
 NOT_RUN = "not run"
-REFERENCE = "rating_model"
+BEGIN, END = "<!-- table: written by leaderboard.py -->", "<!-- end of table -->"
+"""Marks in the README between which the table stands."""
 COLUMNS = {
     "choice": "held-out choice", "choice_difference": "minus rating model", "likes": "likes per session",
     "likes_difference": "minus rating model ", "regret": "regret", "rmse": "RMSE", "coverage": "coverage@10",
@@ -43,6 +48,8 @@ def missing(cells: Cells, agent: str) -> str:
     """Return the cells of an agent that were not run, as text; an empty text if there are none."""
     folds = [fold for fold in FOLDS if f"{agent}/{fold}/0" not in cells]
     seeds = [str(seed) for seed in SEEDS[1:] if f"{agent}/u1/{seed}" not in cells]
+    if len(folds) + len(seeds) == len(CELLS):
+        return NOT_RUN
     parts = [*folds, *([f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} on u1"] if seeds else [])]
     return f"{', '.join(parts)} {NOT_RUN}" if parts else ""
 
@@ -62,10 +69,15 @@ def deviations(cells: Cells, agent: str) -> str:
     return "–" if None in found else f"{found[0]:.3f}; {found[1]:.2f}"
 
 
+def by_kind(agents: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return names and kinds of the agents: baselines, agents of single rounds, agents of sessions."""
+    return sorted(agents.items(), key=lambda item: (item[1], item[0]))
+
+
 def rows(cells: Cells, agents: Mapping[str, str]) -> list[list[str]]:
     """Return the cells of the table as text, a row per agent; `agents` are their kinds by name."""
     table = []
-    for agent, kind in agents.items():
+    for agent, kind in by_kind(agents):
         values = [shown(mean_over_folds(cells, agent, column), column) for column in COLUMNS]
         if not any(f"{agent}/{fold}/0" in cells for fold in FOLDS):
             values = [NOT_RUN] * len(COLUMNS)
@@ -90,8 +102,9 @@ def markdown_table(cells: Cells, agents: Mapping[str, str]) -> str:
 def html_table(cells: Cells, agents: Mapping[str, str]) -> str:
     """Return the table as HTML that sorts by the column whose head is pressed; what was not run stays last."""
     body = []
-    for agent, line in zip(agents, rows(cells, agents), strict=True):
-        keys: list[Any] = [agent, line[1]]
+    for line in rows(cells, agents):
+        agent = line[0]
+        keys: list[Any] = line[:2]
         for column in COLUMNS:
             value = mean_over_folds(cells, agent, column)
             keys.append("" if value is None else value["value"])
@@ -150,6 +163,19 @@ def figures(cells: Cells, agents: Mapping[str, str]) -> dict[str, float]:
     return numbers
 
 
+def write_readme(results: Path) -> None:
+    """Write sentences and table into the README next to the results, between its marks; nothing if there is none."""
+    readme = results.with_name("README.md")
+    if not readme.exists():
+        return
+    body = json.loads(results.read_text(encoding="utf-8"))
+    cells, agents = body["cells"], body["agents"]
+    run = f"{len(cells)} of {len(CELLS) * len(agents)} cells were run."
+    text = "\n\n".join([*comparison_sentences(cells, agents), run, markdown_table(cells, agents)])
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
 _STYLE = """
 .leaderboard { overflow-x: auto; }
 .leaderboard table { border-collapse: collapse; font-size: var(--font-size--small); }
@@ -181,3 +207,7 @@ for (const board of document.querySelectorAll(".leaderboard")) {
   }));
 }
 """
+
+
+if __name__ == "__main__":
+    write_readme(Path(__file__).with_name("results.json"))

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import context
-from leaderboard import CELLS, comparison_sentences, figures, markdown_table
+from leaderboard import CELLS, figures, write_readme
 
 from recpolicy.core.tensorflow_setup import silence_libraries
 
@@ -49,8 +49,6 @@ LOGGED_SESSIONS = 4_000
 """Sessions of the baseline `popular` that behavior_cloning imitates: some 60,000 items."""
 EVALUATION_SEED = 0
 """Seed of the intervals, of the worlds and of the responses; only trainings have other seeds."""
-_BEGIN, _END = "<!-- table: written by run.py -->", "<!-- end of table -->"
-"""Marks in the README of the results between which the table stands."""
 QUICK = {"total_timesteps": 2_000, "checkpoint_every_steps": 2_000}
 
 
@@ -185,24 +183,28 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run cells that the results have, too, and replace them")
     parser.add_argument("--out", type=Path, required=True, help="results, as JSON; cells that it has are not run again")
     options = parser.parse_args()
-    cells: dict[str, Any] = json.loads(options.out.read_text())["cells"] if options.out.exists() else {}
-    settings = {"rounds": ROUNDS, "sessions": SESSIONS, "logged_sessions": LOGGED_SESSIONS}
     for agent, fold, seed in wanted(options.only, options.quick):
         key = f"{agent}/{fold}/{seed}"
-        if key in cells and not options.again:
+        if key in read_cells(options.out) and not options.again:
             continue
         start = time.perf_counter()
-        cells[key] = cell(agent, fold, seed, options.quick)
-        where = context(sorted({int(name.rsplit("/", 1)[1]) for name in cells}), **settings)
-        body = {"figures": figures(cells, agents()), "context": where, "agents": agents(), "cells": cells}
-        write_json(options.out, body)  # at once: a run that is killed loses one cell
+        store(options.out, key, cell(agent, fold, seed, options.quick))
         print(f"{key}: {time.perf_counter() - start:.0f} s", flush=True)
-    text = "\n\n".join([*comparison_sentences(cells, agents()), markdown_table(cells, agents())])
-    print(text)
-    readme = options.out.with_name("README.md")
-    if not options.quick and readme.exists():
-        before, _, rest = readme.read_text(encoding="utf-8").partition(_BEGIN)
-        readme.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{rest.partition(_END)[2]}", encoding="utf-8")
+    if not options.quick:
+        write_readme(options.out)
+
+
+def read_cells(path: Path) -> dict[str, Any]:
+    """Return the cells of the results; empty if there are none yet."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))["cells"]) if path.exists() else {}
+
+
+def store(path: Path, key: str, measured: dict[str, Any]) -> None:
+    """Add a cell to the results at once: a run that is killed loses one cell, and other runs may add theirs."""
+    cells = read_cells(path) | {key: measured}
+    settings = {"rounds": ROUNDS, "sessions": SESSIONS, "logged_sessions": LOGGED_SESSIONS}
+    where = context(sorted({int(name.rsplit("/", 1)[1]) for name in cells}), **settings)
+    write_json(path, {"figures": figures(cells, agents()), "context": where, "agents": agents(), "cells": cells})
 
 
 if __name__ == "__main__":
