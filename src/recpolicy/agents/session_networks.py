@@ -152,6 +152,11 @@ class Trainer(tf.Module):
         """The weights that a step changes."""
         return self._weights
 
+    def restart(self) -> None:
+        """Forget all steps, for a new training with the same variables."""
+        for variable in (self._first, self._second, self._count):
+            variable.assign(tf.zeros_like(variable))
+
     def descend(self, tape: tf.GradientTape, loss: tf.Tensor) -> tf.Tensor:
         """Take one gradient step on `loss`; return the gradient's norm before it is bounded."""
         gradients = tape.gradient(loss, self._weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
