@@ -243,8 +243,7 @@ def retrain(
     """Retrain the policy in service with a new log; register the result if it passes the gate.
 
     Args:
-        log: Path or address (gs://, s3://, minio://) of a log: a folder with events.parquet, rounds.parquet, or
-            sessions.parquet of a session policy.
+        log: Path or address (gs://, s3://, minio://) of a log: a folder with events, rounds or sessions.parquet.
         incumbent: Path or address of the policy in service; empty takes the champion of the registry.
         ingest_settings: Settings of the ingest: wait_hours, default_reward, evaluation_share, and the table reward.
         epochs: Passes over the log.
