@@ -96,12 +96,11 @@ def train(
         of_ratings = {
             "--data": data, "--split": split, "--mode": mode, "--total-timesteps": total_timesteps,
             "--checkpoint-every-steps": checkpoint_every_steps, "--log-every-steps": log_every_steps,
-            "--init-from": init_from,
         }  # fmt: skip
         for option, value in of_ratings.items():
             if value is not None:
                 raise typer.BadParameter("does not apply to a log with features", param_hint=option)
-        _train_on_features(agent, out, log, features, config, seed, as_json)
+        _train_on_features(agent, out, log, features, config, init_from, seed, as_json)
         return
 
     tables, options = read_config_with_data(config, ("train", "agent", "rating_model", "features"))
@@ -162,8 +161,9 @@ def _attributes(tables: dict[str, Any], features: Path | None) -> dict[str, Any]
 
 
 def _train_on_features(
-    agent: str, out: Path, log: Path, features: Path | None, config: Path | None, seed: int, as_json: bool
-) -> None:
+    agent: str, out: Path, log: Path, features: Path | None, config: Path | None, init_from: Path | None, seed: int,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Train a feature policy and print where it is."""
     from recpolicy.core.config import read_toml, reject_unknown_tables
     from recpolicy.core.errors import ConfigError
@@ -173,18 +173,18 @@ def _train_on_features(
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("train", "agent", "features", "reward"), str(config))
-    if (features is not None) == ("features" in tables):
+    given = (features is not None) + ("features" in tables)
+    if given > 1 or (not given and init_from is None):
         raise ConfigError(
             f"{log}: a log with features needs one schema, by --features or as the table [features] of --config;"
             " `recpolicy features infer` proposes one"
         )
-    if features is not None:
-        schema = read_schema(features)
-    else:
+    schema = None if features is None else read_schema(features)
+    if "features" in tables:
         schema = schema_from_dict(tables["features"], f"{config}: features")
     policy = train_feature_policy(
         read_training_log(log), schema, agent, out, config=tables.get("train"), agent_config=tables.get("agent"),
-        reward=tables.get("reward"), seed=seed,
+        reward=tables.get("reward"), init_from=init_from, seed=seed,
     )  # fmt: skip
     if as_json:
         print_json({"agent": policy.agent, **policy.metadata})

@@ -47,6 +47,8 @@ class TrainingRows:
     config: FeatureTrainConfig
     seed: int
     name: str
+    initial: Mapping[str, Array] | None = None
+    """Layers that a network starts from, with rewards in the unit of `reward`."""
 
     @property
     def width(self) -> tuple[int, int]:
@@ -129,7 +131,7 @@ def _encoded(rows: TrainingRows, config: FeatureNeuralLinUCBConfig) -> RewardMod
 def _train(rows: TrainingRows, config: FeatureNetworkConfig, outputs: int) -> tuple[PairNetwork, float, float]:
     return train_network(
         rows.pairs, rows.reward, rows.weight, rows.encoder, config, outputs=outputs, epochs=rows.config.epochs,
-        batch_size=rows.config.batch_size, seed=rows.seed, source=rows.name,
+        batch_size=rows.config.batch_size, seed=rows.seed, source=rows.name, initial=rows.initial,
     )  # fmt: skip
 
 

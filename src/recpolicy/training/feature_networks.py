@@ -9,6 +9,7 @@ normalization with the moments of all training rounds, and the standardization o
 Sources: Ioffe & Szegedy 2015 (1502.03167); Ba, Kiros & Hinton 2016 (1607.06450); Guo & Berkhahn 2016 (1604.06737).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import DivergedError
+from recpolicy.core.errors import ConfigError, DivergedError
 from recpolicy.core.seeds import generator
 from recpolicy.core.types import Array
 from recpolicy.data.features.encoder import FeatureEncoder
@@ -77,6 +78,44 @@ class PairNetwork(tf.Module):
         self.moments: list[tuple[Array, Array]] = []
         """Mean and variance of each hidden unit over the training rounds, for batch normalization after training."""
         self._reward = [] if outputs == 1 else [tf.Variable(_glorot(seed, "reward", outputs, 1)), tf.Variable([0.0])]
+
+    def start_from(self, layers: Mapping[str, Array], mean: float, std: float) -> None:
+        """Take the layers of an exported network over the same columns.
+
+        Args:
+            layers: Arrays of `export`. The last layer gives rewards, or features to be learned.
+            mean: Mean of the unit in which this network learns rewards.
+            std: Standard deviation of this unit.
+
+        Raises:
+            ConfigError: The layers have other sizes, or their parts cannot be told apart any more.
+        """
+        if self._embedded or self._normalization == "batch":
+            raise ConfigError(
+                "a network with tables of vectors, or with batch normalization, cannot start from another: an artifact"
+                " holds these parts multiplied into its kernels. Use the encoding one_hot, and normalization none or"
+                " layer"
+            )
+        own = {f"kernel_{i}": kernel for i, kernel in enumerate(self.kernels)}
+        own |= {f"bias_{i}": bias for i, bias in enumerate(self.biases)}
+        own |= {f"gain_{i}": gain for i, gain in enumerate(self._gains)}
+        own |= {f"shift_{i}": shift for i, shift in enumerate(self._shifts)}
+        theirs = {name: array.shape for name, array in layers.items()}
+        ours = {name: tuple(variable.shape) for name, variable in own.items()}
+        if theirs != ours:
+            name = next(name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name))
+            raise ConfigError(
+                f"another network: {name} is {theirs.get(name, 'missing')} there, {ours.get(name, 'missing')} here;"
+                " take its layers and its normalization"
+            )
+        last = len(self.kernels) - 1
+        for name, variable in own.items():
+            array = np.asarray(layers[name], np.float64)
+            if not self._reward and name == f"bias_{last}":
+                array = array - mean
+            if not self._reward and name in (f"kernel_{last}", f"bias_{last}"):
+                array = array / std
+            variable.assign(array.astype(np.float32))
 
     def encode(self, x: tf.Tensor, training: bool = False, layers: int | None = None) -> tf.Tensor:
         """Return the outputs [B, E] at x [B, C + D]; with `layers`, what enters the normalization of that layer."""
@@ -154,7 +193,7 @@ class PairNetwork(tf.Module):
 
 def train_network(
     pairs: Pairs, reward: Array, weight: Array, encoder: FeatureEncoder, config: FeatureNetworkConfig, *,
-    outputs: int = 1, epochs: int, batch_size: int, seed: int, source: str,
+    outputs: int = 1, epochs: int, batch_size: int, seed: int, source: str, initial: Mapping[str, Array] | None = None,
 ) -> tuple[PairNetwork, float, float]:  # fmt: skip
     """Return a network trained on rounds, and the mean and the standard deviation of its unit of reward.
 
@@ -169,14 +208,18 @@ def train_network(
         batch_size: Rounds per step.
         seed: Seed of initial weights and of the order of rounds.
         source: Name of the log, for errors.
+        initial: Exported layers to start from; None starts from random weights.
 
     Raises:
+        ConfigError: The initial layers do not fit.
         DivergedError: The loss is not finite or absurdly large.
     """
     mean = float(np.average(reward, weights=weight))
     std = float(np.sqrt(np.average(np.square(reward - mean), weights=weight))) or 1.0
     width = pairs.context.shape[1] + pairs.action.shape[1]
     network = PairNetwork(width, embedded_columns(encoder), outputs, config, seed)
+    if initial is not None:
+        network.start_from(initial, mean, std)
     optimizer = tf_keras.optimizers.Adam(config.learning_rate)
     variables = network.trainable_variables
     optimizer.build(variables)

@@ -5,21 +5,24 @@ policy rarely showed count as much as others. Foster & Rakhlin 2020 (2002.04926)
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.types import Array
 from recpolicy.data.feature_log import FeatureLog
 from recpolicy.data.features.encoder import FeatureEncoder
 from recpolicy.data.features.schema import ACTION_ID, FeatureSchema
-from recpolicy.data.learned_events import log_events
+from recpolicy.data.learned_events import log_events, merge
 from recpolicy.data.reward_scale import reward_std
 from recpolicy.data.reward_signals import summarize_rewards
 from recpolicy.inference.artifact import REAL_REWARDS
 from recpolicy.inference.feature_policy import FeaturePolicy, ImportanceWeights, chosen_pairs
-from recpolicy.models.feature_agent_configs import FeatureTrainConfig
+from recpolicy.models.feature_agent_configs import FeatureNetworkConfig, FeatureTrainConfig
+from recpolicy.models.network_reward import EncodedModel, NetworkModel, count_layers
 from recpolicy.training.divergence import check_arrays
 from recpolicy.training.feature_agents import TrainingRows, feature_agent
 
@@ -44,6 +47,7 @@ def learn_feature_policy(
     *,
     normalize: bool = False,
     seed: int = 0,
+    initial: FeaturePolicy | None = None,
 ) -> FeaturePolicy:
     """Return a policy that learned from the rewarded rounds of a log.
 
@@ -55,9 +59,10 @@ def learn_feature_policy(
         config: Settings of the training.
         normalize: Divide rewards by their standard deviation while learning.
         seed: Seed of initial weights and of the order of rounds.
+        initial: A policy to start from (`initial_layers`), whose encoder stays; None starts from random weights.
 
     Raises:
-        ConfigError: No such agent, or the model is too large.
+        ConfigError: No such agent, the model is too large, or it is no network that can start from `initial`.
         DataError: The log has no rewards, lacks a feature or has a value of another type.
         DivergedError: A number of the training is not finite or absurdly large.
     """
@@ -73,7 +78,7 @@ def learn_feature_policy(
     importance = ImportanceWeights(config.max_weight, 1.0)
     importance = replace(importance, mean=float(importance.weight(log).mean()))
     std = reward_std(log.reward) if normalize else 1.0
-    encoder = fit_encoder(schema, log)
+    encoder = fit_encoder(schema, log) if initial is None else initial.encoder
     rows = TrainingRows(
         pairs=chosen_pairs(encoder, entry.sparse(agent_config), log),
         reward=log.reward / std,
@@ -84,6 +89,7 @@ def learn_feature_policy(
         config=config,
         seed=seed,
         name=log.name,
+        initial=None if initial is None else initial_layers(initial, agent, agent_config, schema, std),
     )
     model = entry.learn(rows, agent_config)
     error = np.square(rows.reward - model.estimate(rows.pairs, widths=False).mean)
@@ -108,5 +114,43 @@ def learn_feature_policy(
         reward_std=std,
         importance=importance,
         metadata={"training": figures},
-        learned_events=log_events(log),
+        learned_events=log_events(log) if initial is None else merge(initial.learned_events, log_events(log)),
     )
+
+
+def initial_layers(
+    initial: FeaturePolicy, agent: str, agent_config: Any, schema: FeatureSchema, reward_std: float
+) -> Mapping[str, Array]:
+    """Return the layers of a policy from which an agent's network starts.
+
+    Agents whose network gives rewards can start from each other's policies, neural_linucb from its own.
+
+    Args:
+        initial: The policy.
+        agent: The agent to train.
+        agent_config: Its config.
+        schema: Its features.
+        reward_std: The unit in which it learns rewards.
+
+    Raises:
+        ConfigError: The agent or the policy has no such network, or the features are others.
+    """
+    if not isinstance(agent_config, FeatureNetworkConfig) or getattr(agent_config, "model", "neural") != "neural":
+        raise ConfigError(
+            f"{agent} trains no network; eps_greedy, boltzmann, neural_linucb and squarecb (model neural) can start"
+            " from a policy"
+        )
+    model = initial.model
+    if not isinstance(model, NetworkModel | EncodedModel) or (agent == "neural_linucb") != isinstance(
+        model, EncodedModel
+    ):
+        able = "neural_linucb" if isinstance(model, EncodedModel) else "eps_greedy, boltzmann and squarecb (neural)"
+        able = able if isinstance(model, NetworkModel | EncodedModel) else "no agent"
+        raise ConfigError(f"a policy of {initial.agent} ({model.name} model), from which {able} can start, not {agent}")
+    if schema.as_dict() != initial.encoder.schema.as_dict():
+        raise ConfigError("another schema of features; train with the schema of the policy")
+    if isinstance(model, EncodedModel):
+        return model.layers
+    last, scale = count_layers(model.arrays) - 1, initial.reward_std / reward_std
+    changed = {f"{name}_{last}": model.arrays[f"{name}_{last}"] * scale for name in ("kernel", "bias")}
+    return {**model.arrays, **changed}

@@ -115,6 +115,12 @@ LIMITS = ("reference_kl_coef", "max_reference_kl")
 """Settings of agents that limit the divergence from the initial policy (agents/reference_policy.py)."""
 
 
+def policy_folder(source: str | Path) -> Path:
+    """Return the folder of a policy; that of the champion if `source` is a registry."""
+    folder = Path(source)
+    return Registry(folder).resolve(CHAMPION) if (folder / STATE).is_file() else folder
+
+
 def read_initial_policy(
     source: str | Path, agent: str, split: Split, *, config: Any = None, agent_config: Any = None,
     model_config: Any = None, seed: int = 0,
@@ -134,9 +140,7 @@ def read_initial_policy(
         ArtifactError: The policy is missing, damaged, or of another kind of data.
         ConfigError: It has another catalog, other ratings, features or another network, or the agent has no network.
     """
-    folder = Path(source)
-    if (folder / STATE).is_file():
-        folder = Registry(folder).resolve(CHAMPION)
+    folder = policy_folder(source)
     verify(folder)
     policy = read_artifact(folder)
     where, estimator = f"--init-from {source}", policy.estimator
