@@ -61,7 +61,8 @@ def make(name: str, seed: int = 0, *, tables: bool = True, view: str = "interest
     """A small agent; without `tables` it knows nothing of the items and its head is plain."""
     entry = SESSION_AGENTS[name]
     config = entry.config(**SETTINGS[name] | settings)
-    return entry.make(*specs(view), config, arms() if tables else None, seed)
+    sequence = environment(view=view).view.sequence
+    return entry.make(*specs(view), config, arms() if tables else None, seed, sequence)
 
 
 def expected_ratings(observation: np.ndarray) -> np.ndarray:

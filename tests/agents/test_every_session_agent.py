@@ -11,6 +11,8 @@ from recpolicy.agents import SESSION_AGENTS
 from recpolicy.agents.sequence import SessionAgent, experience_from_trajectory
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import uniform
+from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
+from recpolicy.models.sequence_layout import SEQUENCE_VIEWS
 from recpolicy.testing import SessionAgentContract
 from recpolicy.testing.session_agents import drive
 from recpolicy.testing.synthetic_sessions import ITEMS, STEPS
@@ -71,8 +73,11 @@ def test_the_plain_head_learns_too(name):
     assert any(not np.array_equal(before[key], array) for key, array in after.items())
 
 
-@pytest.mark.parametrize("view", ["interest", "last_item", "last_n"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "view"),
+    [(name, view) for name in NAMES for view in OBSERVATION_ENCODERS
+     if name != "q_learning" or view not in SEQUENCE_VIEWS],
+)  # fmt: skip
 def test_it_plays_with_every_view(name, view):
     agent, one = make(name, view=view), environment(view=view)
     features, mask = one.observe(one.restart(None, None, one.noise(tf.constant(0))))

@@ -52,7 +52,7 @@ def trace(env, seed: int | None, steps: int = 12) -> list[tuple]:
     return rows
 
 
-@pytest.mark.parametrize("view", ["interest", "last_item", "last_n"])
+@pytest.mark.parametrize("view", ["interest", "last_item", "last_n", "gru"])
 def test_gymnasium_has_nothing_to_say_against_it(view):
     """Its warnings are errors here; a session draws nothing to render."""
     check_env(GymnasiumSession(make(1, view=view)), skip_render_check=True)

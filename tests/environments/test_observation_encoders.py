@@ -68,3 +68,13 @@ def test_last_n_holds_the_newest_first_and_forgets_the_oldest():
 def test_last_n_can_be_one():
     view = make("last_n", last_n=1)
     np.testing.assert_array_equal(view.update(view.start(USER), shown(1.0)), [[3, 4, 1, 0.25]])
+
+
+def test_sequences_hold_features_like_and_a_one_and_no_more_than_the_last_n():
+    """Items (1, 1), (2, 2) and (3, 3), the second not liked, of which n = 2 are kept; an empty place is zeros."""
+    view = make("gru")
+    history_state = view.update(view.start(USER), shown(1.0, tf.constant([[1.0, 1.0]])))
+    np.testing.assert_allclose(history_state, [[1, 1, 0.6, 0.8, 1, 1, 0, 0, 0, 0, 0, 0, 0.25]])
+    for number, liked in ((2.0, 0.0), (3.0, 1.0)):
+        history_state = view.update(history_state, shown(liked, tf.constant([[number, number]])))
+    np.testing.assert_allclose(history_state, [[3, 3, 0.6, 0.8, 1, 1, 2, 2, 0.6, 0.8, 0, 1, 0.75]])

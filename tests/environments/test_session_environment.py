@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from recpolicy.core.errors import ConfigError
+from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 from recpolicy.environments.session_slate import SlateConfig
 from recpolicy.testing import (
@@ -32,10 +33,14 @@ class TestSessionEnvironment(SessionEnvironmentContract):
     [
         ({"batch_size": 0}, "batch_size is 0: expected greater than or equal to 1"),
         ({"last_n": 0}, "last_n is 0: expected greater than or equal to 1"),
+        ({"view": "gru", "last_n": 201}, "last_n is 201: the view gru remembers at most 200 items"),
         ({"max_episode_steps": 0}, "max_episode_steps is 0: expected greater than or equal to 1"),
         ({"reward_decay": 0.0}, r"reward_decay is 0.0: expected greater than 0"),
         ({"reward_decay": 1.1}, r"reward_decay is 1.1: expected less than or equal to 1"),
-        ({"view": "interests"}, "view is 'interests': expected 'interest', 'last_item' or 'last_n'"),
+        (
+            {"view": "interests"},
+            "view is 'interests': expected .* 'last_n', 'gru' or 'transformer'",
+        ),
         ({"reward": "likes"}, "reward is 'likes': expected 'like', 'watch' or 'rating'"),
     ],
 )
@@ -139,10 +144,12 @@ def test_tables_that_do_not_fit_the_world_are_refused(change, message):
         make(dataclasses.replace(planted, **change(planted)))
 
 
-@pytest.mark.parametrize("view", ["interest", "last_item", "last_n"])
+@pytest.mark.parametrize("view", OBSERVATION_ENCODERS)
 def test_every_view_plays_and_has_its_width(view):
     environment = make(planted_sessions(), view=view, last_n=3)
-    width = {"interest": 4 + 5 + 2, "last_item": 4, "last_n": 3 * 5 + 1}[view]
+    tokens = 3 * (4 + 5 + 2) + 1
+    widths = {"interest": 4 + 5 + 2, "last_item": 4, "last_n": 3 * 5 + 1, "gru": tokens, "transformer": tokens}
+    width = widths[view]
     assert environment.time_step_spec().observation["global"].shape == (5 + width,)
     records = record_sessions(environment, 3)
     assert records[-1].step.session.history_state.shape == (8, width)

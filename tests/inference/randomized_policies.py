@@ -19,13 +19,14 @@ from recpolicy.agents.sequence import SessionAgent
 from recpolicy.environments.session import SessionEnvironment
 from recpolicy.inference.artifact import write_arrays, write_manifest
 from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.models.sequence_layout import SEQUENCE_VIEWS
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.workflows.artifacts import build_metadata, make_artifact
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment, with_view
 from recpolicy.workflows.training_data import Features, prepare_features
 
 STEPS, SESSIONS = 20, 30
-ITEMS = {"interest": 0, "last_item": 30, "last_n": 30}
+ITEMS = {"interest": 0, "last_item": 30, "last_n": 30, "gru": 30, "transformer": 30}
 """Views, and the size of the catalog that each is tried with; 0 takes all 80."""
 _SMALL = {"layers": (8,)}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -53,6 +54,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "q_learning normalized": ("q_learning", {"exploration": "ucb1", "normalize_reward": True}),
 }
 """Every session agent, with each head and form."""
+HAND_MADE = [view for view in ITEMS if view not in SEQUENCE_VIEWS]
+_READERS = (
+    "ppo", "a2c normalized", "reinforce plain", "topk_reinforce", "offpolicy_actor_critic", "dqn normalized",
+    "behavior_cloning",
+)  # fmt: skip
+"""Every agent with a network, once."""
+PAIRS = [(variant, view) for variant in VARIANTS for view in HAND_MADE] + [
+    (variant, view) for variant in _READERS for view in SEQUENCE_VIEWS
+]
+"""Variants and views; every agent with a network reads sequences."""
 
 
 class Situations(NamedTuple):
@@ -122,7 +133,8 @@ def agent(variant: str, view: str, shaken: bool = True) -> SessionAgent:
     name, given = VARIANTS[variant]
     game, entry = environment(view), SESSION_AGENTS[name]
     arms = compute_item_features(features(view).action_items, features(view).embeddings, miniature_split().train)
-    made: SessionAgent = entry.make(game.time_step_spec(), game.action_spec(), entry.config(**given), arms, 0)
+    config = entry.config(**given)
+    made = entry.make(game.time_step_spec(), game.action_spec(), config, arms, 0, game.view.sequence)
     if shaken:
         rng = np.random.default_rng(5)
         moved = [made.learner.table] if name == "q_learning" else made.learner.trainable_variables

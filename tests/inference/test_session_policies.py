@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from randomized_policies import (
+    HAND_MADE,
     ITEMS,
+    PAIRS,
     STEPS,
     VARIANTS,
     agent,
@@ -29,7 +31,7 @@ from recpolicy.inference.history_state import HISTORY_ENCODERS, Past, Shape
 from recpolicy.inference.predictor import Policy
 from recpolicy.training.tensorflow_export import write_saved_models
 
-everywhere = pytest.mark.parametrize("view", ITEMS)
+everywhere = pytest.mark.parametrize("view", HAND_MADE)
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -50,7 +52,7 @@ def test_every_agent_and_every_view_is_tried():
     assert set(ITEMS) == set(HISTORY_ENCODERS)
 
 
-@everywhere
+@pytest.mark.parametrize("view", ITEMS)
 def test_the_past_is_seen_as_the_environment_sees_it(view):
     """After every step of ten sessions; counters to the last bit, for tables are cut at them."""
     action_items, genres = features(view).embeddings.item, genre_directions(miniature_split().train.items)
@@ -64,7 +66,7 @@ def test_the_past_is_seen_as_the_environment_sees_it(view):
             history_state = HISTORY_ENCODERS[view](seen[:5], past, shape)
             assert history_state.dtype == np.float32
             np.testing.assert_allclose(history_state, seen[width:], atol=2e-6)
-            counters = {"interest": 2, "last_n": 1, "last_item": 0}[view]
+            counters = {"interest": 2, "last_item": 0}.get(view, 1)
             np.testing.assert_array_equal(history_state[len(history_state) - counters :], seen[len(seen) - counters :])
 
 
@@ -75,8 +77,7 @@ def test_half_a_session_is_a_little_more_than_half_for_both():
     assert played("interest")[10][0][:, -1].min() > np.float32(0.5)
 
 
-@everywhere
-@every_variant
+@pytest.mark.parametrize(("variant", "view"), PAIRS)
 def test_numpy_says_what_the_learner_says(variant, view):
     now, learner, loaded_policy = distinct_contexts(view), agent(variant, view).learner, policy(variant, view)
     width = features(view).context.shape[1]

@@ -15,9 +15,15 @@ from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.action_distributions import greedy
 from recpolicy.inference.artifact import Artifact, policy_digest, write_arrays, write_manifest
 from recpolicy.inference.predictor import Policy
+from recpolicy.models.sequence_layout import SEQUENCE_VIEWS
 
 GENRES, STEPS, LAST_N = 4, 4, 2
-WIDTHS = {"interest": RANK + GENRES + 2, "last_item": RANK, "last_n": LAST_N * (RANK + 1) + 1}
+TOKENS = LAST_N * (RANK + GENRES + 2) + 1
+WIDTHS = {
+    "interest": RANK + GENRES + 2, "last_item": RANK, "last_n": LAST_N * (RANK + 1) + 1, "gru": TOKENS,
+    "transformer": TOKENS,
+}  # fmt: skip
+UNITS = 4
 """Columns of each view's memory."""
 
 
@@ -34,13 +40,16 @@ def tiny_session_artifact(
     rng = np.random.default_rng([seed, 8])
     genres = rng.random((items, GENRES)).astype(np.float32)
     genres /= np.linalg.norm(genres, axis=1, keepdims=True)
-    sizes = {"": (RANK + WIDTHS[view], 6, len(action_items)), "value/": (RANK + WIDTHS[view], 6, 1)}
+    seen = RANK + (UNITS + 1 if view in SEQUENCE_VIEWS else WIDTHS[view])
+    sizes = {"": (seen, 6, len(action_items)), "value/": (seen, 6, 1)}
     policy: dict[str, Any] = {
         f"{prefix}{part}_{layer}": rng.normal(0, 0.7, shape).astype(np.float32)
         for prefix, size in sizes.items()
         for layer in range(2)
         for part, shape in (("kernel", size[layer : layer + 2]), ("bias", size[layer + 1 : layer + 2]))
     }
+    for prefix in sizes:
+        policy |= {f"{prefix}encoder/{name}": array for name, array in _encoder(view, rng).items()}
     policy |= {"view": np.array(view), "steps": np.array(steps), "last_n": np.array(LAST_N), "genres": genres,
                "dueling": np.bool_(False)}  # fmt: skip
     epsilon = {"epsilon": 0.4, "top_k": 5.0, "temperature": 0.5}
@@ -56,6 +65,26 @@ def tiny_session_artifact(
         artifact = replace(artifact, rated_user=user, rated_item=item)
     own = {"policy_digest": policy_digest(artifact), **(metadata or {})}
     return replace(artifact, metadata={**artifact.metadata, **own})
+
+
+def _encoder(view: str, rng: np.random.Generator) -> dict[str, Any]:
+    """A random encoder of UNITS units with two blocks of two heads; none for other views."""
+    if view not in SEQUENCE_VIEWS:
+        return {}
+    width, many = 2 * (RANK + GENRES) + 1, 3 * UNITS if view == "gru" else UNITS
+    shapes: dict[str, tuple[int, ...]] = {"input": (width, many), "input_bias": (many,)}
+    if view == "gru":
+        shapes |= {"recurrent": (UNITS, many), "recurrent_bias": (many,)}
+    else:
+        shapes["position"] = (LAST_N, UNITS)
+        for layer in range(2):
+            shapes |= {
+                f"query_{layer}": (UNITS, UNITS), f"memory_{layer}": (UNITS, 2 * UNITS),
+                f"attention_{layer}": (UNITS, UNITS), f"hidden_{layer}": (UNITS, 3), f"hidden_{layer}_bias": (3,),
+                f"output_{layer}": (3, UNITS), f"output_{layer}_bias": (UNITS,),
+            }  # fmt: skip
+    words = {"kind": np.array(view), "places": np.array(LAST_N), "heads": np.array(2)}
+    return words | {name: rng.normal(0, 0.7, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def write_tiny_sessions(folder: Path, seed: int = 0, **changes: Any) -> Path:

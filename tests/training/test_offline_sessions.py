@@ -70,7 +70,7 @@ def watched(view: str):
     return rows, shown, log_of(rollout, ITEMS)
 
 
-@pytest.mark.parametrize("view", ["interest", "last_item", "last_n"])
+@pytest.mark.parametrize("view", ["interest", "last_item", "last_n", "gru"])
 def test_what_is_rebuilt_from_a_log_is_what_was_seen(view):
     rows, shown, log = watched(view)
     columns = [np.array(part) for part in list(zip(*rows, strict=True))[:8]]

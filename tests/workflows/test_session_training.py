@@ -108,7 +108,12 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(train
         ("ppo", {"total_timestep": 5}, {}, r"no setting named 'total_timestep'\. Did you mean 'total_timesteps'"),
         ("ppo", {"total_timesteps": 0}, {}, "total_timesteps is 0: expected"),
         ("ppo", {"checkpoint_every_steps": 0}, {}, "checkpoint_every_steps is 0: expected greater than or equal to 1"),
-        ("ppo", {"view": "interests"}, {}, "view is 'interests': expected 'interest', 'last_item' or 'last_n'"),
+        (
+            "ppo",
+            {"view": "interests"},
+            {},
+            "view is 'interests': expected .* 'last_n', 'gru' or 'transformer'",
+        ),
         ("ppo", {"reward": "likes"}, {}, "train: reward is 'likes': expected 'like', 'watch' or 'rating'"),
         ("ppo", {"reward_decay": 0}, {}, "reward_decay is 0: expected"),
         ("ppo", {"last_n": 0}, {}, "last_n is 0: expected"),

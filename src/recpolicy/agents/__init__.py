@@ -30,6 +30,7 @@ from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.sequence import SessionAgent
 from recpolicy.core.errors import unknown_name_error
 from recpolicy.models.feature_agent_configs import HybridLinUCBConfig, LinTSConfig, SharedLinUCBConfig
+from recpolicy.models.sequence_layout import SequenceLayout
 
 Agent_co = TypeVar("Agent_co", covariant=True)
 
@@ -51,6 +52,19 @@ class MakeAgent(Protocol[Agent_co]):
         """
 
 
+class MakeSessionAgent(Protocol):
+    """A factory of session agents."""
+
+    def __call__(
+        self, time_step_spec: Any, action_spec: Any, config: Any, items: ItemFeatures | None, seed: int,
+        sequence: SequenceLayout | None = None, /,
+    ) -> SessionAgent:  # fmt: skip
+        """Return an untrained agent; see MakeAgent.
+
+        With `sequence`, each network gets an encoder of the last items in the observation.
+        """
+
+
 @dataclass(frozen=True)
 class AgentEntry(Generic[Agent_co]):
     """The config class and the factory of one agent."""
@@ -63,6 +77,13 @@ class AgentEntry(Generic[Agent_co]):
     """False if the agent learns only from logs of sessions."""
     user_posteriors: bool = False
     """True if its contexts are the posteriors of the users' vectors (models/user_posterior.py)."""
+
+
+@dataclass(frozen=True)
+class SessionAgentEntry(AgentEntry[SessionAgent]):
+    """The config class and the factory of one session agent."""
+
+    make: MakeSessionAgent
 
 
 AGENTS: Mapping[str, AgentEntry[BanditAgent]] = {
@@ -83,17 +104,17 @@ AGENTS: Mapping[str, AgentEntry[BanditAgent]] = {
     "rating_model": AgentEntry(baselines.BaselineConfig, baselines.make_rating_model),
 }
 
-SESSION_AGENTS: Mapping[str, AgentEntry[SessionAgent]] = {
-    "ppo": AgentEntry(ppo.PPOConfig, ppo.make_ppo),
-    "a2c": AgentEntry(a2c.A2CConfig, a2c.make_a2c),
-    "reinforce": AgentEntry(reinforce.ReinforceConfig, reinforce.make_reinforce),
-    "topk_reinforce": AgentEntry(topk_reinforce.TopKReinforceConfig, topk_reinforce.make_topk_reinforce),
-    "offpolicy_actor_critic": AgentEntry(
+SESSION_AGENTS: Mapping[str, SessionAgentEntry] = {
+    "ppo": SessionAgentEntry(ppo.PPOConfig, ppo.make_ppo),
+    "a2c": SessionAgentEntry(a2c.A2CConfig, a2c.make_a2c),
+    "reinforce": SessionAgentEntry(reinforce.ReinforceConfig, reinforce.make_reinforce),
+    "topk_reinforce": SessionAgentEntry(topk_reinforce.TopKReinforceConfig, topk_reinforce.make_topk_reinforce),
+    "offpolicy_actor_critic": SessionAgentEntry(
         offpolicy_actor_critic.OffPolicyActorCriticConfig, offpolicy_actor_critic.make_offpolicy_actor_critic
     ),
-    "dqn": AgentEntry(dqn.DQNConfig, dqn.make_dqn),
-    "q_learning": AgentEntry(q_learning.QLearningConfig, q_learning.make_q_learning),
-    "behavior_cloning": AgentEntry(
+    "dqn": SessionAgentEntry(dqn.DQNConfig, dqn.make_dqn),
+    "q_learning": SessionAgentEntry(q_learning.QLearningConfig, q_learning.make_q_learning),
+    "behavior_cloning": SessionAgentEntry(
         behavior_cloning.BehaviorCloningConfig, behavior_cloning.make_behavior_cloning, learns_from_simulation=False
     ),
 }

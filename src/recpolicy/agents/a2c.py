@@ -15,6 +15,7 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.returns import explained_variance
 from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.core.config import Fraction, Size, config_dataclass
+from recpolicy.models.sequence_layout import SequenceLayout
 
 
 @config_dataclass
@@ -57,8 +58,9 @@ class A2C(ActorCritic):
 
 
 def make_a2c(
-    spec: Any, action_spec: Any, config: A2CConfig, arms: ItemFeatures | None = None, seed: int = 0
-) -> SessionAgent:
+    spec: Any, action_spec: Any, config: A2CConfig, arms: ItemFeatures | None = None, seed: int = 0,
+    sequence: SequenceLayout | None = None,
+) -> SessionAgent:  # fmt: skip
     """Return an A2C agent; without `arms` its head is plain."""
-    scores, value = networks(spec, action_spec, config, arms, seed)
+    scores, value = networks(spec, action_spec, config, arms, seed, sequence)
     return SessionAgent(spec, action_spec, A2C(scores, value, config), seed=seed)

@@ -17,8 +17,10 @@ from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import layer_arrays, load_layers
 from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
 from recpolicy.agents.returns import Advantages, generalized_advantages
+from recpolicy.agents.sequence_encoders import encoder_arrays
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores, make_value
 from recpolicy.core.config import Fraction, NonNegativeNumber, config_dataclass
+from recpolicy.models.sequence_layout import SequenceLayout
 
 
 @config_dataclass
@@ -112,9 +114,14 @@ def value_arrays(critic: Any, unit: float) -> dict[str, Any]:
     layers = layer_arrays(critic)
     for name in (f"kernel_{len(layers) // 2 - 1}", f"bias_{len(layers) // 2 - 1}"):
         layers[name] = layers[name] * np.float32(unit)
+    layers |= encoder_arrays(critic)
     return {f"value/{name}": array for name, array in layers.items()}
 
 
-def networks(spec: Any, action_spec: Any, config: SessionNetworkConfig, arms: ItemFeatures | None, seed: int) -> Any:
+def networks(
+    spec: Any, action_spec: Any, config: SessionNetworkConfig, arms: ItemFeatures | None, seed: int,
+    sequence: SequenceLayout | None = None,
+) -> Any:  # fmt: skip
     """Return a score network and a value network."""
-    return make_scores(spec, action_spec, config, arms, seed), make_value(spec, config, seed)
+    scores = make_scores(spec, action_spec, config, arms, seed, sequence=sequence)
+    return scores, make_value(spec, config, seed, sequence)

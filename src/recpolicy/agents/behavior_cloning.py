@@ -26,6 +26,7 @@ from recpolicy.agents.returns import td_errors
 from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer
 from recpolicy.core.config import Fraction, NonNegativeNumber, Size, config_dataclass
+from recpolicy.models.sequence_layout import SequenceLayout
 
 
 @config_dataclass
@@ -109,8 +110,9 @@ def imitation_loss(log_own: tf.Tensor, log_behavior: tf.Tensor, target: str) -> 
 
 
 def make_behavior_cloning(
-    spec: Any, action_spec: Any, config: BehaviorCloningConfig, arms: ItemFeatures | None = None, seed: int = 0
-) -> SessionAgent:
+    spec: Any, action_spec: Any, config: BehaviorCloningConfig, arms: ItemFeatures | None = None, seed: int = 0,
+    sequence: SequenceLayout | None = None,
+) -> SessionAgent:  # fmt: skip
     """Return a behavior cloning agent; without `arms` its head is plain."""
-    scores, value = networks(spec, action_spec, config, arms, seed)
+    scores, value = networks(spec, action_spec, config, arms, seed, sequence)
     return SessionAgent(spec, action_spec, BehaviorCloning(scores, value, config), seed=seed)

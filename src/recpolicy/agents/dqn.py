@@ -26,6 +26,7 @@ from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores
 from recpolicy.core.config import Count, Fraction, PositiveFraction, Size, Temperature, config_dataclass
 from recpolicy.core.tensorflow_random import fold_in
+from recpolicy.models.sequence_layout import SequenceLayout
 
 
 @config_dataclass
@@ -209,11 +210,12 @@ def huber(error: tf.Tensor) -> tf.Tensor:
 
 
 def make_dqn(
-    spec: Any, action_spec: Any, config: DQNConfig, arms: ItemFeatures | None = None, seed: int = 0
-) -> SessionAgent:
+    spec: Any, action_spec: Any, config: DQNConfig, arms: ItemFeatures | None = None, seed: int = 0,
+    sequence: SequenceLayout | None = None,
+) -> SessionAgent:  # fmt: skip
     """Return a DQN agent; without `arms` its head is plain."""
     online, target = (
-        make_scores(spec, action_spec, config, arms, seed, "scores", state_value=config.dueling) for _ in range(2)
+        make_scores(spec, action_spec, config, arms, seed, "scores", config.dueling, sequence) for _ in range(2)
     )
     learner = DQN(online, target, context_width(spec), int(action_spec.maximum) + 1, config)
     return SessionAgent(spec, action_spec, learner, seed=seed)

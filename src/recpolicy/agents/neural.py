@@ -19,6 +19,7 @@ from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
+from recpolicy.agents.sequence_encoders import SequenceEncoder, encoder_weights
 from recpolicy.core.config import Fraction, LearningRate, Size, Temperature, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import integer_seed
@@ -113,36 +114,43 @@ class NeuralReward(Learner):
         return ExportedPolicy("mlp", self._head_name, {name: value}, arrays)
 
 
+def dense_layers(network: tf_keras.Sequential) -> list[tf_keras.layers.Dense]:
+    """Return the dense layers; before them a network may have an encoder."""
+    return [layer for layer in network.layers if isinstance(layer, tf_keras.layers.Dense)]
+
+
 def layer_arrays(network: tf_keras.Sequential) -> dict[str, Any]:
     """Return the kernels and biases of the dense layers, in order."""
     arrays = {}
-    for index, layer in enumerate(network.layers):
+    for index, layer in enumerate(dense_layers(network)):
         arrays[f"kernel_{index}"], arrays[f"bias_{index}"] = (weight.numpy() for weight in layer.weights)
     return arrays
 
 
 def load_layers(network: tf_keras.Sequential, arrays: Mapping[str, Any], prefix: str = "", first: int = 0) -> None:
-    """Copy kernels and biases, from layer `first` of the arrays, into the dense layers of a network.
+    """Copy kernels and biases, from layer `first` of the arrays, into the dense layers of a network; also its encoder.
 
     Raises ConfigError if a layer is missing or has another shape; then nothing is copied.
     """
-    pairs = []
-    for index, layer in enumerate(network.layers, first):
-        for weight, name in zip(layer.weights, (f"{prefix}kernel_{index}", f"{prefix}bias_{index}"), strict=True):
-            shape = np.shape(arrays[name]) if name in arrays else None
-            if shape != tuple(weight.shape):
-                raise ConfigError(f"another network: {name} has the shape {shape}, here it is {tuple(weight.shape)}")
-            pairs.append((weight, arrays[name]))
-    for weight, array in pairs:
-        weight.assign(array)
+    named = {f"{prefix}{name}": weight for name, weight in encoder_weights(network).items()}
+    for index, layer in enumerate(dense_layers(network), first):
+        named |= dict(zip((f"{prefix}kernel_{index}", f"{prefix}bias_{index}"), layer.weights, strict=True))
+    for name, weight in named.items():
+        shape = np.shape(arrays[name]) if name in arrays else None
+        if shape != tuple(weight.shape):
+            raise ConfigError(f"another network: {name} has the shape {shape}, here it is {tuple(weight.shape)}")
+    for name, weight in named.items():
+        weight.assign(arrays[name])
 
 
-def make_network(width: int, layers: tuple[int, ...], outputs: int, seed: int, zero: bool) -> tf_keras.Sequential:
-    """Return a ReLU network with seeded weights; `zero` sets its last layer to 0."""
+def make_network(
+    width: int, layers: tuple[int, ...], outputs: int, seed: int, zero: bool, encoder: SequenceEncoder | None = None
+) -> tf_keras.Sequential:
+    """Return a ReLU network with seeded weights; `zero` sets its last layer to 0. An encoder reads the input first."""
     initial = [tf_keras.initializers.GlorotUniform(integer_seed(seed, f"layer {i}")) for i in range(len(layers) + 1)]
     hidden = [tf_keras.layers.Dense(n, "relu", kernel_initializer=initial[i]) for i, n in enumerate(layers)]
     last = tf_keras.layers.Dense(outputs, kernel_initializer="zeros" if zero else initial[-1])
-    network = tf_keras.Sequential([*hidden, last])
+    network = tf_keras.Sequential([*([] if encoder is None else [encoder]), *hidden, last])
     network.build((None, width))
     return network
 

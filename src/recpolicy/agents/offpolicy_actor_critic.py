@@ -38,6 +38,7 @@ from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import layer_arrays, load_layers
 from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
 from recpolicy.agents.sequence import Figures, SessionAgent
+from recpolicy.agents.sequence_encoders import encoder_arrays
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_value
 from recpolicy.agents.topk_reinforce import (
     effective_share,
@@ -60,6 +61,7 @@ from recpolicy.core.config import (
     config_dataclass,
 )
 from recpolicy.core.errors import ConfigError
+from recpolicy.models.sequence_layout import SequenceLayout
 
 
 @config_dataclass
@@ -246,13 +248,15 @@ class OffPolicyActorCritic(LimitedLearner):
         depth = len(layers) // 2
         last = layer_arrays(self._policy.network)
         layers |= {f"kernel_{depth}": last["kernel_0"], f"bias_{depth}": last["bias_0"]}
+        layers |= encoder_arrays(self._critics.trunk)
         arrays = self._policy.tables() | layers | value_arrays(self._value, self.reward_std)
         return ExportedPolicy("session", "softmax", {}, arrays)
 
 
 def make_offpolicy_actor_critic(
-    spec: Any, action_spec: Any, config: OffPolicyActorCriticConfig, arms: ItemFeatures | None = None, seed: int = 0
-) -> SessionAgent:
+    spec: Any, action_spec: Any, config: OffPolicyActorCriticConfig, arms: ItemFeatures | None = None, seed: int = 0,
+    sequence: SequenceLayout | None = None,
+) -> SessionAgent:  # fmt: skip
     """Return an off-policy actor-critic agent; without `arms` its heads are plain."""
     if not config.layers:
         raise ConfigError("OffPolicyActorCriticConfig.layers: the heads need a trunk of at least one layer")
@@ -262,18 +266,21 @@ def make_offpolicy_actor_critic(
             " to 0"
         )
     policy, behavior = (make_head(action_spec, config, arms, seed, name) for name in ("policy", "behavior"))
-    critics, targets = (_make_critics(spec, action_spec, config, arms, seed, name) for name in ("critics", "targets"))
-    learner = OffPolicyActorCritic(policy, behavior, critics, targets, make_value(spec, config, seed), config)
+    critics, targets = (
+        _make_critics(spec, action_spec, config, arms, seed, name, sequence) for name in ("critics", "targets")
+    )
+    learner = OffPolicyActorCritic(policy, behavior, critics, targets, make_value(spec, config, seed, sequence), config)
     return SessionAgent(spec, action_spec, learner, seed=seed)
 
 
 def _make_critics(
-    spec: Any, action_spec: Any, config: OffPolicyActorCriticConfig, arms: ItemFeatures | None, seed: int, name: str
-) -> Critics:
+    spec: Any, action_spec: Any, config: OffPolicyActorCriticConfig, arms: ItemFeatures | None, seed: int, name: str,
+    sequence: SequenceLayout | None,
+) -> Critics:  # fmt: skip
     """Return a trunk with the heads of all critics, of random initial weights."""
     make = partial(
         make_head, action_spec, config, arms, seed, temperature=config.value_temperature, zero=False,
         state_value=config.dueling,
     )  # fmt: skip
     heads = [make(name=f"critic_{index}") for index in range(config.critics)]
-    return Critics(make_trunk(spec, config, seed), heads, name, dueling=config.dueling)
+    return Critics(make_trunk(spec, config, seed, sequence), heads, name, dueling=config.dueling)

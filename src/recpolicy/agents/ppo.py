@@ -18,6 +18,7 @@ from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.core.config import Count, Fraction, NonNegativeNumber, PositiveNumber, Size, config_dataclass
 from recpolicy.core.tensorflow_random import integers
+from recpolicy.models.sequence_layout import SequenceLayout
 
 _MEASURED = ("loss", "policy_loss", "value_loss", "entropy", "approximate_kl", "clip_fraction", "gradient_norm")
 
@@ -115,8 +116,9 @@ def clipped_gain(ratio: tf.Tensor, advantage: tf.Tensor, clip: float) -> tf.Tens
 
 
 def make_ppo(
-    spec: Any, action_spec: Any, config: PPOConfig, arms: ItemFeatures | None = None, seed: int = 0
-) -> SessionAgent:
+    spec: Any, action_spec: Any, config: PPOConfig, arms: ItemFeatures | None = None, seed: int = 0,
+    sequence: SequenceLayout | None = None,
+) -> SessionAgent:  # fmt: skip
     """Return a PPO agent; without `arms` its head is plain."""
-    scores, value = networks(spec, action_spec, config, arms, seed)
+    scores, value = networks(spec, action_spec, config, arms, seed, sequence)
     return SessionAgent(spec, action_spec, PPO(scores, value, config), seed=seed)

@@ -36,6 +36,7 @@ from recpolicy.core.config import (
     config_dataclass,
 )
 from recpolicy.core.errors import ConfigError
+from recpolicy.models.sequence_layout import SequenceLayout
 
 Column = Annotated[int, Interval(ge=-(10**6), le=10**6)]
 
@@ -178,9 +179,14 @@ def ucb1(value: tf.Tensor, visits: tf.Tensor, c: float) -> tf.Tensor:
 
 
 def make_q_learning(
-    spec: Any, action_spec: Any, config: QLearningConfig, arms: ItemFeatures | None = None, seed: int = 0
-) -> SessionAgent:
-    """Return a tabular agent; without `arms` the table starts at 0."""
+    spec: Any, action_spec: Any, config: QLearningConfig, arms: ItemFeatures | None = None, seed: int = 0,
+    sequence: SequenceLayout | None = None,
+) -> SessionAgent:  # fmt: skip
+    """Return a tabular agent; without `arms` the table starts at 0. It has no network that could read a sequence."""
+    if sequence is not None:
+        raise ConfigError(
+            f"q_learning: a table cannot learn to read the view {sequence.kind}; take interest, last_item or last_n"
+        )
     width = context_width(spec)
     if any(not -width <= column < width for column in config.columns):
         raise ConfigError(f"QLearningConfig.columns {config.columns}: the observation has {width} columns")

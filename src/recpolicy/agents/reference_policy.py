@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from recpolicy.agents import categorical
 from recpolicy.agents.sequence import Figures, SessionLearner
+from recpolicy.agents.sequence_encoders import exported_encoder
 from recpolicy.agents.session_networks import Trainer
 from recpolicy.core.config import NonNegativeNumber, config_dataclass
 
@@ -42,6 +43,7 @@ class ReferencePolicy:
         self._layers = [
             (_constant(arrays[f"kernel_{index}"]), _constant(arrays[f"bias_{index}"])) for index in range(count)
         ]
+        self._encode = exported_encoder(arrays)
         self._dot = "table" in arrays
         if self._dot:
             self._table, self._offset = _constant(arrays["table"]), _constant(arrays["table_offset"])
@@ -49,7 +51,7 @@ class ReferencePolicy:
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return log-odds [n, A], MASKED where not allowed."""
-        output = observation
+        output = self._encode(observation)
         for index, (kernel, bias) in enumerate(self._layers):
             output = tf.matmul(output, kernel) + bias
             if index < len(self._layers) - 1:

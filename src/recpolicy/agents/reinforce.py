@@ -14,6 +14,7 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.core.config import config_dataclass
+from recpolicy.models.sequence_layout import SequenceLayout
 
 
 @config_dataclass
@@ -67,8 +68,9 @@ def first_sessions(experience: Experience) -> tf.Tensor:
 
 
 def make_reinforce(
-    spec: Any, action_spec: Any, config: ReinforceConfig, arms: ItemFeatures | None = None, seed: int = 0
-) -> SessionAgent:
+    spec: Any, action_spec: Any, config: ReinforceConfig, arms: ItemFeatures | None = None, seed: int = 0,
+    sequence: SequenceLayout | None = None,
+) -> SessionAgent:  # fmt: skip
     """Return a REINFORCE agent; without `arms` its head is plain."""
-    scores, value = networks(spec, action_spec, config, arms, seed)
+    scores, value = networks(spec, action_spec, config, arms, seed, sequence)
     return SessionAgent(spec, action_spec, Reinforce(scores, value, config), seed=seed)

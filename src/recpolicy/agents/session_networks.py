@@ -21,14 +21,16 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.neural import layer_arrays, make_network
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.reward_normalizer import RewardNormalizerConfig
+from recpolicy.agents.sequence_encoders import SequenceEncoder, SequenceEncoderConfig, encoder_arrays
 from recpolicy.core.config import LearningRate, NonNegativeNumber, Size, Temperature, config_dataclass
 from recpolicy.core.seeds import integer_seed
+from recpolicy.models.sequence_layout import SequenceLayout
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-5
 
 
 @config_dataclass
-class SessionNetworkConfig(RewardNormalizerConfig):
+class SessionNetworkConfig(SequenceEncoderConfig, RewardNormalizerConfig):
     """Settings of the networks and their optimizer."""
 
     layers: tuple[Size, ...] = (64, 64)
@@ -93,7 +95,7 @@ class ItemScores(tf.Module):
             layers[name][..., scaled] *= np.float32(unit)
         if tables:
             tables["temperature"] = np.array(self.temperature / unit, np.float32)
-        return layers | tables
+        return layers | tables | encoder_arrays(self.network)
 
     def tables(self) -> dict[str, NDArray[np.generic]]:
         """Return item features [D + G, A], offsets [A] and scoring settings; none with the plain head."""
@@ -118,18 +120,33 @@ def make_scores(
     seed: int,
     name: str = "scores",
     state_value: bool = False,
+    sequence: SequenceLayout | None = None,
 ) -> ItemScores:
-    """Return a score network; without `arms` its head is plain. `state_value` adds an output for the value."""
+    """Return a score network; without `arms` its head is plain. `state_value` adds an output for the value.
+
+    With `sequence`, an encoder of its own reads the last items in the observation.
+    """
     dot = config.head == "dot" and arms is not None
     outputs = dot_head_features(arms).shape[1] if dot and arms is not None else int(action_spec.maximum) + 1
     outputs += state_value
-    network = make_network(context_width(spec), config.layers, outputs, integer_seed(seed, name), zero=dot)
+    encoder = make_encoder(config, sequence, seed, name)
+    network = make_network(context_width(spec), config.layers, outputs, integer_seed(seed, name), dot, encoder)
     return ItemScores(network, arms if dot else None, config.temperature, name)
 
 
-def make_value(spec: Any, config: SessionNetworkConfig, seed: int) -> tf_keras.Sequential:
+def make_value(
+    spec: Any, config: SessionNetworkConfig, seed: int, sequence: SequenceLayout | None = None
+) -> tf_keras.Sequential:
     """Return a value network [B, O] -> [B, 1] that starts at 0."""
-    return make_network(context_width(spec), config.layers, 1, integer_seed(seed, "value"), zero=True)
+    encoder = make_encoder(config, sequence, seed, "value")
+    return make_network(context_width(spec), config.layers, 1, integer_seed(seed, "value"), zero=True, encoder=encoder)
+
+
+def make_encoder(
+    config: SessionNetworkConfig, sequence: SequenceLayout | None, seed: int, name: str
+) -> SequenceEncoder | None:
+    """Return the encoder of the network `name`; None without a sequence to read."""
+    return None if sequence is None else SequenceEncoder(sequence, config, integer_seed(seed, f"{name}/encoder"))
 
 
 class Trainer(tf.Module):

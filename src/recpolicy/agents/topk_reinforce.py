@@ -22,16 +22,25 @@ from recpolicy.agents.categorical import log_probability, log_probability_and_en
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.neural import layer_arrays, load_layers
+from recpolicy.agents.neural import dense_layers, layer_arrays, load_layers
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
 from recpolicy.agents.reinforce import first_sessions
 from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SessionAgent
-from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, dot_head_features, make_value
+from recpolicy.agents.sequence_encoders import encoder_arrays
+from recpolicy.agents.session_networks import (
+    ItemScores,
+    SessionNetworkConfig,
+    Trainer,
+    dot_head_features,
+    make_encoder,
+    make_value,
+)
 from recpolicy.core.config import Count, Fraction, NonNegativeNumber, PositiveNumber, Size, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import integer_seed
+from recpolicy.models.sequence_layout import SequenceLayout
 
 
 @config_dataclass
@@ -154,6 +163,7 @@ class TopKReinforce(LimitedLearner):
         depth = len(layers) // 2
         last = layer_arrays(self._policy.network)
         layers |= {f"kernel_{depth}": last["kernel_0"], f"bias_{depth}": last["bias_0"]}
+        layers |= encoder_arrays(self._trunk)
         arrays = self._policy.tables() | layers | value_arrays(self._value, self.reward_std)
         return ExportedPolicy("session", "softmax", {}, arrays)
 
@@ -181,33 +191,38 @@ def effective_share(weight: tf.Tensor) -> tf.Tensor:
 
 
 def make_topk_reinforce(
-    spec: Any, action_spec: Any, config: TopKReinforceConfig, arms: ItemFeatures | None = None, seed: int = 0
-) -> SessionAgent:
+    spec: Any, action_spec: Any, config: TopKReinforceConfig, arms: ItemFeatures | None = None, seed: int = 0,
+    sequence: SequenceLayout | None = None,
+) -> SessionAgent:  # fmt: skip
     """Return a top-K REINFORCE agent; without `arms` its heads are plain."""
     if not config.layers:
         raise ConfigError("TopKReinforceConfig.layers: the two heads need a trunk of at least one layer")
     policy, behavior = (make_head(action_spec, config, arms, seed, name) for name in ("policy", "behavior"))
-    learner = TopKReinforce(make_trunk(spec, config, seed), policy, behavior, make_value(spec, config, seed), config)
+    learner = TopKReinforce(
+        make_trunk(spec, config, seed, sequence), policy, behavior, make_value(spec, config, seed, sequence), config
+    )
     return SessionAgent(spec, action_spec, learner, seed=seed)
 
 
-def make_trunk(spec: Any, config: SessionNetworkConfig, seed: int) -> tf_keras.Sequential:
-    """Return the hidden layers [B, O] -> [B, H] that several heads share."""
-    trunk = tf_keras.Sequential(
-        [
-            tf_keras.layers.Dense(
-                units, "relu", kernel_initializer=tf_keras.initializers.GlorotUniform(integer_seed(seed, f"trunk {i}"))
-            )
-            for i, units in enumerate(config.layers)
-        ]
-    )
+def make_trunk(
+    spec: Any, config: SessionNetworkConfig, seed: int, sequence: SequenceLayout | None = None
+) -> tf_keras.Sequential:
+    """Return the hidden layers [B, O] -> [B, H] that several heads share, with any encoder of the last items first."""
+    encoder = make_encoder(config, sequence, seed, "trunk")
+    hidden = [
+        tf_keras.layers.Dense(
+            units, "relu", kernel_initializer=tf_keras.initializers.GlorotUniform(integer_seed(seed, f"trunk {i}"))
+        )
+        for i, units in enumerate(config.layers)
+    ]
+    trunk = tf_keras.Sequential([*([] if encoder is None else [encoder]), *hidden])
     trunk.build((None, context_width(spec)))
     return trunk
 
 
 def load_trunk_and_head(trunk: tf_keras.Sequential, head: ItemScores, arrays: Mapping[str, Any]) -> None:
     """Copy the layers of an exported policy into a trunk and its head; see `load_layers`."""
-    load_layers(head.network, arrays, first=len(trunk.layers))
+    load_layers(head.network, arrays, first=len(dense_layers(trunk)))
     load_layers(trunk, arrays)
 
 

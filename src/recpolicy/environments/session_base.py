@@ -36,10 +36,10 @@ class SessionConfig:
     """Reward of a shown item: 1 for a like, the watch fraction, or the rating."""
     reward_decay: PositiveFraction = 1.0
     """Factor on the reward for each earlier step, in (0, 1]."""
-    view: Literal["interest", "last_item", "last_n"] = "interest"
-    """Observation encoder of the session: interest, last_item or last_n."""
+    view: Literal["interest", "last_item", "last_n", "gru", "transformer"] = "interest"
+    """Part of the session that the policy observes; gru and transformer name an encoder that reads the last items."""
     last_n: Size = 5
-    """Number of items in the encoder last_n."""
+    """Number of items in the views last_n, gru and transformer."""
     max_episode_steps: Size = 20
     """Number of steps after which a session is cut; at most the steps of the world."""
 

@@ -18,6 +18,8 @@ from recpolicy.core.arrays import LARGEST, find_implausible
 from recpolicy.core.errors import ArtifactError, unknown_name_error
 from recpolicy.core.files import content_digest
 from recpolicy.core.text import is_utf8, is_word
+from recpolicy.inference.history_state import HISTORY_ENCODERS
+from recpolicy.models.sequence_layout import MAX_PLACES
 
 MAX_AGENT = 64
 """Letters of the name of an agent; the server's database has room for as many."""
@@ -273,10 +275,17 @@ def _check_session(policy: Mapping[str, NDArray[Any]], items: int) -> None:
     """Check the parts that tell a session policy what it sees; their sizes become sizes of arrays."""
     if "view" not in policy:
         return
+    if policy["view"].shape or str(policy["view"]) not in HISTORY_ENCODERS:
+        fault = unknown_name_error("view", str(policy["view"])[:MAX_AGENT], HISTORY_ENCODERS)
+        raise ArtifactError(f"policy/view: {fault} Read it with a newer recpolicy")
     for name in ("steps", "last_n"):
         value = policy.get(name)
         if value is None or value.shape or value.dtype.kind not in "iu" or not 1 <= int(value) <= MAX_REMEMBERED:
             raise ArtifactError(f"policy/{name}: expected one number of 1 to {MAX_REMEMBERED:,}: {_TRAINED}")
+    for name in ("encoder/places", "value/encoder/places"):
+        places = policy.get(name)
+        if places is not None and (places.shape or places != policy["last_n"] or not int(places) <= MAX_PLACES):
+            raise ArtifactError(f"policy/{name}: expected last_n, at most {MAX_PLACES}: {_TRAINED}")
     genres = policy.get("genres")
     if genres is None or genres.ndim != 2 or len(genres) != items or genres.dtype.kind != "f":
         raise ArtifactError(f"policy/genres: expected a row of numbers for each of {items} items: {_TRAINED}")

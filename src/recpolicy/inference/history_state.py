@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.models.sequence_layout import SEQUENCE_VIEWS
 from recpolicy.models.session_world import GENRE_DECAY, INTEREST_DECAY, MISSES
 
 Array = NDArray[Any]
@@ -63,6 +64,17 @@ def _last_n(user: Array, past: Past, shape: Shape) -> Array:
     return history_state
 
 
+def _sequence(user: Array, past: Past, shape: Shape) -> Array:
+    features = len(user) + shape.genres
+    history_state = np.zeros(shape.last_n * (features + 2) + 1, np.float32)
+    tokens = history_state[:-1].reshape(shape.last_n, features + 2)
+    newest = range(len(past.liked))[::-1][: shape.last_n]
+    for token, at in zip(tokens, newest, strict=False):
+        token[:] = [*past.embedding[at], *past.genres[at], float(past.liked[at]), 1.0]
+    history_state[-1] = _done(past, shape)
+    return history_state
+
+
 def _done(past: Past, shape: Shape) -> np.float32:
     """Return the share of the steps that are over: a sum of as many 1 / S."""
     steps = np.full(len(past.liked) + 1, 1.0 / shape.steps, np.float32)
@@ -75,5 +87,6 @@ HISTORY_ENCODERS: Mapping[str, Callable[[Array, Past, Shape], Array]] = {
     "interest": _interest,
     "last_item": _last_item,
     "last_n": _last_n,
+    **dict.fromkeys(SEQUENCE_VIEWS, _sequence),
 }
 """(user's embedding [D], past, shape) -> history state [M], by the name of the view."""

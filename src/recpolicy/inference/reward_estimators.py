@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.inference.sequence_encoders import encode_sequence
 from recpolicy.models.fold_in import quadratic_forms
 from recpolicy.models.user_posterior import unpack_covariance
 
@@ -253,7 +254,8 @@ def _item_scores(arrays: Arrays, x: Array, output: Array) -> Array:
 
 
 def _layers(arrays: Arrays, x: Array, prefix: str = "") -> Array:
-    """Apply dense layers, ReLU between them."""
+    """Apply any encoder of the last items, then dense layers with ReLU between them."""
+    x = encode_sequence(arrays, x, prefix)
     count = sum(name.startswith(f"{prefix}kernel_") for name in arrays)
     for index in range(count):
         x = x @ arrays[f"{prefix}kernel_{index}"] + arrays[f"{prefix}bias_{index}"]

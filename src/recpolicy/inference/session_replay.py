@@ -18,6 +18,7 @@ from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.block_prediction import policy_input
 from recpolicy.inference.history_state import Shape
 from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate
+from recpolicy.models.sequence_layout import SEQUENCE_VIEWS
 from recpolicy.models.session_world import GENRE_DECAY, INTEREST_DECAY, MISSES
 
 Array = NDArray[Any]
@@ -145,10 +146,23 @@ def _last_n(history_state: Array, shown: _Shown, shape: Shape) -> Array:
     return np.concatenate([shown.embedding, shown.liked.astype(np.float32), older, done], axis=1)
 
 
+def _empty_tokens(user: Array, shape: Shape) -> Array:
+    return np.zeros((len(user), shape.last_n * (user.shape[1] + shape.genres + 2) + 1), np.float32)
+
+
+def _tokens(history_state: Array, shown: _Shown, shape: Shape) -> Array:
+    liked = shown.liked.astype(np.float32)
+    newest = [shown.embedding, shown.genres, liked, np.ones_like(liked)]
+    older = history_state[:, : (shape.last_n - 1) * sum(part.shape[1] for part in newest)]
+    done = history_state[:, -1:] + np.float32(1 / shape.steps)
+    return np.concatenate([*newest, older, done], axis=1, dtype=np.float32)
+
+
 _BLIND = _View(lambda user, _: np.zeros((len(user), 0), np.float32), lambda history_state, *_: history_state)
 _VIEWS: Mapping[str, _View] = {
     "interest": _View(_fresh_interest, _interest),
     "last_item": _View(_nothing_shown, _last_item),
     "last_n": _View(_empty_places, _last_n),
+    **dict.fromkeys(SEQUENCE_VIEWS, _View(_empty_tokens, _tokens)),
 }
 """By the names of history_state.HISTORY_ENCODERS."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recpolicy.agents import action_distributions
 from recpolicy.agents.dqn import top_k_logits
 from recpolicy.agents.learner import ExportedPolicy
+from recpolicy.agents.sequence_encoders import exported_encoder
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import stateless_seed
@@ -181,7 +182,7 @@ def _softmax(scores: tf.Tensor) -> tf.Tensor:
 def _scores(policy: ExportedPolicy, observation: tf.Tensor) -> tf.Tensor:
     """Return the unmasked scores [B, A] of the exported network; see recpolicy.agents.session_networks."""
     arrays = policy.arrays
-    output = observation
+    output = exported_encoder(arrays)(observation)
     layers = sum(name.startswith("kernel_") for name in arrays)
     for index in range(layers):
         output = tf.matmul(output, tf.constant(arrays[f"kernel_{index}"])) + tf.constant(arrays[f"bias_{index}"])

@@ -69,7 +69,7 @@ def retrain_sessions(
         raise ConfigError(f"epochs is {epochs}: expected 1 or more")
     require_extra("train", "training")
     silence_libraries()
-    from recpolicy.agents import agent_entry
+    from recpolicy.agents import SESSION_AGENTS
     from recpolicy.training.checkpoints import read_learner
     from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 
@@ -87,9 +87,9 @@ def retrain_sessions(
             f" {settings.reward!r}, in {expected[0]:g}..{expected[1]:g}"
         )
     log = unlearned_sessions(log, old)
-    entry, sight = agent_entry(old.agent), _observations(old)
+    entry, sight = SESSION_AGENTS[old.agent], _observations(old)
     config = build(entry.config, old.metadata["config"]["agent"], f"agent {old.agent}")
-    agent: Any = entry.make(*sight.specs(), config, artifact_item_features(old), seed)
+    agent: Any = entry.make(*sight.specs(), config, artifact_item_features(old), seed, sight.view.sequence)
     check_log(agent.learner, log, sight)
     read_learner(agent, incumbent)
     parent = {"policy_digest": old.metadata["policy_digest"], "log": old.metadata.get("log")}

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from recpolicy.agents.learner import ExportedPolicy
     from recpolicy.agents.sequence import SessionAgent
     from recpolicy.environments.session import SessionConfig, SessionEnvironment
+    from recpolicy.models.sequence_layout import SequenceLayout
     from recpolicy.training.observation_builder import ObservationBuilder
 
 
@@ -55,10 +56,10 @@ class SessionTrainConfig(FeatureConfig):
     """Reward of a recommended item: 1 for a like; the watch fraction; the rating."""
     reward_decay: PositiveFraction = 1.0
     """Factor on the reward for each earlier item of the session, in (0, 1]."""
-    view: Literal["interest", "last_item", "last_n"] = "interest"
-    """The part of the session that the policy observes."""
+    view: Literal["interest", "last_item", "last_n", "gru", "transformer"] = "interest"
+    """The part of the session that the policy observes; `gru` and `transformer` learn to read its last items."""
     last_n: Size = 5
-    """Items that the view last_n remembers."""
+    """Items that the views last_n, gru and transformer remember."""
     max_episode_steps: Size = 20
     """Items after which a session is cut."""
     simulator: SessionWorldConfig = field(default_factory=SessionWorldConfig)
@@ -163,8 +164,8 @@ def train_sessions(
         features.action_items, features.embeddings, split.train, item_attributes(agent, features)
     )
 
-    def make(time_step_spec: Any, action_spec: Any) -> Any:
-        made = entry.make(time_step_spec, action_spec, agent_settings, arms, seed)
+    def make(time_step_spec: Any, action_spec: Any, sequence: "SequenceLayout | None") -> Any:
+        made = SESSION_AGENTS[agent].make(time_step_spec, action_spec, agent_settings, arms, seed, sequence)
         if initial is not None:
             initial.start(made)
         return made
@@ -198,7 +199,7 @@ def _train_in_world(
     from recpolicy.training.trainer import METRICS_FILE
 
     environment = session_environment(world, features, settings, seed)
-    agent = make(environment.time_step_spec(), environment.action_spec())
+    agent = make(environment.time_step_spec(), environment.action_spec(), environment.view.sequence)
     run = SessionRunConfig(
         total_timesteps=settings.total_timesteps,
         log_rows=settings.log_rows,
@@ -227,7 +228,7 @@ def _learn_from_log(
     from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 
     sight = observation_builder(features, settings, split)
-    agent = make(*sight.specs())
+    agent = make(*sight.specs(), sight.view.sequence)
     run = OfflineRunConfig(
         epochs=settings.epochs, batch_size=settings.batch_size, log_every_steps=settings.log_every_steps,
         checkpoint_every_steps=settings.checkpoint_every_steps,
