@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from recpolicy.core.errors import ConfigError
 from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS, ObservationEncoder, ShownItem
 
 USER = tf.constant([[0.5, -0.5]])
@@ -78,3 +79,8 @@ def test_sequences_hold_features_like_and_a_one_and_no_more_than_the_last_n():
     for number, liked in ((2.0, 0.0), (3.0, 1.0)):
         history_state = view.update(history_state, shown(liked, tf.constant([[number, number]])))
     np.testing.assert_allclose(history_state, [[3, 3, 0.6, 0.8, 1, 1, 2, 2, 0.6, 0.8, 0, 1, 0.75]])
+
+
+def test_sequences_are_short():
+    with pytest.raises(ConfigError, match="last_n is 201: the view transformer remembers at most 200 items"):
+        make("transformer", last_n=201)

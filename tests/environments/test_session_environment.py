@@ -33,7 +33,6 @@ class TestSessionEnvironment(SessionEnvironmentContract):
     [
         ({"batch_size": 0}, "batch_size is 0: expected greater than or equal to 1"),
         ({"last_n": 0}, "last_n is 0: expected greater than or equal to 1"),
-        ({"view": "gru", "last_n": 201}, "last_n is 201: the view gru remembers at most 200 items"),
         ({"max_episode_steps": 0}, "max_episode_steps is 0: expected greater than or equal to 1"),
         ({"reward_decay": 0.0}, r"reward_decay is 0.0: expected greater than 0"),
         ({"reward_decay": 1.1}, r"reward_decay is 1.1: expected less than or equal to 1"),
