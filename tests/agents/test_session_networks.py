@@ -1,13 +1,15 @@
-"""Scores of items from the observation: the two heads, the start, and the trainer."""
+"""Scores of items from the observation: the three heads, the start, and the trainer."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from session_blocks import arms, expected_ratings, observations, specs, world
+from session_blocks import BATCH, arms, arrays_of, block, expected_ratings, make, observations, specs, world
 
+from recpolicy.agents import SESSION_AGENTS
 from recpolicy.agents.categorical import MASKED
 from recpolicy.agents.session_networks import SessionNetworkConfig, Trainer, dot_head_features, make_scores, make_value
 from recpolicy.core.errors import ConfigError
+from recpolicy.testing.synthetic_sessions import STEPS
 
 ROWS, ITEMS = 7, 24
 
@@ -20,13 +22,14 @@ def network(head: str = "dot", seed: int = 0, *, tables: bool = True, state_valu
 def shake(scores) -> None:
     """Give every weight some value: the dot head starts at 0."""
     rng = np.random.default_rng(4)
-    for weight in scores.network.trainable_variables:
+    for weight in scores.weights:
         weight.assign(rng.normal(0, 0.4, weight.shape).astype(np.float32))
 
 
-def test_the_dot_head_starts_as_the_rating_model_over_temperature():
+@pytest.mark.parametrize("head", ["dot", "tower"])
+def test_the_dot_head_and_the_tower_start_as_the_rating_model_over_temperature(head):
     seen = observations(ROWS)
-    np.testing.assert_allclose(network()(seen, None), expected_ratings(seen) / 0.5, rtol=1e-5)
+    np.testing.assert_allclose(network(head)(seen, None), expected_ratings(seen) / 0.5, rtol=1e-5)
 
 
 def test_the_dot_head_moves_the_user_among_embeddings_and_genres():
@@ -37,6 +40,36 @@ def test_the_dot_head_moves_the_user_among_embeddings_and_genres():
     user = seen[:, :rank] + moved[:, :rank]
     expected = arms().offset + user @ arms().embedding.T + moved[:, rank:] @ arms().genres.T
     np.testing.assert_allclose(scores(seen, None), expected / 0.5, rtol=1e-4, atol=1e-5)
+
+
+def test_the_tower_moves_the_vectors_of_items_but_not_their_start():
+    scores, seen = network("tower"), observations(ROWS)
+    shake(scores)
+    features = dot_head_features(arms())
+    vectors = features + scores.tower(features).numpy()
+    expected = expected_ratings(seen) + scores.network(seen).numpy() @ vectors.T
+    np.testing.assert_allclose(scores(seen, None), expected / 0.5, rtol=1e-4, atol=1e-5)
+    found = scores.arrays()
+    assert found["table"].shape == (4 + 9, ITEMS)
+    np.testing.assert_allclose(found["table"][4:], vectors.T, rtol=1e-5, atol=1e-5)
+    other = network("tower", 1)
+    other.load(found)
+    np.testing.assert_array_equal(other(seen, None), scores(seen, None))
+    with pytest.raises(ConfigError, match=r"another network: tower/kernel_0 has the shape None"):
+        network("tower").load(network().arrays())
+
+
+@pytest.mark.parametrize("name", [name for name in SESSION_AGENTS if name != "q_learning"])
+def test_every_agent_trains_its_tower(name):
+    agent = make(name, head="tower", tower_layers=(6,))
+    before = arrays_of(agent)
+    agent.learner.prepare(STEPS * BATCH)
+    for _ in range(3):  # the tower has no gradient until the network's output is not 0
+        agent.learner.update(block(STEPS), tf.constant([1, 1], tf.int32))
+    after = arrays_of(agent)
+    assert (before["tower/kernel_1"] != after["tower/kernel_1"]).any()
+    assert (before["table"][:4] == after["table"][:4]).all()
+    assert (before["table"][4:] != after["table"][4:]).any()
 
 
 def test_without_genres_the_dot_head_uses_embeddings_only():
@@ -69,7 +102,7 @@ def test_masked_items_get_the_masked_score_and_others_theirs(head):
     np.testing.assert_array_equal(found[mask], scores(seen, None).numpy()[mask])
 
 
-@pytest.mark.parametrize("head", ["dot", "plain"])
+@pytest.mark.parametrize("head", ["dot", "plain", "tower"])
 def test_a_state_value_is_an_output_of_its_own(head):
     scores, seen = network(head, state_value=True), observations(ROWS)
     shake(scores)

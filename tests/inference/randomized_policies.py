@@ -29,6 +29,7 @@ STEPS, SESSIONS = 20, 30
 ITEMS = {"interest": 0, "last_item": 30, "last_n": 30, "gru": 30, "transformer": 30}
 """Views, and the size of the catalog that each is tried with; 0 takes all 80."""
 _SMALL = {"layers": (8,)}
+_TOWER = {"head": "tower", "tower_layers": (6,)}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", _SMALL),
     "ppo plain": ("ppo", _SMALL | {"head": "plain"}),
@@ -53,16 +54,27 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dqn plain normalized": ("dqn", _SMALL | {"exploration_top_k": 12, "head": "plain", "normalize_reward": True}),
     "q_learning normalized": ("q_learning", {"exploration": "ucb1", "normalize_reward": True}),
 }
-"""Every session agent, with each head and form."""
+"""Every session agent, with each head and form; towers apart."""
+_TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ppo tower": ("ppo", _SMALL | _TOWER),
+    "offpolicy_actor_critic tower": ("offpolicy_actor_critic", _SMALL | _TOWER),
+    "dqn tower dueling": ("dqn", _SMALL | _TOWER | {"dueling": True, "normalize_reward": True}),
+}
 HAND_MADE = [view for view in ITEMS if view not in SEQUENCE_VIEWS]
 _READERS = (
     "ppo", "a2c normalized", "reinforce plain", "topk_reinforce", "offpolicy_actor_critic", "dqn normalized",
     "behavior_cloning",
 )  # fmt: skip
 """Every agent with a network, once."""
-PAIRS = [(variant, view) for variant in VARIANTS for view in HAND_MADE] + [
-    (variant, view) for variant in _READERS for view in SEQUENCE_VIEWS
-]
+PAIRS = (
+    [(variant, view) for variant in VARIANTS for view in HAND_MADE]
+    + [
+        ("ppo tower", "gru"),
+        ("offpolicy_actor_critic tower", "interest"),
+        ("dqn tower dueling", "last_n"),
+    ]
+    + [(variant, view) for variant in _READERS for view in SEQUENCE_VIEWS]
+)
 """Variants and views; every agent with a network reads sequences."""
 
 
@@ -130,7 +142,7 @@ def distinct_contexts(view: str) -> Situations:
 @cache
 def agent(variant: str, view: str, shaken: bool = True) -> SessionAgent:
     """The learner behind the variant."""
-    name, given = VARIANTS[variant]
+    name, given = (VARIANTS | _TOWERS)[variant]
     game, entry = environment(view), SESSION_AGENTS[name]
     arms = compute_item_features(features(view).action_items, features(view).embeddings, miniature_split().train)
     config = entry.config(**given)
@@ -157,7 +169,9 @@ def saved(variant: str, view: str, shaken: bool = True) -> Path:
     made, kept = agent(variant, view, shaken), settings(view)
     exported = with_view(made.learner.export(), kept, miniature_split())
     metadata = {"source": None, **build_metadata(miniature_split(), kept, made.learner.config, features(view).model, 0)}
-    artifact = make_artifact(VARIANTS[variant][0], exported, miniature_split().train, features(view), metadata)
+    artifact = make_artifact(
+        (VARIANTS | _TOWERS)[variant][0], exported, miniature_split().train, features(view), metadata
+    )
     write_arrays(artifact, folder)
     write_manifest(artifact, folder)
     return folder

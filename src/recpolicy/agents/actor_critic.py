@@ -50,7 +50,7 @@ class ActorCritic(LimitedLearner):
     def __init__(self, scores: ItemScores, value: Any, config: ActorCriticConfig, name: str):
         super().__init__(name, normalize_reward=config.normalize_reward)
         self._scores, self._value, self.config = scores, value, config
-        weights = [*scores.network.trainable_variables, *value.trainable_variables]
+        weights = [*scores.weights, *value.trainable_variables]
         self._trainer = Trainer(weights, config)
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
@@ -86,7 +86,7 @@ class ActorCritic(LimitedLearner):
 
     def start_from(self, arrays: Mapping[str, Any]) -> None:
         """Copy both networks of an exported policy; see `load_layers`."""
-        load_layers(self._scores.network, arrays)
+        self._scores.load(arrays)
         load_layers(self._value, arrays, "value/")
 
     def export(self) -> ExportedPolicy:

@@ -51,7 +51,7 @@ class BehaviorCloning(LimitedLearner):
     def __init__(self, scores: ItemScores, value: Any, config: BehaviorCloningConfig):
         super().__init__("behavior_cloning", normalize_reward=config.normalize_reward)
         self._scores, self._value, self.config = scores, value, config
-        self._trainer = Trainer([*scores.network.trainable_variables, *value.trainable_variables], config)
+        self._trainer = Trainer([*scores.weights, *value.trainable_variables], config)
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return log-odds [B, A]."""
@@ -87,7 +87,7 @@ class BehaviorCloning(LimitedLearner):
 
     def start_from(self, arrays: Mapping[str, Any]) -> None:
         """Copy both networks of an exported policy; see `load_layers`."""
-        load_layers(self._scores.network, arrays)
+        self._scores.load(arrays)
         load_layers(self._value, arrays, "value/")
 
     def export(self) -> ExportedPolicy:

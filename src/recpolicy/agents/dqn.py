@@ -19,7 +19,6 @@ from recpolicy.agents.epsilon_schedule import EpsilonScheduleConfig, compute_eps
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.neural import load_layers
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.replay import Batch, Replay
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
@@ -69,7 +68,7 @@ class DQN(SessionLearner):
         self._width, self._actions = width, actions
         self._blocks = tf.Variable(0, trainable=False, name="blocks")
         self._copy(1.0)
-        self._trainer = Trainer(online.network.trainable_variables, config)
+        self._trainer = Trainer(online.weights, config)
         self._replay: Replay | None = None
 
     def prepare(self, block: int) -> None:
@@ -149,12 +148,12 @@ class DQN(SessionLearner):
         return network.dueling_values(observation)
 
     def _copy(self, share: float) -> None:
-        for old, new in zip(self._target.network.weights, self._online.network.weights, strict=True):
+        for old, new in zip(self._target.weights, self._online.weights, strict=True):
             old.assign(soft_update(old, new, share))
 
     def start_from(self, arrays: Mapping[str, Any]) -> None:
         """Copy the online network of an exported policy; exploration starts anew."""
-        load_layers(self._online.network, arrays)
+        self._online.load(arrays)
         self._copy(1.0)
 
     def export(self) -> ExportedPolicy:

@@ -117,8 +117,7 @@ class Critics(tf.Module):
     @property
     def weights(self) -> list[tf.Variable]:
         """The weights of the trunk and of all heads, in a fixed order."""
-        networks = (self.trunk, *(head.network for head in self.heads))
-        return [weight for network in networks for weight in network.trainable_variables]
+        return [*self.trunk.trainable_variables, *(weight for head in self.heads for weight in head.weights)]
 
 
 class OffPolicyActorCritic(LimitedLearner):
@@ -137,8 +136,7 @@ class OffPolicyActorCritic(LimitedLearner):
         super().__init__("offpolicy_actor_critic", normalize_reward=config.normalize_reward)
         self._policy, self._behavior, self._critics, self._targets = policy, behavior, critics, targets
         self._value, self.config = value, config
-        networks = (policy.network, behavior.network, value)
-        others = [weight for network in networks for weight in network.trainable_variables]
+        others = [*policy.weights, *behavior.weights, *value.trainable_variables]
         self._trainer = Trainer([*critics.weights, *others], config)
         self._follow(1.0)
 

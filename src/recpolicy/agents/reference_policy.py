@@ -12,12 +12,11 @@ constants, which no checkpoint holds.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from recpolicy.agents import categorical
+from recpolicy.agents.exported_network import exported_scores
 from recpolicy.agents.sequence import Figures, SessionLearner
-from recpolicy.agents.sequence_encoders import exported_encoder
 from recpolicy.agents.session_networks import Trainer
 from recpolicy.core.config import NonNegativeNumber, config_dataclass
 
@@ -39,27 +38,11 @@ class ReferencePolicy:
     """A fixed softmax policy, from the arrays of an exported one (estimator "session")."""
 
     def __init__(self, arrays: Mapping[str, Any]):
-        count = sum(name.startswith("kernel_") for name in arrays)
-        self._layers = [
-            (_constant(arrays[f"kernel_{index}"]), _constant(arrays[f"bias_{index}"])) for index in range(count)
-        ]
-        self._encode = exported_encoder(arrays)
-        self._dot = "table" in arrays
-        if self._dot:
-            self._table, self._offset = _constant(arrays["table"]), _constant(arrays["table_offset"])
-            self._rank, self._temperature = int(arrays["rank"]), float(arrays["temperature"])
+        self._scores = exported_scores(arrays)
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return log-odds [n, A], MASKED where not allowed."""
-        output = self._encode(observation)
-        for index, (kernel, bias) in enumerate(self._layers):
-            output = tf.matmul(output, kernel) + bias
-            if index < len(self._layers) - 1:
-                output = tf.nn.relu(output)
-        if self._dot:
-            start = tf.pad(observation[:, : self._rank], [[0, 0], [0, output.shape[1] - self._rank]])
-            output = (self._offset + tf.matmul(start + output, self._table)) / self._temperature
-        return categorical.mask_logits(output, mask)
+        return categorical.mask_logits(self._scores(observation), mask)
 
 
 class ReferenceLimit(tf.Module):
@@ -161,7 +144,3 @@ def kl_divergence(scores: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
 
 def _mean(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
     return tf.reduce_mean(values if weight is None else weight * values)
-
-
-def _constant(array: Any) -> tf.Tensor:
-    return tf.constant(np.asarray(array, np.float32))

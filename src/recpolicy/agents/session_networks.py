@@ -1,14 +1,17 @@
 """The networks of session agents: one scores items, one estimates the value of an observation.
 
-B sessions, An items, O observation, D embedding, G genres. Two heads score items from the observation x:
+B sessions, An items, O observation, D embedding, G genres. Three heads score items from the observation x:
 
-    dot      score_a = (offset_a + embedding_a . (x[:D] + f(x)[:D]) + genres_a . f(x)[D:]) / temperature
+    dot      score_a = (offset_a + embedding_a . x[:D] + features_a . f(x)) / temperature
+    tower    score_a = (offset_a + embedding_a . x[:D] + (features_a + t(features_a)) . f(x)) / temperature
     plain    score_a = f(x)_a
 
-f is a ReLU network. With `dot` it starts at 0, so an untrained policy ranks exactly as the rating model does. 1,682
-items cost one matrix product, and a new item needs only its embedding and genres.
+features_a is the item's embedding and genres; f and t, the item tower, are ReLU networks. With `dot` and `tower` both
+start at 0, so an untrained policy ranks exactly as the rating model does. 1,682 items cost one matrix product, and a
+new item needs only its embedding and genres. Source of towers: Yi et al. 2019 (10.1145/3298689.3346996).
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 
 from recpolicy.agents.categorical import mask_logits
 from recpolicy.agents.item_features import ItemFeatures
-from recpolicy.agents.neural import layer_arrays, make_network
+from recpolicy.agents.neural import layer_arrays, load_layers, make_network
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.reward_normalizer import RewardNormalizerConfig
 from recpolicy.agents.sequence_encoders import SequenceEncoder, SequenceEncoderConfig, encoder_arrays
@@ -26,6 +29,8 @@ from recpolicy.core.config import LearningRate, NonNegativeNumber, Size, Tempera
 from recpolicy.core.seeds import integer_seed
 from recpolicy.models.sequence_layout import SequenceLayout
 
+TOWER = "tower/"
+"""Start of the names of the item tower's layers in an exported policy."""
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-5
 
 
@@ -35,10 +40,13 @@ class SessionNetworkConfig(SequenceEncoderConfig, RewardNormalizerConfig):
 
     layers: tuple[Size, ...] = (64, 64)
     """Units of the hidden layers (ReLU) of each network."""
-    head: Literal["dot", "plain"] = "dot"
-    """`dot`: score items by their embeddings and genres, starting as the rating model; `plain`: one output per item."""
+    head: Literal["dot", "tower", "plain"] = "dot"
+    """`dot`: score items by their embeddings and genres, starting as the rating model; `tower`: with a trained
+    correction of these features; `plain`: one output per item."""
+    tower_layers: tuple[Size, ...] = (64,)
+    """Units of the hidden layers (ReLU) of the item tower."""
     temperature: Temperature = 0.15
-    """Points of expected rating that multiply an item's odds by e (dot head); must be > 0."""
+    """Points of expected rating that multiply an item's odds by e (dot and tower head); must be > 0."""
     learning_rate: LearningRate = 0.0007
     """Adam's step size."""
     max_grad_norm: NonNegativeNumber = 0.5
@@ -49,13 +57,20 @@ class ItemScores(tf.Module):
     """A network that scores all items from the observation."""
 
     def __init__(
-        self, network: tf_keras.Sequential, arms: ItemFeatures | None, temperature: float, name: str = "scores"
-    ):
+        self, network: tf_keras.Sequential, arms: ItemFeatures | None, temperature: float, name: str = "scores",
+        tower: tf_keras.Sequential | None = None,
+    ):  # fmt: skip
         super().__init__(name=name)
-        self.network, self.temperature = network, temperature
+        self.network, self.tower, self.temperature = network, tower, temperature
         self._table = None if arms is None else tf.constant(dot_head_features(arms).T)  # [D + G, A]
         self._offset = None if arms is None else tf.constant(arms.offset)
         self._rank = 0 if arms is None else arms.embedding.shape[1]
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """The weights of the network and of any tower, in a fixed order."""
+        parts = (self.network,) if self.tower is None else (self.network, self.tower)
+        return [weight for part in parts for weight in part.trainable_variables]
 
     def __call__(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return scores [B, A], MASKED where not allowed."""
@@ -81,8 +96,22 @@ class ItemScores(tf.Module):
     def _score(self, output: tf.Tensor, observation: tf.Tensor) -> tf.Tensor:
         if self._table is None:
             return output
+        if self.tower is not None:
+            both = tf.concat([observation[:, : self._rank], output], axis=1)
+            return (self._offset + tf.matmul(both, self._tower_table())) / self.temperature
         start = tf.pad(observation[:, : self._rank], [[0, 0], [0, output.shape[1] - self._rank]])
         return (self._offset + tf.matmul(start + output, self._table)) / self.temperature
+
+    def _tower_table(self) -> tf.Tensor:
+        """Return the embeddings over the vectors of the tower, [2 D + G, A]."""
+        vectors = self._table + tf.transpose(self.tower(tf.transpose(self._table)))
+        return tf.concat([self._table[: self._rank], vectors], axis=0)
+
+    def load(self, arrays: Mapping[str, Any], first: int = 0) -> None:
+        """Copy network and tower of an exported policy, from its layer `first` on; see `load_layers`."""
+        if self.tower is not None:
+            load_layers(self.tower, arrays, TOWER)
+        load_layers(self.network, arrays, first=first)
 
     def arrays(self, unit: float = 1.0) -> dict[str, NDArray[np.generic]]:
         """Return the layers and any item tables as arrays whose scores, and value, are `unit` times the network's."""
@@ -98,11 +127,18 @@ class ItemScores(tf.Module):
         return layers | tables | encoder_arrays(self.network)
 
     def tables(self) -> dict[str, NDArray[np.generic]]:
-        """Return item features [D + G, A], offsets [A] and scoring settings; none with the plain head."""
+        """Return item features [D + G, A], offsets [A] and scoring settings; none with the plain head.
+
+        With a tower, the table is [2 D + G, A], and the tower's layers are there, too.
+        """
         if self._table is None or self._offset is None:
             return {}
-        return {
-            "table": self._table.numpy(), "table_offset": self._offset.numpy(),
+        table, layers = self._table, {}
+        if self.tower is not None:
+            table = self._tower_table()
+            layers = {TOWER + name: array for name, array in layer_arrays(self.tower).items()}
+        return layers | {
+            "table": table.numpy(), "table_offset": self._offset.numpy(),
             "rank": np.array(self._rank), "temperature": np.array(self.temperature, np.float32),
         }  # fmt: skip
 
@@ -126,12 +162,22 @@ def make_scores(
 
     With `sequence`, an encoder of its own reads the last items in the observation.
     """
-    dot = config.head == "dot" and arms is not None
+    dot = config.head != "plain" and arms is not None
     outputs = dot_head_features(arms).shape[1] if dot and arms is not None else int(action_spec.maximum) + 1
     outputs += state_value
     encoder = make_encoder(config, sequence, seed, name)
     network = make_network(context_width(spec), config.layers, outputs, integer_seed(seed, name), dot, encoder)
-    return ItemScores(network, arms if dot else None, config.temperature, name)
+    return ItemScores(network, arms if dot else None, config.temperature, name, make_tower(config, arms, seed, name))
+
+
+def make_tower(
+    config: SessionNetworkConfig, arms: ItemFeatures | None, seed: int, name: str
+) -> tf_keras.Sequential | None:
+    """Return the item tower of the scores `name`, which starts at 0; None for another head or without `arms`."""
+    if config.head != "tower" or arms is None:
+        return None
+    width = dot_head_features(arms).shape[1]
+    return make_network(width, config.tower_layers, width, integer_seed(seed, f"{name}/tower"), zero=True)
 
 
 def make_value(

@@ -35,6 +35,7 @@ from recpolicy.agents.session_networks import (
     Trainer,
     dot_head_features,
     make_encoder,
+    make_tower,
     make_value,
 )
 from recpolicy.core.config import Count, Fraction, NonNegativeNumber, PositiveNumber, Size, config_dataclass
@@ -83,8 +84,8 @@ class TopKReinforce(LimitedLearner):
         super().__init__("topk_reinforce", normalize_reward=config.normalize_reward)
         self._trunk, self._policy, self._behavior, self._value = trunk, policy, behavior, value
         self.config = config
-        networks = (trunk, policy.network, behavior.network, value)
-        self._trainer = Trainer([weight for network in networks for weight in network.trainable_variables], config)
+        weights = [*trunk.trainable_variables, *policy.weights, *behavior.weights, *value.trainable_variables]
+        self._trainer = Trainer(weights, config)
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return log-odds [B, A] of the policy."""
@@ -222,7 +223,7 @@ def make_trunk(
 
 def load_trunk_and_head(trunk: tf_keras.Sequential, head: ItemScores, arrays: Mapping[str, Any]) -> None:
     """Copy the layers of an exported policy into a trunk and its head; see `load_layers`."""
-    load_layers(head.network, arrays, first=len(dense_layers(trunk)))
+    head.load(arrays, first=len(dense_layers(trunk)))
     load_layers(trunk, arrays)
 
 
@@ -242,11 +243,12 @@ def make_head(
         zero: Start a dot head at 0, so that it ranks as the rating model does; plain heads start at random.
         state_value: Add an output for a value of the state.
     """
-    dot = arms if config.head == "dot" else None
+    dot = arms if config.head != "plain" else None
     outputs = int(action_spec.maximum) + 1 if dot is None else dot_head_features(dot).shape[1]
     outputs += state_value
     random = dot is None or not zero
     initial = tf_keras.initializers.GlorotUniform(integer_seed(seed, name)) if random else "zeros"
     network = tf_keras.Sequential([tf_keras.layers.Dense(outputs, kernel_initializer=initial)], name=name)
     network.build((None, config.layers[-1]))
-    return ItemScores(network, dot, config.temperature if temperature is None else temperature, name)
+    tower = make_tower(config, dot, seed, name)
+    return ItemScores(network, dot, config.temperature if temperature is None else temperature, name, tower)

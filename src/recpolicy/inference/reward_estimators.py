@@ -248,8 +248,11 @@ def _item_scores(arrays: Arrays, x: Array, output: Array) -> Array:
     if "table" not in arrays:
         return output
     rank = int(arrays["rank"])
-    features = output.copy()
-    features[:, :rank] += x[:, :rank]
+    if "tower/kernel_0" in arrays:
+        features = np.concatenate([x[:, :rank], output], axis=1)
+    else:
+        features = output.copy()
+        features[:, :rank] += x[:, :rank]
     return (features @ arrays["table"] + arrays["table_offset"]) / arrays["temperature"]
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents.dqn import top_k_logits
+from recpolicy.agents.exported_network import exported_scores
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.sequence_encoders import exported_encoder
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import stateless_seed
@@ -149,10 +149,10 @@ def exploring(policy: ExportedPolicy) -> Probabilities:
             f"a policy of the kind {policy.estimator!r} cannot log sessions; use one of ppo, a2c, reinforce,"
             " topk_reinforce, offpolicy_actor_critic, dqn or behavior_cloning, or random or popular"
         )
-    settings = policy.settings
+    settings, network = policy.settings, exported_scores(policy.arrays)
 
     def probabilities(observation: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        scores = tf.where(mask, _scores(policy, observation), -float("inf"))
+        scores = tf.where(mask, network(observation), -float("inf"))
         if policy.head == "softmax":
             return _softmax(tf.cast(scores, tf.float64))
         finite = tf.where(mask, scores, -1e9)
@@ -177,22 +177,3 @@ def with_uniform_mix(probabilities: Probabilities, uniform_mix: float) -> Probab
 def _softmax(scores: tf.Tensor) -> tf.Tensor:
     weight = tf.exp(scores - tf.reduce_max(scores, axis=1, keepdims=True))
     return weight / tf.reduce_sum(weight, axis=1, keepdims=True)
-
-
-def _scores(policy: ExportedPolicy, observation: tf.Tensor) -> tf.Tensor:
-    """Return the unmasked scores [B, A] of the exported network; see recpolicy.agents.session_networks."""
-    arrays = policy.arrays
-    output = exported_encoder(arrays)(observation)
-    layers = sum(name.startswith("kernel_") for name in arrays)
-    for index in range(layers):
-        output = tf.matmul(output, tf.constant(arrays[f"kernel_{index}"])) + tf.constant(arrays[f"bias_{index}"])
-        output = tf.nn.relu(output) if index < layers - 1 else output
-    dueling = bool(arrays.get("dueling", False))
-    scores = output[:, :-1] if dueling else output
-    if "table" in arrays:
-        rank = int(arrays["rank"])
-        start = tf.pad(observation[:, :rank], [[0, 0], [0, scores.shape[1] - rank]])
-        scores = (tf.matmul(start + scores, tf.constant(arrays["table"])) + arrays["table_offset"]) / float(
-            arrays["temperature"]
-        )
-    return scores + output[:, -1:] - tf.reduce_mean(scores, axis=1, keepdims=True) if dueling else scores

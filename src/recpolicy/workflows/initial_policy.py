@@ -38,10 +38,10 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """Agents with a network by the estimator of their policies; agents of one kind can start from each other's policies."""
 _FEATURES = ("items", "rank", "rating_model", "demographics", "features")
 _VIEW = ("view", "last_n", "max_episode_steps")
-_ENCODER = ("sequence_units", "transformer_layers", "transformer_heads")
+_PARTS = ("tower_layers", "sequence_units", "transformer_layers", "transformer_heads")
 NETWORK_SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "session": ("layers", "head", "temperature", *_ENCODER),
-    "session_values": ("layers", "head", "temperature", "dueling", *_ENCODER),
+    "session": ("layers", "head", "temperature", *_PARTS),
+    "session_values": ("layers", "head", "temperature", "dueling", *_PARTS),
     "mlp": ("layers", "head"),
     "encoded_linear": ("layers", "encoding_dim"),
 }
