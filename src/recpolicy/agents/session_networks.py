@@ -98,14 +98,15 @@ class ItemScores(tf.Module):
             return output
         if self.tower is not None:
             both = tf.concat([observation[:, : self._rank], output], axis=1)
-            return (self._offset + tf.matmul(both, self._tower_table())) / self.temperature
+            return (self._offset + tf.matmul(both, self._moved_table(self.tower))) / self.temperature
         start = tf.pad(observation[:, : self._rank], [[0, 0], [0, output.shape[1] - self._rank]])
         return (self._offset + tf.matmul(start + output, self._table)) / self.temperature
 
-    def _tower_table(self) -> tf.Tensor:
+    def _moved_table(self, tower: tf_keras.Sequential) -> tf.Tensor:
         """Return the embeddings over the vectors of the tower, [2 D + G, A]."""
-        vectors = self._table + tf.transpose(self.tower(tf.transpose(self._table)))
-        return tf.concat([self._table[: self._rank], vectors], axis=0)
+        features: tf.Tensor = self._table
+        vectors = features + tf.transpose(tower(tf.transpose(features)))
+        return tf.concat([features[: self._rank], vectors], axis=0)
 
     def load(self, arrays: Mapping[str, Any], first: int = 0) -> None:
         """Copy network and tower of an exported policy, from its layer `first` on; see `load_layers`."""
@@ -135,7 +136,7 @@ class ItemScores(tf.Module):
             return {}
         table, layers = self._table, {}
         if self.tower is not None:
-            table = self._tower_table()
+            table = self._moved_table(self.tower)
             layers = {TOWER + name: array for name, array in layer_arrays(self.tower).items()}
         return layers | {
             "table": table.numpy(), "table_offset": self._offset.numpy(),
