@@ -165,7 +165,7 @@ def _untrained(
     metadata: Mapping[str, Any], settings: "TrainConfig | SessionTrainConfig", features: Features, split: Split
 ) -> "BanditAgent | SessionAgent":
     """Return an agent of the training before its first step."""
-    from recpolicy.agents import agent_entry
+    from recpolicy.agents import SESSION_AGENTS, agent_entry
     from recpolicy.agents.item_features import compute_item_features
 
     name = metadata["agent"]
@@ -173,10 +173,10 @@ def _untrained(
     arms = compute_item_features(
         features.action_items, features.embeddings, split.train, item_attributes(name, features)
     )
-    if isinstance(settings, SessionTrainConfig):
-        specs = observation_builder(features, settings, split).specs()
-    else:
-        specs = bandit_specs(features.context.shape[1], len(features.action_items))
     config = build(entry.config, metadata["config"]["agent"], f"agent {name}")
-    agent: BanditAgent | SessionAgent = entry.make(*specs, config, arms, metadata["seed"])
+    if isinstance(settings, SessionTrainConfig):
+        sight = observation_builder(features, settings, split)
+        return SESSION_AGENTS[name].make(*sight.specs(), config, arms, metadata["seed"], sight.view.sequence)
+    specs = bandit_specs(features.context.shape[1], len(features.action_items))
+    agent: BanditAgent = entry.make(*specs, config, arms, metadata["seed"])
     return agent
