@@ -4,6 +4,7 @@ import json
 
 import pytest
 from command_line import recpolicy, refused
+from pyarrow.parquet import read_table
 from tiny_dataset import write_miniature
 
 from recpolicy.core.metrics import read_csv
@@ -45,7 +46,11 @@ def run(directory, capsys):
         words = ("--config", "tiny.toml", "--total-timesteps", 500, "--checkpoint-every-steps", 128, "--out", "run")
         answer = recpolicy(capsys, "train", "ppo", *words)
         assert answer.code == 0, answer.err
-        assert answer.out == "trained ppo on ml-100k/u1/train (seed 0): run\nnext: recpolicy evaluate run\n"
+        assert answer.out.splitlines() == [
+            "trained ppo on ml-100k/u1/train (seed 0): run",
+            f"state: {load_policy(out).metadata['state_dim']} numbers (5 of the user, 25 of the session)",
+            "next: recpolicy evaluate run",
+        ]
     return out
 
 
@@ -65,9 +70,12 @@ def test_train_takes_its_length_from_the_words(run):
 
 
 def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
-    answer = recpolicy(capsys, "evaluate", "run")
+    answer = recpolicy(capsys, "evaluate", "run", "--sessions", 60, "--worlds", 2)
     assert answer.code == 0, answer.err
-    held_out, differences, lists, *groups, sessions = answer.out.split("\n\n")
+    held_out, differences, lists, *groups, sessions, count, over_worlds = answer.out.split("\n\n")
+    assert count == "60 sessions of each policy in the evaluation world."
+    assert "2 evaluation worlds, each fitted on a random half of the users" in over_worlds
+    assert "gain over worlds" in sessions
     assert "held-out ratings of u1" in held_out
     assert "rmse" in held_out.lower()
     assert sessions.startswith("Simulated sessions: reward of a session")
@@ -80,8 +88,10 @@ def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
     assert groups
     written = json.loads((run / "metrics.json").read_text())
     assert {"policies", "sessions"} <= set(written)
-    assert set(written["sessions"]) == {"training_world", "evaluation_world"}
+    assert set(written["sessions"]) == {"training_world", "evaluation_world", "sessions", "notes", "ensemble"}
     assert "ppo" in written["sessions"]["evaluation_world"]
+    assert written["sessions"]["sessions"] == 60
+    assert "--sessions" in refused(recpolicy(capsys, "evaluate", "run", "--sessions", 1))
 
 
 def test_predict_and_recommend_know_the_session_so_far(run, capsys):
@@ -98,6 +108,28 @@ def test_predict_and_recommend_know_the_session_so_far(run, capsys):
     wanted = policy.recommend(3, 80, exclude_rated=False, history=history)["item_id"].tolist()
     assert [row["item_id"] for row in listed] == wanted
     assert len(wanted) == 78
+
+
+def test_a_logged_session_is_replayed_and_the_history_has_an_influence(run, directory, capsys):
+    words = ("--sessions", 5, "--out", "log", "--logging-policy", "random", "--config", "tiny-log.toml")
+    (directory / "tiny-log.toml").write_text("[train]\nmax_episode_steps = 8\n")
+    assert recpolicy(capsys, "log", "simulate", *words).code == 0
+    session = read_table(directory / "log" / "sessions.parquet", columns=["session_id"])["session_id"][0].as_py()
+    answer = recpolicy(capsys, "session", "replay", "run", "--log", "log", "--session", session)
+    assert answer.code == 0, answer.err
+    assert f"Session {session} of user" in answer.out
+    assert "Likes expected by the response model" in answer.out
+    rows = json.loads(recpolicy(capsys, "session", "replay", "run", "--log", "log", "--session", session, "--json").out)
+    assert all(0 < step["p_like"] < 1 and step["propensity"] > 0 for step in rows["steps"])
+    assert "no session 'x' among 5" in refused(
+        recpolicy(capsys, "session", "replay", "run", "--log", "log", "--session", "x")
+    )
+    words = ("--items-shown", 3, "--users", 10, "--plot", "influence.svg")
+    answer = recpolicy(capsys, "session", "influence", "run", *words)
+    assert answer.code == 0, answer.err
+    assert "Probability of a genre after 3 of its items, 10 users" in answer.out
+    assert (directory / "influence.svg").read_bytes().startswith(b"<?xml")
+    assert ".svg or .png" in refused(recpolicy(capsys, "session", "influence", "run", "--plot", "x.gif"))
 
 
 def test_a_sampled_slate_is_fixed_by_the_seed(run, capsys):

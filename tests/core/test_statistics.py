@@ -7,6 +7,7 @@ from recpolicy.core.statistics import (
     Interval,
     confidence_sequence_half_width,
     expanded_percentile,
+    half_sample_interval,
     largest_step,
     mean_interval,
     paired_difference,
@@ -191,3 +192,20 @@ def test_unbounded_interval_contains_everything():
     interval = Interval.unbounded(level=0.9)
     assert (interval.lo, interval.hi, interval.level) == (-np.inf, np.inf, 0.9)
     assert np.isnan(interval.value)
+
+
+def test_the_interval_of_half_samples_is_a_t_interval_of_their_spread():
+    # Standard deviation of 1, 3 is sqrt(2); the 97.5 % quantile of t with one degree of freedom is 12.7062.
+    interval = half_sample_interval(5.0, np.array([1.0, 3.0]))
+    assert interval.value == 5
+    assert (interval.hi - 5, 5 - interval.lo) == pytest.approx((12.7062 * np.sqrt(2),) * 2, rel=1e-5)
+    with pytest.raises(DataError):
+        half_sample_interval(5.0, np.array([1.0]))
+
+
+def test_the_spread_over_half_samples_is_the_standard_error_of_all():
+    """400 halves of 60 users: their standard deviation is that of the mean of 60, within 4 of its standard errors."""
+    rng = np.random.default_rng(0)
+    values = rng.exponential(size=60)
+    halves = np.array([rng.permutation(values)[:30].mean() for _ in range(400)])
+    assert halves.std(ddof=1) == pytest.approx(values.std(ddof=1) / np.sqrt(60), rel=4 / np.sqrt(2 * 400))

@@ -9,7 +9,7 @@ import tensorflow as tf
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
-from recpolicy.environments.session_slate import SlateConfig
+from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
 from recpolicy.testing import (
     PlantedSessions,
     SessionEnvironmentContract,
@@ -40,7 +40,7 @@ class TestSessionEnvironment(SessionEnvironmentContract):
             {"view": "interests"},
             "view is 'interests': expected .* 'last_n', 'gru' or 'transformer'",
         ),
-        ({"reward": "likes"}, "reward is 'likes': expected 'like', 'watch' or 'rating'"),
+        ({"reward": "likes"}, "reward is 'likes': expected 'like', 'watch', 'rating', 'similarity' or"),
     ],
 )
 @pytest.mark.parametrize("config", [SessionConfig, SlateConfig])
@@ -77,6 +77,31 @@ def test_candidates_are_renumbered_as_actions():
         np.testing.assert_array_equal(step.reward, known / 4)
         np.testing.assert_array_equal(step.session.user_state.genres, np.tile(planted.world.genres[item], (8, 1)))
         np.testing.assert_array_equal(step.session.history_state[:, 4:9], 0.3 * step.session.user_state.genres)
+
+
+@pytest.mark.parametrize("reward", ["similarity", "cosine_similarity"])
+def test_a_similarity_pays_the_embeddings_and_no_response(reward):
+    """Responses drawn anew leave the reward as it is, and a second step pays reward_decay times as much."""
+    planted, action = planted_sessions(), tf.range(8)
+    environment = make(planted, reward=reward, reward_decay=0.5)
+    session = environment.restart(None, None, environment.noise(tf.constant(0)))
+    user = planted.context[planted.world.users[session.user_state.user.numpy()]][:, : planted.embedding.shape[1]]
+    item = planted.embedding[:8]
+    expected = np.sum(user * item, axis=1)
+    if reward == "cosine_similarity":
+        expected /= np.linalg.norm(user, axis=1) * np.linalg.norm(item, axis=1)
+    steps = [environment.transition(session, action, environment.noise(tf.constant(number))) for number in (1, 2)]
+    assert (steps[0].response.like.numpy() != steps[1].response.like.numpy()).any()
+    for step in steps:
+        np.testing.assert_allclose(step.reward, expected, rtol=1e-5)
+    second = environment.transition(steps[0].session, action, environment.noise(tf.constant(3)))
+    np.testing.assert_allclose(second.reward, 0.5 * expected, rtol=1e-5)
+
+
+def test_slates_pay_no_similarity():
+    planted, config = planted_sessions(), SlateConfig(batch_size=8, max_episode_steps=2, reward="similarity")
+    with pytest.raises(ConfigError, match="slates pay like, watch or rating"):
+        SlateEnvironment(planted.world, planted.context, planted.embedding, EVERYTHING, config)
 
 
 def test_fresh_users_of_the_world_are_rows_of_the_context():

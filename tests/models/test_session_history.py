@@ -7,7 +7,7 @@ import pytest
 from tiny_dataset import miniature_ratings
 
 from recpolicy.data.rating_sessions import split_into_sessions
-from recpolicy.models.session_history import Preferences, compute_history
+from recpolicy.models.session_history import Preferences, compute_history, history_of_all_items
 
 TASTES = Preferences(
     interest=np.array([[1.0, 0.0]], np.float32),
@@ -49,3 +49,12 @@ def test_a_new_session_has_no_history():
     assert history.repeat.tolist() == pytest.approx([0, 0, 0.3])
     assert history.misses.tolist() == pytest.approx([0, 0, 0.2])
     assert history.drift.tolist() == [0, 0, 0]
+
+
+def test_the_history_of_all_items_has_that_of_the_items_shown():
+    rng = np.random.default_rng(0)
+    item, like = rng.integers(0, 2, 9), rng.random(9) < 0.4
+    shown, every = played(item, like), history_of_all_items(item, like, 0, TASTES)
+    for part in ("repeat", "misses", "misses_after", "drift"):
+        assert getattr(every, part).shape == (9, 2)
+        assert getattr(every, part)[np.arange(9), item].tolist() == pytest.approx(getattr(shown, part).tolist())

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from synthetic_responses import STEPS, planted_responses
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.splits import split
-from recpolicy.models.session_worlds import fit_two_worlds, halves, joined, of_users
+from recpolicy.models.session_worlds import fit_evaluation_worlds, fit_two_worlds, halves, joined, of_users
 from recpolicy.models.user_model import SessionWorldConfig
 
 CONFIG = SessionWorldConfig(max_steps=STEPS, rank=4)
@@ -103,3 +103,26 @@ def test_joined_ratings_are_fit_then_test():
     assert len(every) == len(parts().train) + len(parts().test)
     np.testing.assert_array_equal(every.rating[len(parts().train) :], parts().test.rating)
     np.testing.assert_array_equal(every.timestamp[: len(parts().train)], parts().train.timestamp)
+
+
+def test_half_samples_are_worlds_of_one_shape_with_half_of_the_evaluation_users():
+    several = fit_evaluation_worlds(parts(), 3, CONFIG, seed=0)
+    everyone = set(worlds().evaluation_world.users)
+    assert len(everyone) == 40
+    for world in several:
+        assert len(set(world.users)) == 20
+        assert set(world.users) < everyone
+        assert world.known is not None
+        assert (world.interest.shape, world.stay.shape) == (several[0].interest.shape, several[0].stay.shape)
+    assert len({world.digest for world in several}) == 3
+    assert len({tuple(world.users) for world in several}) == 3
+    shared = np.intersect1d(several[0].users, several[1].users)  # the same users, another fitted world
+    rows = [np.searchsorted(world.users, shared) for world in several[:2]]
+    assert (several[0].like[rows[0]] != several[1].like[rows[1]]).any()
+    again = fit_evaluation_worlds(parts(), 2, CONFIG, seed=0)  # the first worlds do not depend on how many follow
+    assert [world.digest for world in again] == [world.digest for world in several[:2]]
+
+
+def test_one_world_has_no_spread():
+    with pytest.raises(ConfigError, match="worlds is 1; an interval needs 2 or more"):
+        fit_evaluation_worlds(parts(), 1, CONFIG)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from randomized_policies import policy, settings
 from tiny_dataset import miniature_ratings
@@ -10,6 +11,7 @@ from trained_policies import miniature_split
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.splits import split
+from recpolicy.evaluation import sessions
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows import held_out_evaluation
 from recpolicy.workflows import session_evaluation as module
@@ -77,6 +79,69 @@ def test_metrics_are_added_to_those_that_are_there(together):
         "length",
         "like_share",
     }
+
+
+def test_sessions_are_as_many_as_asked_for(together, worlds, monkeypatch):
+    """In batches of 24, and never fewer than two; the default is four of each user."""
+    assert together[0].sessions == 4 * len(worlds.evaluation_world.users)
+    mine, runs = {"sees five": policy("ppo", "last_n")}, []
+    monkeypatch.setattr(sessions, "SESSIONS_AT_ONCE", 24)
+    run = sessions.SessionRunner.run
+    monkeypatch.setattr(sessions.SessionRunner, "run", lambda *a, **k: runs.append(run(*a, **k)) or runs[-1])
+    result = evaluate_sessions(mine, miniature_split(), worlds=worlds, sessions=50)
+    assert result.sessions == result.as_dict()["sessions"] == 50
+    assert {len(results.reward) for results in runs} == {50, 24}  # fatigue_aware is chosen by one batch
+    for wrong in (1, 10**6 + 1):
+        with pytest.raises(ConfigError, match=f"sessions is {wrong}; expected 2 to 1,000,000"):
+            evaluate_sessions(mine, miniature_split(), worlds=worlds, sessions=wrong)
+
+
+def test_an_ensemble_has_intervals_over_worlds(together, worlds, tmp_path):
+    several = {"sees five": policy("ppo", "last_n"), "sees one": policy("dqn", "last_item")}
+    several["of rounds"] = changed(policy("ppo", "last_n"), {}, agent="greedy", estimator="rating_model", policy={})
+    several["of rounds"] = changed(several["of rounds"], {}, head="greedy")
+    result = evaluate_sessions(several, miniature_split(), worlds=worlds, ensemble=3, out=tmp_path)
+    over = result.ensemble
+    assert list(over) == [*several, "random", "most_popular", "highest_mean", "rating_model"]
+    # It shows the rating model's items, but for ties deep in long sessions.
+    assert over["of rounds"].by_world == pytest.approx(over["rating_model"].by_world, abs=0.05)
+    assert over["of rounds"].gain.value == 0
+    assert over["rating_model"].gain is None
+    for name in ("sees five", "sees one"):
+        assert over[name].reward.value == result.evaluation_world[name].reward.value
+        assert len(set(over[name].by_world)) == 3
+        gains = np.subtract(over[name].by_world, over["rating_model"].by_world)
+        assert over[name].gain.hi - over[name].gain.value == pytest.approx(4.302653 * gains.std(ddof=1))  # t, 2 df
+    cell = result.table().loc["sees five", "reward over worlds"]
+    assert cell == f"[{over['sees five'].reward.lo:.3f}, {over['sees five'].reward.hi:.3f}]"
+    assert result.table().loc["fatigue_aware", "gain over worlds"] == ""
+    written = json.loads((tmp_path / "metrics.json").read_text())["sessions"]["ensemble"]
+    assert {name: module.EnsembleReturns.from_dict(plain) for name, plain in written.items()} == over
+    assert "3 evaluation worlds, each fitted on a random half of the users" in result.notes[-1]
+    # The figures of the one world do not depend on the ensemble.
+    assert result.evaluation_world["sees one"] == together[0].evaluation_world["sees one"]
+
+
+def test_an_own_like_model_takes_the_place_of_the_fitted_one(worlds):
+    """Everything is liked: a reward is the length. A policy trained so is named where its worlds are not used."""
+    mine = policy("ppo", "last_n")
+    own = evaluate_sessions({"mine": mine}, miniature_split(), like_model=lambda u, i, h: np.ones(len(u)), sessions=40)
+    returns = own.training_world["mine"]
+    assert returns.reward.value == pytest.approx(returns.length, rel=0.02)  # users of unequal numbers of sessions
+    assert returns.like_share == 1
+    assert "P(like) in all worlds is that of" in own.notes[0]
+    trained = changed(mine, {"like_model": {"name": "my:like", "digest": ""}})
+    note = evaluate_sessions({"mine": trained}, miniature_split(), worlds=worlds, sessions=40).notes[0]
+    assert "mine was trained with the like model my:like; these worlds have the fitted one" in note
+
+
+def test_a_policy_without_feedback_is_evaluated_by_likes_and_named(together, worlds):
+    """Its training paid similarities; the sessions pay likes, so it stands in the same table."""
+    several = {"blind": retold(reward="similarity"), "sees five": policy("ppo", "last_n")}
+    result = evaluate_sessions(several, miniature_split(), worlds=worlds)
+    assert result.evaluation_world["blind"] == together[0].evaluation_world["sees five"]  # the same network
+    assert len(result.notes) == 1
+    assert "blind was trained on similarity, a circular reward" in result.notes[0]
 
 
 def test_policies_of_rounds_stand_in_the_same_table(together, worlds):

@@ -55,10 +55,22 @@ def test_the_artifact_says_where_it_comes_from(trained, worlds):
     assert metadata["training"] == {
         "mode": "sessions", "total_timesteps": 256, "world": worlds.training_world.name, "rewards": "simulated",
     }  # fmt: skip
+    assert metadata["state_dim"] == policy.artifact.context.shape[1] + len(policy.artifact.policy["genres"][0]) + 7
     assert metadata["config"]["train"]["simulator"]["fatigue_genre"] == 4.0
     assert metadata["rating_model"]["name"] == "svd"
     assert [row["step"] for row in read_csv(out / "metrics.csv")] == [128, 256]
     assert not out.with_name("policy.incomplete").exists()
+
+
+def test_an_own_like_model_is_in_the_world_and_in_the_metadata(tmp_path, worlds):
+    def like(user, item, history):
+        return np.where(item % 2 == 0, 0.9, 0.1)
+
+    policy = train_sessions("q_learning", miniature_split(), tmp_path / "own", config=TINY, like_model=like)
+    assert policy.metadata["like_model"]["name"].endswith("like")
+    assert "as like model on" in policy.metadata["training"]["world"]
+    with pytest.raises(ConfigError, match="give no log and no worlds"):
+        train_sessions("q_learning", miniature_split(), tmp_path / "no", config=TINY, like_model=like, worlds=worlds)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(trained, tmp_path):
@@ -114,7 +126,7 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(train
             {},
             "view is 'interests': expected .* 'last_n', 'gru' or 'transformer'",
         ),
-        ("ppo", {"reward": "likes"}, {}, "train: reward is 'likes': expected 'like', 'watch' or 'rating'"),
+        ("ppo", {"reward": "likes"}, {}, "train: reward is 'likes': expected 'like', 'watch', 'rating', 'simi"),
         ("ppo", {"reward_decay": 0}, {}, "reward_decay is 0: expected"),
         ("ppo", {"last_n": 0}, {}, "last_n is 0: expected"),
         ("ppo", {"simulator": {"fatigue": 1}}, {}, r"train: simulator: no setting named 'fatigue'"),

@@ -22,6 +22,7 @@ from recpolicy.cli import (
     rank,
     registry,
     serve,
+    session,
     simulator,
     strategy,
     training,
@@ -50,6 +51,7 @@ app.add_typer(log.app, name="log")
 app.add_typer(ope.app, name="ope")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(registry.app, name="registry")
+app.add_typer(session.app, name="session")
 app.add_typer(simulator.app, name="simulator")
 app.add_typer(strategy.app, name="strategy")
 for command in (*training.COMMANDS, *policy.COMMANDS, *rank.COMMANDS, *gate.COMMANDS, *serve.COMMANDS):

@@ -33,6 +33,32 @@ History = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Sessions = Annotated[
+    int | None,
+    typer.Option(
+        "--sessions",
+        min=2,
+        max=1_000_000,
+        help="Number of simulated sessions in each world (default: four of each user; for bandits none).",
+    ),
+]
+Worlds = Annotated[
+    int | None,
+    typer.Option(
+        "--worlds",
+        min=2,
+        max=1_000,
+        help="Number of evaluation worlds, each fitted on half of the users: limits that include the simulator's"
+        " uncertainty.",
+    ),
+]
+LikeModel = Annotated[
+    str | None,
+    typer.Option(
+        "--like-model",
+        help="Your own P(like) in place of the fitted one: module:function, or a .csv or .parquet table.",
+    ),
+]
 Data = Annotated[str | None, typer.Option("--data", help="The ratings, if their path has changed since training.")]
 
 
@@ -46,12 +72,16 @@ def evaluate(
             help="Of a training that diverged or was interrupted: the policy at this step, or `last`; writes nothing.",
         ),
     ] = None,
+    sessions: Sessions = None,
+    worlds: Worlds = None,
+    like_model: LikeModel = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """Evaluate a policy on held-out ratings, with the baselines; also write metrics.json into its folder."""
     if checkpoint is not None:
-        _evaluate_checkpoint(folder, checkpoint, data, seed, as_json)
+        simulation = {"sessions": sessions, "ensemble": worlds, "like_model": like_model}
+        _evaluate_checkpoint(folder, checkpoint, data, simulation, seed, as_json)
         return
     from recpolicy.inference.predictor import load_policy
     from recpolicy.workflows.held_out_evaluation import evaluate as evaluate_policies
@@ -61,15 +91,19 @@ def evaluate(
     policies, split = {policy.artifact.agent: policy}, load_training_split(policy, data)
     stored = read_metrics(folder)
     result = evaluate_policies(policies, split, seed=seed, out=folder)
-    sessions, notes = (
-        evaluate_or_read_sessions(policy, split, folder, seed, stored) if policy.sequential else (None, [])
+    in_sessions, notes = (
+        evaluate_or_read_sessions(policy, split, folder, seed, stored, sessions, worlds, like_model)
+        if policy.sequential or (sessions, worlds, like_model) != (None, None, None)
+        else (None, [])
     )
-    _print_evaluation(str(folder), policy, result, sessions, as_json)
+    _print_evaluation(str(folder), policy, result, in_sessions, as_json)
     for note in [] if as_json else notes:
         print_text(f"\n{note}")
 
 
-def _evaluate_checkpoint(folder: Path, checkpoint: str, data: str | None, seed: int, as_json: bool) -> None:
+def _evaluate_checkpoint(
+    folder: Path, checkpoint: str, data: str | None, simulation: dict[str, Any], seed: int, as_json: bool
+) -> None:
     """Evaluate the policy that an unfinished training had at a checkpoint, and print it."""
     from recpolicy.core.optional_deps import require_extra
 
@@ -83,7 +117,7 @@ def _evaluate_checkpoint(folder: Path, checkpoint: str, data: str | None, seed: 
     policy = policy_of_checkpoint(work, split, checkpoint)
     policies = {policy.artifact.agent: policy}
     result = evaluate_policies(policies, split, seed=seed)
-    sessions = evaluate_sessions(policies, split, seed=seed) if policy.sequential else None
+    sessions = evaluate_sessions(policies, split, **simulation, seed=seed) if policy.sequential else None
     _print_evaluation(f"{folder} at step {policy.metadata['training']['step']:,}", policy, result, sessions, as_json)
 
 
@@ -108,6 +142,9 @@ def compare(
         str | None,
         typer.Option("--against", help="Policy or baseline that the differences are taken from (default: the first)."),
     ] = None,
+    sessions: Sessions = None,
+    worlds: Worlds = None,
+    like_model: LikeModel = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
 ) -> None:
@@ -116,6 +153,7 @@ def compare(
     from recpolicy.inference.predictor import load_policy
     from recpolicy.workflows.held_out_evaluation import BASELINES
     from recpolicy.workflows.held_out_evaluation import evaluate as evaluate_policies
+    from recpolicy.workflows.session_evaluation import evaluate_sessions
 
     policies = {str(folder): load_policy(folder) for folder in folders}
     against = against or next(iter(policies))
@@ -123,8 +161,12 @@ def compare(
         raise unknown_name_error("policy", against, [*policies, *BASELINES])
     split = load_training_split(next(iter(policies.values())), data)
     result = evaluate_policies(policies, split, seed=seed)
-    in_sessions = any(policy.sequential for policy in policies.values())
-    sessions = _evaluate_sessions(policies, split, seed) if in_sessions else None
+    of_sessions = any(policy.sequential for policy in policies.values())
+    in_sessions = None
+    if of_sessions or (sessions, worlds, like_model) != (None, None, None):
+        in_sessions = evaluate_sessions(
+            policies, split, ensemble=worlds, sessions=sessions, like_model=like_model, seed=seed
+        )
     if as_json:
         differences = {
             name: result.evaluation.difference(against, name).as_dict()
@@ -132,13 +174,13 @@ def compare(
             if name != against
         }
         body = {**result.as_dict(), "against": against, "differences": differences}
-        print_json({**body, **({} if sessions is None else {"sessions": sessions.as_dict()})})
+        print_json({**body, **({} if in_sessions is None else {"sessions": in_sessions.as_dict()})})
         return
     print_frame(result.table(), _title(result))
     _print_more(result, against)
-    if sessions is not None:
+    if in_sessions is not None:
         print_text()
-        sessions.show()
+        in_sessions.show()
 
 
 def predict(
@@ -295,12 +337,6 @@ def _print_more(result: "HeldOutEvaluation", against: str) -> None:
     print_frame(evaluation.group_table(), "Held-out choice by group of users")
     for note in result.notes:
         print_text(f"\n{note}")
-
-
-def _evaluate_sessions(policies: "dict[str, Policy]", split: "Split", seed: int) -> "SessionEvaluation":
-    from recpolicy.workflows.session_evaluation import evaluate_sessions
-
-    return evaluate_sessions(policies, split, seed=seed)
 
 
 def load_training_split(policy: "Policy", data: str | None) -> "Split":

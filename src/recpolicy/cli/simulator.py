@@ -7,6 +7,7 @@ import typer
 
 from recpolicy.cli.config_tables import read_config_with_data
 from recpolicy.cli.output import print_text
+from recpolicy.cli.policy import LikeModel
 
 app = typer.Typer(help="Validate the session simulator against real sessions.", no_args_is_help=True)
 
@@ -23,6 +24,7 @@ def validate(
         Path | None, typer.Option("--config", help="TOML file with the tables \\[data], \\[simulator] and \\[card].")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")] = 0,
+    like_model: LikeModel = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for card.json and card.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> int:
@@ -36,7 +38,7 @@ def validate(
     tables, source = read_config_with_data(config, ("simulator", "card"))
     with reading_for("config", config):
         parts = split_ratings(load_ratings(data, **source), split, seed)
-    card = validate_simulator(parts, tables.get("simulator", {}), seed, out, tables.get("card"))
+    card = validate_simulator(parts, tables.get("simulator", {}), seed, out, tables.get("card"), like_model)
     if as_json:
         print_json(card.as_dict())
         return 0 if card.passed else _FAILED

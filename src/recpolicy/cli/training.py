@@ -4,13 +4,17 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recpolicy.cli.command import Command
 from recpolicy.cli.config_tables import read_config_with_data
 from recpolicy.cli.output import print_frame, print_json, print_text
+from recpolicy.cli.policy import LikeModel
+
+if TYPE_CHECKING:
+    from recpolicy.inference.predictor import Policy
 
 Data = Annotated[str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
@@ -68,6 +72,7 @@ def train(
             help="Start with the networks of this policy: its folder, or that of a registry: then its champion.",
         ),
     ] = None,
+    like_model: LikeModel = None,
     total_timesteps: Annotated[
         int | None,
         typer.Option("--total-timesteps", min=1, help="Length of the training in interactions."),
@@ -96,6 +101,7 @@ def train(
         of_ratings = {
             "--data": data, "--split": split, "--mode": mode, "--total-timesteps": total_timesteps,
             "--checkpoint-every-steps": checkpoint_every_steps, "--log-every-steps": log_every_steps,
+            "--like-model": like_model,
         }  # fmt: skip
         for option, value in of_ratings.items():
             if value is not None:
@@ -127,7 +133,8 @@ def train(
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # stdout is for the JSON only
         trained = train_policy(
             agent, parts, out, config=settings, agent_config=tables.get("agent", {}),
-            model_config=tables.get("rating_model"), log=logged, init_from=init_from, seed=seed,
+            model_config=tables.get("rating_model"), log=logged, init_from=init_from,
+            like_model=like_model, seed=seed,
         )  # fmt: skip
     if as_json:
         print_json(trained.metadata)
@@ -135,8 +142,20 @@ def train(
     print_text(f"trained {agent} on {trained.metadata['data']} (seed {seed}): {out}")
     if "share_positive" in trained.metadata["training"]:
         print_text(f"rewards: {trained.metadata['training']['share_positive']:.1%} positive")
+    _print_state(trained)
     _print_divergence(trained.metadata)
     print_text(f"next: recpolicy evaluate {out}")
+
+
+def _print_state(trained: "Policy") -> None:
+    """Print the width of the state that the policy sees, and a circular reward."""
+    from recpolicy.workflows.session_training import CIRCULAR
+
+    user, width = trained.artifact.context.shape[1], trained.metadata["state_dim"]
+    parts = f" ({user} of the user, {width - user} of the session)" if trained.sequential else ""
+    print_text(f"state: {width} numbers{parts}")
+    if trained.metadata["training"].get("rewards") == CIRCULAR:
+        print_text("reward: similarity of embeddings that the policy sees: circular, no feedback is in it")
 
 
 def _print_divergence(metadata: Mapping[str, Any]) -> None:

@@ -206,6 +206,26 @@ def expanded_percentile(
     return Interval(value, float(lo), float(hi), level)
 
 
+def half_sample_interval(value: float, halves: NDArray[np.float64], level: float = LEVEL) -> Interval:
+    """Return `value` with a t interval from the same estimate on random halves of the users.
+
+    The spread over halves drawn without replacement estimates the standard error of the full sample: of n users, a
+    delete-d jackknife scales the variance by (n - d) / d, which is 1 for d = n / 2. What is fitted anew on each half,
+    such as a simulated world, adds its own spread. Source: Shao & Wu 1989.
+
+    Args:
+        value: The estimate on all users.
+        halves: [K], the estimates on the halves.
+        level: Probability that the interval contains the true value.
+
+    Raises:
+        DataError: Fewer than two halves.
+    """
+    count = check_several(halves)
+    half = _t_quantile(count - 1, level) * float(halves.std(ddof=1))
+    return Interval(value, value - half, value + half, level)
+
+
 def jackknife_error(jackknife: NDArray[np.float64]) -> float:
     """Return the standard error of an estimate from its values [G] without each user in turn. DataError below two."""
     users = check_several(jackknife)

@@ -23,7 +23,7 @@ from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.item_bandit import check_action_items
 from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, begin
-from recpolicy.models.session_world import SessionWorld
+from recpolicy.models.session_world import SIMILARITIES, SessionWorld
 
 
 @config_dataclass
@@ -32,8 +32,9 @@ class SessionConfig:
 
     batch_size: Size = 64
     """Number of parallel sessions."""
-    reward: Literal["like", "watch", "rating"] = "like"
-    """Reward of a shown item: 1 for a like, the watch fraction, or the rating."""
+    reward: Literal["like", "watch", "rating", "similarity", "cosine_similarity"] = "like"
+    """Reward of a shown item: 1 for a like, the watch fraction, or the rating; or, without any feedback, the dot
+    product or cosine of the embeddings of user and item."""
     reward_decay: PositiveFraction = 1.0
     """Factor on the reward for each earlier step, in (0, 1]."""
     view: Literal["interest", "last_item", "last_n", "gru", "transformer"] = "interest"
@@ -67,8 +68,12 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
     def __init__(
         self, world: SessionWorld, context: NDArray[np.float32], embedding: NDArray[np.float32],
         candidates: NDArray[np.int32], config: SessionConfig, seed: int, *, slate: int, noise_dims: int,
+        replaceable: bool = False,
     ):  # fmt: skip
-        """Show `slate` items per step (0: one, with a scalar action); draw `streams` random numbers per session."""
+        """Show `slate` items per step (0: one, with a scalar action); draw `noise_dims` random numbers per session.
+
+        A `replaceable` world lies in variables, so that compiled functions can go on in another one (`load_world`).
+        """
         check_action_items(candidates, world.like.shape[1])
         _check_tables(world, context, embedding)
         steps, most = config.max_episode_steps, max(slate, 1)
@@ -77,12 +82,16 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
                 f"max_episode_steps is {steps}; the world knows {world.steps} steps and there are {len(candidates)}"
                 f" items to show, {most} a step and {most} left at the end: choose less"
             )
+        if slate and config.reward in SIMILARITIES:
+            raise ConfigError(f"reward is {config.reward!r}; slates pay like, watch or rating")
         self.config, self.actions, self.world = config, len(candidates), world
-        self.tables = SessionTables(world, candidates)
+        self.tables = SessionTables(world, candidates, variables=replaceable)
         self.view = OBSERVATION_ENCODERS[config.view](
             embedding.shape[1], world.genres.shape[1], steps * most, config.last_n
         )
-        self._context = tf.constant(context[world.users])  # [W, D or more]
+        self._all_contexts = context
+        rows = context[world.users]
+        self._context = tf.Variable(rows, trainable=False) if replaceable else tf.constant(rows)  # [W, D or more]
         self._embedding = tf.constant(embedding[candidates])  # [A, D]
         self._low, self._span = world.scale[0], world.scale[1] - world.scale[0]
         self._streams, self._slate = noise_dims, most
@@ -101,6 +110,16 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         self.round = tf.Variable(1, dtype=tf.int64, trainable=False, name="round")
         self._session = tf.nest.map_structure(lambda x: tf.Variable(x, trainable=False), first)
         self._last = tf.nest.map_structure(lambda x: tf.Variable(x, trainable=False), self._first_step(first))
+
+    def load_world(self, world: SessionWorld) -> None:
+        """Go on in another world of the same shapes; running sessions are for its caller to restart.
+
+        Raises:
+            ConfigError: The shapes differ.
+        """
+        self.tables.load(world)
+        self._context.assign(self._all_contexts[world.users])
+        self.world = world
 
     @abc.abstractmethod
     def transition(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
@@ -138,11 +157,23 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
 
     def reward(self, like: tf.Tensor, level: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Return the rewards [B] of items with responses `like` [B] bool and `level` [B] after `step` [B] steps."""
-        decay = tf.pow(self.config.reward_decay, tf.cast(step, tf.float32)) if self.config.reward_decay < 1 else 1.0
+        decay = self._decay(step)
         if self.config.reward == "like":
             return decay * tf.cast(like, tf.float32)
         watch = tf.cast(level, tf.float32) / 4.0
         return decay * (watch if self.config.reward == "watch" else self._low + self._span * watch)
+
+    def similarity(self, user: tf.Tensor, action: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Return the rewards [B] by SIMILARITIES: they depend on embeddings that the policy sees, not on responses."""
+        item = tf.gather(self._embedding, action)  # [B, D]
+        taste = tf.gather(self._context, user)[:, : item.shape[1]]
+        if self.config.reward == "cosine_similarity":
+            item, taste = tf.math.l2_normalize(item, axis=1), tf.math.l2_normalize(taste, axis=1)
+        return self._decay(step) * tf.reduce_sum(taste * item, axis=1)
+
+    def _decay(self, step: tf.Tensor) -> tf.Tensor | float:
+        """Return the factor [B] on the rewards after `step` [B] steps."""
+        return tf.pow(self.config.reward_decay, tf.cast(step, tf.float32)) if self.config.reward_decay < 1 else 1.0
 
     def _first_step(self, session: Session) -> ts.TimeStep:
         return ts.restart(self._observation(session), self.batch_size)

@@ -5,12 +5,13 @@ NOISE_DIMS], so a step is a pure function. The compiled loop draws them for many
 one. See models/session_world.py for formulas and sources.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from recpolicy.core.errors import ConfigError
 from recpolicy.models.session_world import LIKE_LEVEL, MISSES, SessionWorld
 
 NOISE_DIMS = 4
@@ -37,20 +38,65 @@ class Response(NamedTuple):
 
 
 class SessionTables(tf.Module):
-    """The tables of a world for the candidate items (rows [A]), as tensors."""
+    """The tables of a world for the candidate items (rows [A]), as tensors.
 
-    def __init__(self, world: SessionWorld, candidates: NDArray[np.int32]):
+    Constants make the fastest programs. Variables let one compiled program play several worlds of the same shapes, one
+    after the other: see `load`.
+    """
+
+    def __init__(self, world: SessionWorld, candidates: NDArray[np.int32], *, variables: bool = False):
         super().__init__(name="session_tables")
         self.users, self.actions, self.steps = len(world.users), len(candidates), world.steps
-        self.like = tf.constant(world.like[:, candidates])  # [W, A]
-        self.known = None if world.known is None else tf.constant(world.known[:, candidates].astype(np.int32))
-        self.interest = tf.constant(world.interest)  # [W, D]
-        self.direction = tf.constant(world.direction[candidates])  # [A, D]
-        self.genres = tf.constant(world.genres[candidates])  # [A, G]
-        self.stay = tf.constant(world.stay)  # [W, S]
-        self.slope, self.interest_decay, self.genre_decay = world.slope, world.interest_decay, world.genre_decay
-        self.like_history, self.stay_history = world.like_history.tolist(), world.stay_history.tolist()
-        self.levels = world.levels.tolist()
+        self._candidates = candidates
+        arrays, scalars = self._values(world)
+        make: Any = _variable if variables else tf.constant
+        self.like, self.interest, self.direction, self.genres, self.stay = (
+            make(arrays[name]) for name in ("like", "interest", "direction", "genres", "stay")
+        )
+        self.known = None if world.known is None else make(arrays["known"])
+        if variables:
+            scalars = {name: _variable(np.asarray(value, np.float32)) for name, value in scalars.items()}
+        self.slope, self.like_history, self.stay_history, self.levels = (
+            scalars[name] for name in ("slope", "like_history", "stay_history", "levels")
+        )
+        self.interest_decay, self.genre_decay = world.interest_decay, world.genre_decay
+
+    def load(self, world: SessionWorld) -> None:
+        """Write another world into the variables.
+
+        Raises:
+            ConfigError: The world has other numbers of users, items or steps, or other decays.
+        """
+        arrays, scalars = self._values(world)
+        same = (self.interest_decay, self.genre_decay) == (world.interest_decay, world.genre_decay)
+        for name, value in (arrays | scalars).items():
+            shape = tuple(getattr(self, name).shape)
+            if not same or shape != np.shape(value):
+                raise ConfigError(
+                    f"world {world.name}: {name} {np.shape(value)}; one program plays worlds of one shape, {shape}"
+                )
+            getattr(self, name).assign(value)
+
+    def _values(self, world: SessionWorld) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return the arrays and the small weights of a world."""
+        arrays: dict[str, NDArray[Any]] = {
+            "like": world.like[:, self._candidates],  # [W, A]
+            "interest": world.interest,  # [W, D]
+            "direction": world.direction[self._candidates],  # [A, D]
+            "genres": world.genres[self._candidates],  # [A, G]
+            "stay": world.stay,  # [W, S]
+        }
+        if world.known is not None:
+            arrays["known"] = world.known[:, self._candidates].astype(np.int32)
+        weights = {
+            "slope": world.slope, "like_history": world.like_history.tolist(),
+            "stay_history": world.stay_history.tolist(), "levels": world.levels.tolist(),
+        }  # fmt: skip
+        return arrays, weights
+
+
+def _variable(value: NDArray[Any]) -> tf.Variable:
+    return tf.Variable(value, trainable=False)
 
 
 def begin(tables: SessionTables, point: tf.Tensor) -> SessionState:
@@ -72,14 +118,14 @@ def transition(
     cell = tf.stack([state.user, action], axis=1)
     repeat = (1.0 - tables.genre_decay) * tf.reduce_sum(state.genres * genres, axis=1)
     odds = (
-        tf.gather_nd(tables.like, cell)
+        tf.gather_nd(tf.convert_to_tensor(tables.like), cell)
         + tables.slope * tf.reduce_sum(state.shift * direction, axis=1)
         + tables.like_history[0] * repeat
         + tables.like_history[1] * state.misses
     )
     level = _level(tables, odds, noise[:, 1], noise[:, 2])
     if tables.known is not None:
-        known = tf.gather_nd(tables.known, cell)
+        known = tf.gather_nd(tf.convert_to_tensor(tables.known), cell)
         level = tf.where(known >= 0, known, level)
     like = level >= LIKE_LEVEL
     misses = tf.where(like, 0.0, tf.minimum(state.misses + 1.0 / MISSES, 1.0))
@@ -122,7 +168,7 @@ def stay_odds(tables: SessionTables, state: SessionState) -> tuple[tf.Tensor, tf
 def stay_base(tables: SessionTables, state: SessionState) -> tf.Tensor:
     """Return the log-odds [B] of continuing at this step, without history."""
     now = tf.minimum(state.step, tables.steps - 1)
-    return tf.gather_nd(tables.stay, tf.stack([state.user, now], axis=1))
+    return tf.gather_nd(tf.convert_to_tensor(tables.stay), tf.stack([state.user, now], axis=1))
 
 
 def genre_repeat(tables: SessionTables, state: SessionState) -> tf.Tensor:
@@ -133,7 +179,7 @@ def genre_repeat(tables: SessionTables, state: SessionState) -> tf.Tensor:
 def _level(tables: SessionTables, odds: tf.Tensor, like_point: tf.Tensor, level_point: tf.Tensor) -> tf.Tensor:
     """Return levels [B] of 0..4 by continuation ratios: 4 or 3 if liked, else 2, else 1 or 0."""
     like = like_point < tf.sigmoid(odds)
-    top, middle, low = (tf.sigmoid(a + b * odds) for a, b in tables.levels)
+    top, middle, low = (tf.sigmoid(tables.levels[k][0] + tables.levels[k][1] * odds) for k in range(3))
     # The second number is used twice: its part above `middle` is again uniform.
     rest = (level_point - middle) / tf.maximum(1.0 - middle, 1e-6)
     missed = tf.where(level_point < middle, 2, tf.where(rest < low, 1, 0))

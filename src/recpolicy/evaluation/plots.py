@@ -17,6 +17,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.palette import DASHES, INK, MUTED, SERIES
 from recpolicy.core.plotting import draw_legend, draw_legend_above, new_axes, new_figure, style_axes
 from recpolicy.core.statistics import Interval
+from recpolicy.evaluation.history_influence import LIKED, SKIPPED, HistoryInfluence
 from recpolicy.evaluation.simulator_gates import SimulatorCard, calibration_bins
 
 _LOG_RATIO = 5
@@ -275,6 +276,27 @@ def session_curve_figure(
     axes.set_xlabel("items shown", loc="right")
     axes.set_ylabel("reward of a session")
     draw_legend(axes, loc="lower right")
+    return figure
+
+
+def history_influence_figure(influence: HistoryInfluence, genres: int = 5) -> Figure:
+    """Plot the change of a genre's probability against the number of its items shown, for the genres that change most;
+    solid if the items were liked, dashed if they were skipped."""
+    figure, axes = new_axes()
+    ranked = sorted(
+        influence.genres, key=lambda genre: -max(abs(part[-1].mean()) for part in genre.change.values())
+    )[:genres]  # fmt: skip
+    for index, genre in enumerate(ranked):
+        for name, dash in ((LIKED, DASHES[0]), (SKIPPED, DASHES[1])):
+            mean = np.append(0.0, genre.change[name].mean(axis=1))
+            label = f"{genre.genre}, {name}"
+            color = SERIES[index % len(SERIES)].light
+            axes.plot(np.arange(len(mean)), mean, color=color, linestyle=dash, lw=1.6, label=label)
+    axes.axhline(0, color=MUTED.light, lw=1.0)
+    axes.set_xlabel("items of the genre shown")
+    axes.set_ylabel("change of the genre's probability")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    draw_legend(axes, loc="best")
     return figure
 
 

@@ -1,9 +1,9 @@
 """Rewards of policies in simulated sessions, with the same users and the same random numbers for all.
 
-N sessions side by side, each from its beginning to its end; An items. Users are spread evenly over the sessions, and
-the random numbers behind their responses depend on the seed and the step only, not on what is shown, so differences
-between policies are paired. A policy is a function from what it sees to actions; `informed` ones also see the
-hidden state, for baselines that know the world.
+N sessions, B of them side by side, each from its beginning to its end; An items. Users are spread evenly over the
+sessions, and the random numbers behind their responses depend on the seed, the block of B and the step only, not on
+what is shown, so differences between policies are paired. A policy is a function from what it sees to actions;
+`informed` ones also see the hidden state, for baselines that know the world.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from recpolicy.core.statistics import Interval, mean_interval
+from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.environments.session import Session, SessionEnvironment
 from recpolicy.environments.session_dynamics import like_odds, stay_odds
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
@@ -57,30 +58,47 @@ class SessionResults:
         return mean_interval(self.by_user(self.reward), rng)
 
 
-class SessionRunner:
-    """A runner of policies in one environment; its batch size is the number of sessions."""
+SESSIONS_AT_ONCE = 1 << 13
+"""Most sessions side by side; bounds the memory of tables [B, An]."""
 
-    def __init__(self, environment: SessionEnvironment):
+
+class SessionRunner:
+    """A runner of policies in one environment, `sessions` sessions in all; None runs one batch of the environment."""
+
+    def __init__(self, environment: SessionEnvironment, sessions: int | None = None):
         self._environment = environment
+        self._sessions = environment.batch_size if sessions is None else sessions
         self._transition = tf.function(environment.transition, jit_compile=True, autograph=False)
         self._observe = tf.function(environment.observe, jit_compile=True, autograph=False)
 
     def run(self, choose: Choose, seed: int = 0) -> SessionResults:
-        """Run one session each."""
+        """Run all sessions, a batch at a time; those of the last batch beyond the number asked for do not count."""
+        rng = np.random.default_rng(seed)
+        batch = self._environment.batch_size
+        blocks = [self._run_block(choose, seed, block, rng) for block in range(-(-self._sessions // batch))]
+        reward, length, likes, watched, user = (
+            np.concatenate([getattr(block, name) for block in blocks])[: self._sessions]
+            for name in ("reward", "length", "likes", "watched", "user")
+        )
+        return SessionResults(reward, length, likes, watched, user, np.sum([block.shown for block in blocks], axis=0))
+
+    def _run_block(self, choose: Choose, seed: int, block: int, rng: np.random.Generator) -> SessionResults:
         environment = self._environment
         sessions = environment.batch_size
-        even = (np.arange(sessions, dtype=np.float32)[:, np.newaxis] + 0.5) / sessions
-        session = environment.restart(None, None, tf.constant(even))
+        number = block * sessions + np.arange(sessions)
+        even = (number.astype(np.float32)[:, np.newaxis] + 0.5) / self._sessions
+        session = environment.restart(None, None, tf.constant(np.minimum(even, 1.0), tf.float32))
         user = session.user_state.user.numpy()
-        rng = np.random.default_rng(seed)
-        going = np.ones(sessions, bool)
+        going = number < self._sessions
         reward, watched = np.zeros(sessions), np.zeros(sessions)
         length, likes = np.zeros(sessions, np.int64), np.zeros(sessions, np.int64)
         shown = np.zeros((environment.config.max_episode_steps, environment.actions), np.int64)
+        noise_seed = fold_in(environment.noise_seed, block) if block else environment.noise_seed
         for step in range(environment.config.max_episode_steps):
             observation, mask = (part.numpy() for part in self._observe(session))
             action = tf.constant(choose(session, observation, mask, rng), tf.int32)
-            done = self._transition(session, action, environment.noise(tf.constant(seed * 1000 + step, tf.int64)))
+            noise = environment.noise(tf.constant(seed * 1000 + step, tf.int64), seed=noise_seed)
+            done = self._transition(session, action, noise)
             session = done.session
             shown[step] = np.bincount(action.numpy()[going], minlength=shown.shape[1])
             reward += going * done.reward.numpy()

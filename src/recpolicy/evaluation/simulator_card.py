@@ -42,6 +42,7 @@ from recpolicy.evaluation.simulator_gates import (
 )
 from recpolicy.evaluation.simulator_policies import policy_scores, policy_values
 from recpolicy.models.logistic import sigmoid
+from recpolicy.models.own_like_model import OwnLikeModel
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_history import compute_history
 from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
@@ -79,8 +80,11 @@ def validate_world(
     world_config: SessionWorldConfig | None = None,
     card_config: CardConfig | None = None,
     seed: int = 0,
+    like_model: OwnLikeModel | None = None,
 ) -> SimulatorCard:
     """Fit a simulator on one half of the users and compare it with the other half.
+
+    A like model of your own replaces the fitted one. Nobody cross-fits it: what it saw of these users is not known.
 
     Raises DataError without timestamps or where the held-out users have no test ratings.
     """
@@ -89,10 +93,10 @@ def validate_world(
     test = of_users(split.test, held, "held-out users")
     if not len(test):
         raise DataError(f"{split.test.name}: no test ratings of the {len(held)} held-out users")
-    responses = fit_user_model(split.train, learn, config, seed)
+    responses = fit_user_model(split.train, learn, config, seed, like_model)
     world = world_from_user_model(responses, held, seed)
     world = replace(world, like=world.like + np.float32(card.shift_like), stay=world.stay + np.float32(card.shift_stay))
-    odds, like = _test_likes(split, held, responses, config)
+    odds, like, exact = _test_likes(split, held, responses, config, like_model)
     real = real_sessions(of_users(split.train, held, "held-out users"), config)
     crossed = SessionSimulator(_cross_fitted_world(world, split.train, responses, card.shift_like))
     who = np.searchsorted(world.users, real.user)
@@ -112,7 +116,7 @@ def validate_world(
         world=world.name, split=split.name, train_digest=split.train.digest, test_digest=split.test.digest, seed=seed,
         config=as_dict(config), counts=counts, policies=policies, evidence=evidence,
         gates=_gates(evidence, _transition_distance(split.train, real, simulated), policies),
-        figures=_figures(evidence, odds, _bias_only(split.train, test)),
+        figures=_figures(evidence, odds, _bias_only(split.train, test)) | _own_figures(responses, exact, like),
     )  # fmt: skip
 
 
@@ -132,9 +136,12 @@ def real_sessions(ratings: Ratings, config: SessionWorldConfig) -> RealSessions:
 
 
 def _test_likes(
-    split: Split, held: NDArray[np.int32], responses: UserModel, config: SessionWorldConfig
-) -> tuple[Array, NDArray[np.bool_]]:
+    split: Split, held: NDArray[np.int32], responses: UserModel, config: SessionWorldConfig,
+    like_model: OwnLikeModel | None,
+) -> tuple[Array, NDArray[np.bool_], Array | None]:  # fmt: skip
     """Return the log-odds of a like and the outcome for the test ratings of the held-out users, in session order.
+
+    The third part are the log-odds of an own like model itself, without the approximation that is simulated.
 
     History is made of all that they rated before in the session, in either part.
     """
@@ -146,9 +153,21 @@ def _test_likes(
     user, item = ratings.user[blocks.rows], ratings.item[blocks.rows]
     like = watch_levels(ratings.rating[blocks.rows], ratings.scale) >= LIKE_LEVEL
     history = compute_history(blocks, item, like, responses.tastes)
-    odds = responses.like.odds(responses.model.mean[user, item].astype(np.float64), history, config.drift)
+    odds = responses.like_odds(user, item, history)
     tested = in_test[blocks.rows]
-    return odds[tested], like[tested]
+    exact = None if like_model is None else like_model.session_odds(ratings, blocks, like, config.max_steps)[tested]
+    return odds[tested], like[tested], exact
+
+
+def _own_figures(responses: UserModel, exact: Array | None, like: NDArray[np.bool_]) -> dict[str, float]:
+    """Return figures of an own like model; none for the fitted one."""
+    if exact is None or responses.history_fit is None:
+        return {}
+    return {
+        "like AUC of the own like model itself": auc(like, exact),
+        "history of the own like model, explained share": responses.history_fit.explained,
+        "history of the own like model, error of P(like)": responses.history_fit.error,
+    }
 
 
 def _cross_fitted_world(world: SessionWorld, train: Ratings, responses: UserModel, shift: float) -> SessionWorld:

@@ -62,6 +62,26 @@ def compute_history(
     return History(repeat, misses, after, drift)
 
 
+def history_of_all_items(item: NDArray[np.integer], like: NDArray[np.bool_], user: int, tastes: Preferences) -> History:
+    """Return the history [T, I] at each step of one session, for every item that could be shown there.
+
+    Args:
+        item: [T], rows of the items shown. like: [T], the responses. user: Row of the user. tastes: The tables.
+    """
+    unit, interest = _unit(tastes.direction.astype(np.float64)), tastes.interest[user].astype(np.float64)
+    steps, rank = len(item), tastes.direction.shape[1]
+    shift, genres, misses = np.zeros((steps + 1, rank)), np.zeros((steps + 1, tastes.genres.shape[1])), [0.0]
+    for step, (shown, liked) in enumerate(zip(item, like, strict=True)):
+        misses.append(0.0 if liked else min(misses[-1] + 1 / MISSES, 1.0))
+        turn = unit[shown] - interest - shift[step]
+        shift[step + 1] = shift[step] + (1 - tastes.interest_decay) * bool(liked) * turn
+        genres[step + 1] = tastes.genre_decay * genres[step] + tastes.genres[shown]
+    wide = np.ones(len(tastes.direction))
+    repeat = (1 - tastes.genre_decay) * genres[:-1] @ tastes.genres.T
+    before, after = (np.array(part)[:, np.newaxis] * wide for part in (misses[:-1], misses[1:]))
+    return History(repeat, before, after, shift[:-1] @ tastes.direction.T)
+
+
 def _unit(rows: Array) -> Array:
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norm > 0, norm, 1)

@@ -31,6 +31,8 @@ INTEREST_DECAY = 0.9
 """Share of the old interest that remains after a like in a policy's history state (observation encoders)."""
 GENRE_DECAY = 0.7
 """Share of the remembered genres that remains in that state after each shown item."""
+SIMILARITIES = ("similarity", "cosine_similarity")
+"""Rewards that are circular: dot product and cosine of the embeddings of user and item. No feedback is in them."""
 LIKE_LEVEL = 3
 """Levels 3 and 4 of 0..4 (ratings 4 and 5 of 1..5) are likes."""
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
+from recpolicy.models.own_like_model import OwnLikeModel
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.user_model import SessionWorldConfig, fit_session_world
 from recpolicy.models.user_model_fits import watch_levels
@@ -32,18 +33,66 @@ class TwoWorlds:
     """World B, for evaluation; it knows the test ratings of its users."""
 
 
-def fit_two_worlds(split: Split, config: SessionWorldConfig | None = None, seed: int = 0) -> TwoWorlds:
+def fit_two_worlds(
+    split: Split, config: SessionWorldConfig | None = None, seed: int = 0, like_model: OwnLikeModel | None = None
+) -> TwoWorlds:
     """Fit both worlds; `config` is world A's, and B's with the rating model `EVALUATION_MODEL` at its defaults.
+
+    A like model of your own replaces the fitted ones in both worlds, so the gap between them says nothing about it.
 
     Raises DataError without timestamps or with fewer than four users in the train part.
     """
     config = config or SessionWorldConfig()
     half, other = halves(split.train, seed)
+    training_world = fit_session_world(of_users(split.train, half, "half A"), half, half, config, seed, like_model)
+    return TwoWorlds(training_world, _fit_evaluation_world(split, other, "half B", config, seed, like_model))
+
+
+def fit_evaluation_worlds(
+    split: Split, worlds: int, config: SessionWorldConfig | None = None, seed: int = 0,
+    like_model: OwnLikeModel | None = None,
+) -> list[SessionWorld]:  # fmt: skip
+    """Return evaluation worlds that are fitted on random halves of world B's users and simulate these users.
+
+    Half-samples without replacement: the variance of a mean, or of a fitted model, over half-samples of n users is
+    that of the full sample of n users (the delete-d jackknife with d = n / 2). Users drawn twice, as in a bootstrap,
+    would be perfect neighbors of each other in the item-neighbor model. Source: Shao & Wu 1989.
+
+    Args:
+        split: The split, with timestamps.
+        worlds: Number of worlds, 2 or more.
+        config: As for `fit_two_worlds`.
+        seed: Seed of `fit_two_worlds`: the users are those of its evaluation world.
+        like_model: A like model of your own, the same in all worlds.
+
+    Raises:
+        ConfigError: Fewer than two worlds.
+        DataError: No timestamps, or too few users.
+    """
+    if worlds < 2:
+        raise ConfigError(f"worlds is {worlds}; an interval needs 2 or more")
+    config = config or SessionWorldConfig()
+    _, other = halves(split.train, seed)
+    if len(other) < 4:
+        raise DataError(f"{split.train.name}: {len(other)} users in the evaluation world; half-samples need four")
+    fitted = []
+    for number in range(worlds):
+        drawn = generator(seed, f"session worlds/half-sample {number}").permutation(other)[: len(other) // 2]
+        fitted.append(
+            _fit_evaluation_world(split, np.sort(drawn), f"half-sample {number} of half B", config, seed, like_model)
+        )
+    return fitted
+
+
+def _fit_evaluation_world(
+    split: Split, users: NDArray[np.int32], name: str, config: SessionWorldConfig, seed: int,
+    like_model: OwnLikeModel | None,
+) -> SessionWorld:  # fmt: skip
+    """Return the world of these users, from all their ratings; it pays the levels of their real test ratings."""
     both = joined(split.train, split.test, split.name)
-    training_world = fit_session_world(of_users(split.train, half, "half A"), half, half, config, seed)
-    evaluation_config = replace(config, rating_model=EVALUATION_MODEL, rating_model_config=None)
-    evaluation_world = fit_session_world(of_users(both, other, "half B"), other, other, evaluation_config, seed)
-    return TwoWorlds(training_world, paying(evaluation_world, split.test))
+    config = replace(config, rating_model=EVALUATION_MODEL, rating_model_config=None)
+    world = fit_session_world(of_users(both, users, name), users, users, config, seed, like_model)
+    return paying(world, split.test)
 
 
 def halves(train: Ratings, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -15,12 +15,14 @@ from pydantic import Field
 from recpolicy.core.config import Folds, NonNegativeNumber, PositiveFraction, PositiveNumber, Size, config_dataclass
 from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator, integer_seed
+from recpolicy.core.types import Array
 from recpolicy.data.rating_sessions import GAP_MINUTES, split_into_sessions
 from recpolicy.data.ratings import Ratings, genre_matrix
 from recpolicy.models.embeddings import embed
+from recpolicy.models.own_like_model import HistoryFit, OwnLikeModel, fit_history
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
-from recpolicy.models.session_history import Preferences, compute_history
+from recpolicy.models.session_history import History, Preferences, compute_history
 from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
 from recpolicy.models.user_model_fits import (
     ContinuationModel,
@@ -78,7 +80,7 @@ class UserModel:
 
     model: RatingModel
     expected: NDArray[np.float64]
-    """[N] cross-fitted expected rating of each rating of the train part."""
+    """[N] cross-fitted expected rating of each rating of the train part; of an own like model, its preference."""
     tastes: Preferences
     like: LikeModel
     levels: NDArray[np.float64]  # [3, 2]
@@ -89,12 +91,26 @@ class UserModel:
     drift: float
     """Weight of changed interest in points of expected rating."""
     fatigue: tuple[float, float]
+    preference: NDArray[np.floating]
+    """[U, I] of the rating model, its expected ratings; of an own like model, its log-odds with an empty history."""
+    history_fit: HistoryFit | None = None
+    """The approximation of an own like model's dependence on the history."""
+
+    def like_odds(self, user: NDArray[np.integer], item: NDArray[np.integer], history: History) -> Array:
+        """Return the log-odds [N] of a like of these pairs of rows."""
+        return self.like.odds(self.preference[user, item].astype(np.float64), history, self.drift)
 
 
 def fit_user_model(
-    train: Ratings, learn: NDArray[np.integer], config: SessionWorldConfig | None = None, seed: int = 0
+    train: Ratings,
+    learn: NDArray[np.integer],
+    config: SessionWorldConfig | None = None,
+    seed: int = 0,
+    like_model: OwnLikeModel | None = None,
 ) -> UserModel:
     """Fit the rating model on all of `train`, everything else on the sessions of the users (rows) in `learn`.
+
+    A like model of your own replaces the fitted one; the rating model then only moves the interest.
 
     Raises DataError without timestamps or without ratings of those users.
     """
@@ -121,20 +137,31 @@ def fit_user_model(
 
     blocks = sessions.cut(config.max_steps)  # history is never longer than a simulated session
     history = compute_history(blocks, part.item[blocks.rows], like[blocks.rows], tastes)
-    crossed = cross_fitted(train, config.rating_model, config.rating_model_config, config.folds, model_seed)
-    expected = crossed[rows][blocks.rows]
-    liking = fit_like(expected, like[blocks.rows], history, config.drift)
+    name, preference, drift, history_fit = f"{config.rating_model} on {train.name}", model.mean, config.drift, None
+    if like_model is None:
+        crossed = cross_fitted(train, config.rating_model, config.rating_model_config, config.folds, model_seed)
+        expected = crossed[rows][blocks.rows]
+        liking = fit_like(expected, like[blocks.rows], history, drift)
+    else:
+        name, preference = f"{like_model.name} as like model on {train.name}", like_model.start_odds
+        crossed = preference[train.user, train.item].astype(np.float64)
+        expected = crossed[rows][blocks.rows]
+        past = like_model.session_odds(part, blocks, like[blocks.rows], config.max_steps)
+        history_fit = fit_history(past, expected, history)
+        liking, drift = LikeModel(0.0, 1.0, history_fit.weights), history_fit.drift
     return UserModel(
         model=model,
         expected=crossed,
         tastes=tastes,
         like=liking,
-        levels=fit_levels(liking.odds(expected, history, config.drift), level[blocks.rows]),
+        levels=fit_levels(liking.odds(expected, history, drift), level[blocks.rows]),
         stay=fit_stay(sessions, history, config.max_steps, visits, config.fatigue),
         learn=chosen,
-        name=f"{config.rating_model} on {train.name}",
-        drift=config.drift,
+        name=name,
+        drift=drift,
         fatigue=config.fatigue,
+        preference=preference,
+        history_fit=history_fit,
     )
 
 
@@ -144,12 +171,13 @@ def fit_session_world(
     simulate: NDArray[np.integer],
     config: SessionWorldConfig | None = None,
     seed: int = 0,
+    like_model: OwnLikeModel | None = None,
 ) -> SessionWorld:
     """Fit the response models as `fit_user_model` does and return the world of the users (rows) in `simulate`.
 
     A user who is not in `learn` continues like a random user of `learn`.
     """
-    return world_from_user_model(fit_user_model(train, learn, config, seed), simulate, seed)
+    return world_from_user_model(fit_user_model(train, learn, config, seed, like_model), simulate, seed)
 
 
 def world_from_user_model(responses: UserModel, simulate: NDArray[np.integer], seed: int) -> SessionWorld:
@@ -161,7 +189,7 @@ def world_from_user_model(responses: UserModel, simulate: NDArray[np.integer], s
     return SessionWorld(
         name=responses.name,
         users=users.astype(np.int32),
-        like=(like.intercept + like.slope * responses.model.mean[users]).astype(single),
+        like=(like.intercept + like.slope * responses.preference[users]).astype(single),
         slope=like.slope * responses.drift,
         interest=tastes.interest[users],
         direction=tastes.direction,

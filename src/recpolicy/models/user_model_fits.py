@@ -43,9 +43,10 @@ class LikeModel:
     history: Array  # [2]
 
     def odds(self, expected: Array, history: History, drift: float) -> Array:
-        """Return the log-odds [N] of a like for expected ratings [N]."""
+        """Return the log-odds of a like for expected ratings and their histories, [N], or [I] and [T, I]."""
         turned = expected + drift * history.drift
-        return self.intercept + self.slope * turned + _features(history.repeat, history.misses) @ self.history
+        past = self.history[0] * history.repeat + self.history[1] * history.misses
+        return self.intercept + self.slope * turned + past
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.policy_scores import baseline_tables, regret_by_user
 from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.models.own_like_model import LikeFunction
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.user_posterior import RatedItems
@@ -95,6 +96,7 @@ def train(
     model_config: Any = None,
     log: BanditLog | SessionLog | None = None,
     init_from: str | Path | None = None,
+    like_model: "str | Path | LikeFunction | None" = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
@@ -113,6 +115,7 @@ def train(
         log: Logged rounds to learn from, for the mode "log"; logged sessions for session agents that learn from logs.
         init_from: Folder of a policy whose networks the agent starts with, or of a registry: then its champion.
             Settings of features, view and network that are not given come from that policy.
+        like_model: For session agents: your own P(like), which replaces the fitted model of the worlds.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
@@ -143,8 +146,10 @@ def train(
         from recpolicy.workflows.session_training import train_sessions
 
         options: dict[str, Any] = {"config": config, "agent_config": agent_config, "model": model}
-        options |= {"model_config": model_config, "log": log, "init_from": initial}
+        options |= {"model_config": model_config, "log": log, "init_from": initial, "like_model": like_model}
         return train_sessions(agent, split, out, **options, seed=seed, show_progress=show_progress)
+    if like_model is not None:
+        raise ConfigError(f"{agent} learns in single rounds, whose world has no like model; session agents take one")
     settings, agent_settings = (
         coerce(TrainConfig, config, "train"),
         coerce(agent_entry(agent).config, agent_config, agent),
@@ -185,12 +190,14 @@ def train(
     events = training_events(log, split.train.source)
     if initial is not None:
         training, events = initial.rewards(training), initial.events(events)
+    width = features.context.shape[1]
     summary = {"share_positive": rewards.share_positive, "reward_std": rewards.std}
-    exported, metadata = bandit.learner.export(), {**metadata, "training": {**training, **summary}}
+    exported, metadata = bandit.learner.export(), {**metadata, "state_dim": width}
+    metadata |= {"training": {**training, **summary}}
     artifact = make_artifact(
         agent, exported, split.train, features, metadata, settings.uniform_mix, learned_events=events
     )
-    write_artifact(artifact, bandit, features.context.shape[1], work, out)
+    write_artifact(artifact, bandit, width, work, out)
     return load_policy(out)
 
 

@@ -21,7 +21,7 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.workflows.held_out_evaluation import check_trained_on, get_rating_model
 from recpolicy.workflows.log_evaluation import check_same_ids
-from recpolicy.workflows.session_evaluation import (
+from recpolicy.workflows.session_players import (
     SESSIONS_PER_USER,
     check_comparable,
     greedy_choice,
@@ -154,7 +154,8 @@ class _Runners:
     def _compile(self, policy: Policy, settings: SessionTrainConfig) -> Any:
         from recpolicy.evaluation.sessions import SessionRunner
 
-        return SessionRunner(policy_environment(policy, settings, self._world, self._seed))
+        sessions = SESSIONS_PER_USER * len(self._world.users)
+        return SessionRunner(policy_environment(policy, settings, self._world, self._seed, sessions), sessions)
 
     def _by_user(self, runner: Any, choose: Any) -> _ByUser:
         results = runner.run(choose, self._seed)

@@ -5,7 +5,7 @@ A policy of single rounds leads a session by its best items that the session has
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, MissingExtraError
-from recpolicy.core.files import content_digest, write_json
+from recpolicy.core.files import write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval, paired_difference
@@ -23,16 +23,30 @@ from recpolicy.core.text import format_table
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.policy_scores import baseline_tables
 from recpolicy.inference.predictor import Policy
-from recpolicy.models.session_world import SessionWorld
-from recpolicy.models.session_worlds import TwoWorlds
+from recpolicy.models.own_like_model import LikeFunction, OwnLikeModel, read_like_model
+from recpolicy.models.session_world import SIMILARITIES, SessionWorld
+from recpolicy.models.session_worlds import TwoWorlds, fit_evaluation_worlds
 from recpolicy.workflows.held_out_evaluation import METRICS_FILE, check_trained_on, get_rating_model
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_config
-from recpolicy.workflows.training_data import coerce
+from recpolicy.workflows.session_players import (
+    SESSIONS_PER_USER,
+    check_comparable,
+    greedy_choice,
+    group_by_observations,
+    policy_environment,
+    session_settings,
+)
+from recpolicy.workflows.session_training import LIKE_MODEL, make_worlds
+from recpolicy.workflows.world_ensemble import EnsembleReturns, ensemble_returns, play_ensemble
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SESSIONS_PER_USER = 4
+_ENSEMBLE_NOTE = (
+    "Over worlds: 95 % limits from {worlds} evaluation worlds, each fitted on a random half of the users. They include"
+    " the uncertainty of the fitted simulator; limits by users take the world as given."
+)
+MAX_SESSIONS = 1_000_000
+"""Most sessions of a policy; bounds memory and time."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,11 @@ class SessionEvaluation:
 
     training_world: Mapping[str, Returns]
     evaluation_world: Mapping[str, Returns]
+    sessions: int
+    """Simulated sessions of each policy in the evaluation world."""
+    notes: tuple[str, ...] = ()
+    ensemble: Mapping[str, EnsembleReturns] | None = None
+    """Returns in an ensemble of evaluation worlds, with intervals that include the uncertainty of the simulator."""
 
     def table(self) -> pd.DataFrame:
         """Return all figures as text, one row per policy, the best in the evaluation world first."""
@@ -62,6 +81,7 @@ class SessionEvaluation:
             name: {
                 "evaluation-world reward": str(returns.reward),
                 "gain on rating_model": "" if returns.gain is None else str(returns.gain),
+                **self._over_worlds(name),
                 "items": f"{returns.length:.1f}",
                 "likes per item": f"{returns.like_share:.3f}",
                 "training-world reward": str(self.training_world[name].reward),
@@ -72,9 +92,20 @@ class SessionEvaluation:
         table.index.name = "policy"
         return table
 
+    def _over_worlds(self, policy: str) -> dict[str, str]:
+        """Return the cells of the ensemble for a policy: the limits only, for the values are those of one world."""
+        if self.ensemble is None:
+            return {}
+        played = self.ensemble.get(policy)
+        intervals = (None, None) if played is None else (played.reward, played.gain)
+        limits = ["" if each is None else f"[{each.lo:.3f}, {each.hi:.3f}]" for each in intervals]
+        return {"reward over worlds": limits[0], "gain over worlds": limits[1]}
+
     def show(self) -> None:
         """Print all figures."""
         print(format_table(self.table(), "Simulated sessions: reward of a session, 95 % intervals over users"))
+        for note in (f"{self.sessions:,} sessions of each policy in the evaluation world.", *self.notes):
+            print(f"\n{note}")
 
     def plot(self) -> "Figure":
         """Return a plot of the reward of a session, per policy and world.
@@ -99,9 +130,14 @@ class SessionEvaluation:
             }  # fmt: skip
 
         worlds = {"training_world": self.training_world, "evaluation_world": self.evaluation_world}
-        return {
+        figures = {
             world: {name: plain(returns) for name, returns in policies.items()} for world, policies in worlds.items()
         }
+        over = None if self.ensemble is None else {name: each.as_dict() for name, each in self.ensemble.items()}
+        return {
+            **figures, "sessions": self.sessions, "notes": list(self.notes),
+            **({} if over is None else {"ensemble": over}),
+        }  # fmt: skip
 
 
 def evaluate_sessions(
@@ -109,6 +145,9 @@ def evaluate_sessions(
     split: Split,
     *,
     worlds: TwoWorlds | None = None,
+    ensemble: int | None = None,
+    sessions: int | None = None,
+    like_model: "str | Path | LikeFunction | None" = None,
     seed: int = 0,
     out: Path | None = None,
 ) -> SessionEvaluation:
@@ -122,6 +161,10 @@ def evaluate_sessions(
         policies: The policies by name.
         split: The split that all of them were trained on.
         worlds: The simulated worlds; without them, they are fitted.
+        ensemble: Number K of evaluation worlds, fitted on half-samples of the users (`fit_evaluation_worlds`). Their
+            spread gives intervals that include the uncertainty of the simulator. None fits no further world.
+        sessions: Number of sessions in each world; None simulates SESSIONS_PER_USER of each user.
+        like_model: Your own P(like), which replaces the fitted model in all worlds; see `read_like_model`.
         seed: Seed of the sessions and the intervals.
         out: A folder; its metrics.json gets the key `sessions`.
 
@@ -135,6 +178,8 @@ def evaluate_sessions(
     """
     if not policies:
         raise ConfigError("evaluate_sessions: no policies given; expected at least one")
+    if sessions is not None and not 2 <= sessions <= MAX_SESSIONS:
+        raise ConfigError(f"sessions is {sessions}; expected 2 to {MAX_SESSIONS:,}")
     require_extra("train", "a simulation of sessions")
     silence_libraries()
     for name, policy in policies.items():
@@ -143,17 +188,37 @@ def evaluate_sessions(
     first = next((policy for policy in policies.values() if policy.sequential), next(iter(policies.values())))
     model = get_rating_model(first, split.train)
     tables = {name: table.score for name, table in baseline_tables(split.train, model).items()}
-    both = worlds or make_worlds(split, session_settings(first), first.metadata["seed"])
-    result = SessionEvaluation(
-        *(_returns(policies, tables, world, seed) for world in (both.training_world, both.evaluation_world))
+    own = None if like_model is None else read_like_model(like_model, split.train)
+    both = worlds or make_worlds(split, session_settings(first), first.metadata["seed"], own)
+    training, evaluation = (
+        _returns(policies, tables, world, sessions or SESSIONS_PER_USER * len(world.users), seed)
+        for world in (both.training_world, both.evaluation_world)
     )
+    count = sessions or SESSIONS_PER_USER * len(both.evaluation_world.users)
+    notes, over_worlds = (*_circular(policies), *_like_model_notes(policies, own)), None
+    if ensemble is not None:
+        settings = session_settings(first)
+        config = replace(settings.simulator, max_steps=settings.max_episode_steps)
+        fitted = fit_evaluation_worlds(split, ensemble, config, first.metadata["seed"], own)
+        rewards = play_ensemble(policies, tables, fitted, count, seed)
+        full = {name: returns.reward.value for name, returns in evaluation.items()}
+        over_worlds = ensemble_returns(rewards, full, "rating_model")
+        notes = (*notes, _ENSEMBLE_NOTE.format(worlds=ensemble))
+    result = SessionEvaluation(training, evaluation, count, notes, over_worlds)
     if out is not None:
         _store(out, result.as_dict())
     return result
 
 
 def evaluate_or_read_sessions(
-    policy: Policy, split: Split, folder: Path, seed: int, stored: Mapping[str, Any]
+    policy: Policy,
+    split: Split,
+    folder: Path,
+    seed: int,
+    stored: Mapping[str, Any],
+    sessions: int | None = None,
+    ensemble: int | None = None,
+    like_model: "str | Path | LikeFunction | None" = None,
 ) -> tuple[SessionEvaluation | None, list[str]]:
     """Evaluate one session policy in simulated sessions; without the extra `train`, take the stored figures.
 
@@ -163,20 +228,38 @@ def evaluate_or_read_sessions(
         folder: Its artifact; its metrics.json gets the key `sessions`.
         seed: Seed of the sessions and the intervals.
         stored: The content of an earlier metrics.json, see `read_metrics`.
+        sessions: Number of sessions in each world; None simulates SESSIONS_PER_USER of each user.
+        ensemble: Number of further evaluation worlds, see `evaluate_sessions`.
+        like_model: Your own P(like), see `evaluate_sessions`.
 
     Returns:
         The evaluation, None where there is none; and notes: where it comes from, or why it is left out.
     """
     try:
-        return evaluate_sessions({policy.artifact.agent: policy}, split, seed=seed, out=folder), []
+        mine = {policy.artifact.agent: policy}
+        played = evaluate_sessions(
+            mine, split, ensemble=ensemble, sessions=sessions, like_model=like_model, seed=seed, out=folder
+        )
+        return played, []
     except MissingExtraError as error:
         same = stored.get("test_digest") == split.test.digest and stored.get("seed") == seed
+        same &= (
+            ensemble is None
+            and like_model is None
+            and (sessions is None or stored.get("sessions", {}).get("sessions") == sessions)
+        )
         if "sessions" not in stored or not same:
             return None, [f"Simulated sessions are left out: {error}"]
     _store(folder, stored["sessions"])
-    worlds = (stored["sessions"][world] for world in ("training_world", "evaluation_world"))
-    sessions = SessionEvaluation(*({name: _from_dict(plain) for name, plain in world.items()} for world in worlds))
-    return sessions, [f"Figures of simulated sessions come from an earlier evaluation, in {METRICS_FILE}."]
+    training, judged = (
+        {name: _from_dict(plain) for name, plain in stored["sessions"][world].items()}
+        for world in ("training_world", "evaluation_world")
+    )
+    count, remarks = stored["sessions"].get("sessions", 0), stored["sessions"].get("notes", ())
+    worlds = stored["sessions"].get("ensemble")
+    over = None if worlds is None else {name: EnsembleReturns.from_dict(plain) for name, plain in worlds.items()}
+    evaluation = SessionEvaluation(training, judged, count, tuple(remarks), over)
+    return evaluation, [f"Figures of simulated sessions come from an earlier evaluation, in {METRICS_FILE}."]
 
 
 def _from_dict(plain: Mapping[str, Any]) -> Returns:
@@ -197,64 +280,53 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> None:
-    """Raise ConfigError unless all policies were trained for the same sessions."""
-
-    def comparable_settings(policy: Policy) -> dict[str, Any]:
-        if not policy.sequential:
-            return {"action_items": policy.artifact.action_items.tolist()}
-        train = policy.metadata["config"]["train"]
-        same = {name: train[name] for name in ("reward", "reward_decay", "max_episode_steps")}
-        worlds = {} if own_worlds else {"simulator": train["simulator"], "seed": policy.metadata["seed"]}
-        return {**same, **worlds, "action_items": policy.artifact.action_items.tolist()}
-
-    first = next((name for name, policy in policies.items() if policy.sequential), next(iter(policies)))
-    others = [name for name in policies if name != first]
-    expected = comparable_settings(policies[first])
-    for name in others:
-        for setting, value in comparable_settings(policies[name]).items():
-            if value != expected[setting]:
-                raise ConfigError(
-                    f"{first} and {name} were trained with different {setting}: their sessions cannot be compared;"
-                    " evaluate them one by one"
-                )
+def _circular(policies: Mapping[str, Policy]) -> tuple[str, ...]:
+    """Return a note for each policy whose training had no feedback."""
+    reward = {name: policy.metadata["config"]["train"].get("reward") for name, policy in policies.items()}
+    return tuple(
+        f"{name} was trained on {kind}, a circular reward: the policy sees both embeddings. It is evaluated by likes."
+        for name, kind in reward.items()
+        if kind in SIMILARITIES
+    )
 
 
-def session_settings(policy: Policy) -> SessionTrainConfig:
-    """Return the settings of sessions that a policy was trained with; the defaults for a policy of single rounds."""
-    if not policy.sequential:
-        return SessionTrainConfig()
-    settings: SessionTrainConfig = coerce(SessionTrainConfig, policy.metadata["config"]["train"], "train")
-    return settings
+def _like_model_notes(policies: Mapping[str, Policy], own: OwnLikeModel | None) -> list[str]:
+    """Return notes on an own like model of the worlds, or of a training whose worlds are not these."""
+    if own is not None:
+        return [
+            f"P(like) in all worlds is that of {own.name}: the gap between the worlds says nothing about it."
+            " Validate it: recpolicy simulator validate --like-model."
+        ]
+    trained = {name: policy.metadata.get(LIKE_MODEL) for name, policy in policies.items()}
+    return [
+        f"{name} was trained with the like model {used['name']}; these worlds have the fitted one (--like-model)."
+        for name, used in trained.items()
+        if used is not None
+    ]
 
 
 def _returns(
-    policies: Mapping[str, Policy], tables: Mapping[str, NDArray[np.floating]], world: SessionWorld, seed: int
-) -> dict[str, Returns]:
+    policies: Mapping[str, Policy], tables: Mapping[str, NDArray[np.floating]], world: SessionWorld, sessions: int,
+    seed: int,
+) -> dict[str, Returns]:  # fmt: skip
     from recpolicy.evaluation.sessions import SessionRunner, by_table, session_baselines
 
-    runners: dict[str, Any] = {}  # compiled once for all policies with the same observations
-    environments, results_by_policy = {}, {}
-    sequential = {name: policy for name, policy in policies.items() if policy.sequential}
-    # Tables of scores need any environment: that of a session policy, or of the first policy.
-    for name, policy in (sequential or dict([next(iter(policies.items()))])).items():
-        environments[name] = environment = policy_environment(policy, session_settings(policy), world, seed)
-        artifact = policy.artifact
-        sees = content_digest(
-            artifact.context, artifact.item, [environment.config.view, str(environment.config.last_n)]
-        )
-        runner = runners.setdefault(sees, SessionRunner(environment))
-        if policy.sequential:
-            results_by_policy[name] = runner.run(greedy_choice(policy), seed)
-    first = next(iter(environments))
-    action_items = policies[first].artifact.action_items
-    choices = session_baselines(environments[first], {name: table[:, action_items] for name, table in tables.items()})
+    results_by_policy, runners = {}, []
+    for group in group_by_observations(policies):  # compiled once for all policies with the same observations
+        host = policies[group[0]]
+        environment = policy_environment(host, session_settings(host), world, seed, sessions)
+        runners.append((environment, runner := SessionRunner(environment, sessions)))
+        for name in group:
+            if policies[name].sequential:
+                results_by_policy[name] = runner.run(greedy_choice(policies[name]), seed)
+    environment, runner = runners[0]
+    action_items = next(iter(policies.values())).artifact.action_items
+    choices = session_baselines(environment, {name: table[:, action_items] for name, table in tables.items()})
     choices |= {
         name: by_table(policy.scores()[0][world.users][:, action_items])
         for name, policy in policies.items()
         if not policy.sequential
     }
-    runner = next(iter(runners.values()))
     results_by_policy |= {name: runner.run(choose, seed) for name, choose in choices.items()}
     reference = results_by_policy["rating_model"].by_user(results_by_policy["rating_model"].reward)
     returns = {}
@@ -268,23 +340,3 @@ def _returns(
             float(results.likes.sum() / shown), gain,
         )  # fmt: skip
     return returns
-
-
-def policy_environment(policy: Policy, settings: SessionTrainConfig, world: SessionWorld, seed: int) -> Any:
-    """Return the environment of `world` with the observations and the catalogue of the policy."""
-    from recpolicy.environments.session import SessionEnvironment
-
-    artifact, config = policy.artifact, session_config(settings, SESSIONS_PER_USER * len(world.users))
-    return SessionEnvironment(world, artifact.context, artifact.item, artifact.action_items, config, seed)
-
-
-def greedy_choice(policy: Policy) -> Any:
-    """Return the choice of a session policy without exploration, as `SessionPlayer.play` takes it."""
-    from recpolicy.evaluation.sessions import best
-
-    width = policy.artifact.context.shape[1]
-
-    def choose(_: Any, observation: Any, mask: Any, rng: np.random.Generator) -> Any:
-        return best(policy.session_scores(observation[:, :width], observation[:, width:]), mask, rng)
-
-    return choose

@@ -30,6 +30,7 @@ from recpolicy.workflows.artifacts import check_absent
 from recpolicy.workflows.held_out_evaluation import check_trained_on
 from recpolicy.workflows.interaction_logs import REPORT, SIMULATION
 from recpolicy.workflows.logging_policies import Day, Days, day_start, event_times
+from recpolicy.workflows.session_players import session_settings
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, reward_scale, session_config
 from recpolicy.workflows.training_data import coerce, select_action_items
 
@@ -96,6 +97,7 @@ def simulate_session_log(
     check_absent(Path(out))
     if isinstance(logging_policy, str):
         training = coerce(SessionTrainConfig, train, "train")
+        reward_scale(training, split.train.scale)  # refuses rewards that no log holds
         policy = _baseline(logging_policy, split, training, settings)
         world = (worlds or make_worlds(split, training, seed)).training_world
     else:
@@ -239,7 +241,7 @@ def _loaded(policy: Policy, split: Split) -> SessionLoggingPolicy:
     exported = ExportedPolicy(artifact.estimator, artifact.head, dict(artifact.settings), dict(artifact.policy))
     return SessionLoggingPolicy(
         artifact.agent, artifact.metadata["policy_digest"], exploring(exported), artifact.context, artifact.item,
-        artifact.action_items, coerce(SessionTrainConfig, policy.metadata["config"]["train"], "train"),
+        artifact.action_items, session_settings(policy),
     )  # fmt: skip
 
 

@@ -21,8 +21,9 @@ from recpolicy.data.ratings import genre_directions
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.models.own_like_model import LikeFunction, OwnLikeModel, read_like_model
 from recpolicy.models.rating_model import RatingModel
-from recpolicy.models.session_world import SessionWorld
+from recpolicy.models.session_world import SIMILARITIES, SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds, fit_two_worlds
 from recpolicy.models.user_model import SessionWorldConfig
 from recpolicy.workflows.artifacts import (
@@ -44,6 +45,12 @@ if TYPE_CHECKING:
     from recpolicy.training.observation_builder import ObservationBuilder
 
 
+LIKE_MODEL = "like_model"
+"""Key in the metadata: name and digest of the own like model of the training world."""
+CIRCULAR = "circular: similarity of the embeddings"
+"""Rewards of a training in the metadata, where `reward` is one of SIMILARITIES."""
+
+
 @config_dataclass
 class SessionTrainConfig(FeatureConfig):
     """Settings of a training in sessions; the agent's own settings are separate."""
@@ -52,8 +59,10 @@ class SessionTrainConfig(FeatureConfig):
     """Recommended items in all."""
     batch_size: Size = 64
     """Sessions that run in parallel."""
-    reward: Literal["like", "watch", "rating"] = "like"
-    """Reward of a recommended item: 1 for a like; the watch fraction; the rating."""
+    reward: Literal["like", "watch", "rating", "similarity", "cosine_similarity"] = "like"
+    """Reward of a recommended item: 1 for a like; the watch fraction; the rating. `similarity` (dot product) and
+    `cosine_similarity` of the embeddings of user and item are circular: the policy sees both, and there is no feedback.
+    """
     reward_decay: PositiveFraction = 1.0
     """Factor on the reward for each earlier item of the session, in (0, 1]."""
     view: Literal["interest", "last_item", "last_n", "gru", "transformer"] = "interest"
@@ -87,6 +96,7 @@ def train_sessions(
     worlds: TwoWorlds | None = None,
     log: BanditLog | SessionLog | None = None,
     init_from: "str | Path | InitialPolicy | None" = None,
+    like_model: "str | Path | LikeFunction | None" = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
@@ -106,6 +116,7 @@ def train_sessions(
         log: Logged sessions to learn from, for topk_reinforce, offpolicy_actor_critic, dqn and behavior_cloning.
         init_from: Folder of a policy whose networks the agent starts with, or of a registry: then its champion; or that
             policy as it was read. Settings of features, view and network that are not given come from it.
+        like_model: Your own P(like), which replaces the fitted model of the worlds; see `read_like_model`.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
@@ -153,10 +164,15 @@ def train_sessions(
     check_limits(agent, agent_settings, initial)
     if log is not None:
         log = _check_log(agent, log, settings, split.train.scale)
+    if like_model is not None and (log is not None or worlds is not None):
+        raise ConfigError("a like model replaces that of worlds that are fitted here: give no log and no worlds")
     out = Path(out)
     check_absent(out)
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
     metadata = build_metadata(split, settings, agent_settings, features.model, seed, log)
+    own = None if like_model is None else read_like_model(like_model, split.train)
+    if own is not None:
+        metadata |= {LIKE_MODEL: {"name": own.name, "digest": own.digest}}
     if initial is not None:
         initial.check_features(features)
         metadata |= initial.metadata()
@@ -172,20 +188,25 @@ def train_sessions(
 
     begin = partial(open_work_folder, out, {"agent": agent, **metadata})
     if log is None:
-        world = (worlds or make_worlds(split, settings, seed)).training_world
+        world = (worlds or make_worlds(split, settings, seed, own)).training_world
         learner, training, work = _train_in_world(make, features, settings, world, begin, seed, show_progress)
     else:
         learner, training, work = _learn_from_log(make, features, settings, split, log, begin, seed, show_progress)
     if agent_settings.normalize_reward:
         training |= {"reward_std": learner.learner.reward_std}
+    width = context_width(learner.time_step_spec)
     exported = with_view(learner.learner.export(), settings, split)
     events = training_events(log, split.train.source)
     if initial is not None:
         training, events = initial.rewards(training), initial.events(events)
     artifact = make_artifact(
-        agent, exported, split.train, features, {**metadata, "training": training}, learned_events=events
+        agent,
+        exported,
+        split.train,
+        features,
+        {**metadata, "state_dim": width, "training": training},
+        learned_events=events,
     )
-    width = context_width(learner.time_step_spec)
     write_artifact(artifact, learner, width, work, out)
     return load_policy(out)
 
@@ -208,7 +229,8 @@ def _train_in_world(
     )
     work = begin()  # after all checks, so that refused settings leave no unfinished training behind
     shown = train_in_sessions(environment, agent, run, work, show_progress)
-    figures = {"mode": "sessions", "rewards": "simulated", "total_timesteps": shown, "world": world.name}
+    rewards = CIRCULAR if settings.reward in SIMILARITIES else "simulated"
+    figures = {"mode": "sessions", "rewards": rewards, "total_timesteps": shown, "world": world.name}
     return agent, {**figures, **_divergence(agent, read_csv(work / METRICS_FILE)[-1])}, work
 
 
@@ -270,15 +292,25 @@ def _check_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale:
 
 
 def reward_scale(settings: SessionTrainConfig, scale: tuple[float, float]) -> tuple[float, float]:
-    """Return the lowest and the highest reward of a step; `scale` is that of the ratings."""
+    """Return the lowest and the highest reward of a step; `scale` is that of the ratings.
+
+    Raises:
+        ConfigError: The reward is a similarity of embeddings, which no log holds.
+    """
+    if settings.reward in SIMILARITIES:
+        raise ConfigError(
+            f"train.reward is {settings.reward!r}, which is no feedback: a log holds like, watch or rating"
+        )
     if settings.reward != "rating":
         return 0.0, 1.0
     return (scale[0] if settings.reward_decay == 1 else 0.0), scale[1]
 
 
-def make_worlds(split: Split, settings: SessionTrainConfig, seed: int) -> TwoWorlds:
+def make_worlds(
+    split: Split, settings: SessionTrainConfig, seed: int, like_model: OwnLikeModel | None = None
+) -> TwoWorlds:
     """Return the training world and the evaluation world, at the settings' session length."""
-    return fit_two_worlds(split, replace(settings.simulator, max_steps=settings.max_episode_steps), seed)
+    return fit_two_worlds(split, replace(settings.simulator, max_steps=settings.max_episode_steps), seed, like_model)
 
 
 def session_environment(

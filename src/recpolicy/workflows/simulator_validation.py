@@ -8,6 +8,7 @@ from recpolicy.core.config import build
 from recpolicy.core.files import write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.splits import Split
+from recpolicy.models.own_like_model import LikeFunction, read_like_model
 
 if TYPE_CHECKING:
     from recpolicy.evaluation.simulator_gates import SimulatorCard
@@ -35,6 +36,7 @@ def validate_simulator(
     seed: int = 0,
     out: Path | None = None,
     card: Mapping[str, Any] | None = None,
+    like_model: "str | Path | LikeFunction | None" = None,
 ) -> "SimulatorCard":
     """Return the validation card of a simulator that is fitted on `split`.
 
@@ -44,6 +46,7 @@ def validate_simulator(
         seed: Seed of every random draw.
         out: A folder that gets card.json and card.html.
         card: Settings of CardConfig, such as {"replicates": 20}.
+        like_model: Your own P(like), which replaces the fitted model; see `read_like_model`.
 
     Returns:
         The card: every gate with its figure, limit and verdict.
@@ -57,7 +60,8 @@ def validate_simulator(
     from recpolicy.models.user_model import SessionWorldConfig
 
     settings = build(SessionWorldConfig, config, "simulator") if isinstance(config, Mapping) else config
-    result = validate_world(split, settings, build(CardConfig, card or {}, "card"), seed)
+    own = None if like_model is None else read_like_model(like_model, split.train)
+    result = validate_world(split, settings, build(CardConfig, card or {}, "card"), seed, own)
     if out is not None:
         write_json(Path(out) / CARD_FILE, result.as_dict())
         write_card_page(result, Path(out) / PAGE_FILE)

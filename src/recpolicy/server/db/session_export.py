@@ -312,7 +312,7 @@ def _ended(session: Sequence[str], step: Sequence[int], policy: LogPolicy) -> An
 
 
 def _in_unit(steps: Sequence[Step], policy: LogPolicy) -> tuple[Any, tuple[float, float]]:
-    """Return the rewards [N] in the unit of the policy's training, and their scale."""
+    """Return the rewards [N] in the unit of the policy's training (likes if it had no feedback), and their scale."""
     settings = policy.artifact.metadata.get("config", {}).get("train", {})
     kind, decay = settings.get("reward", "like"), float(settings.get("reward_decay", 1.0))
     low, high = policy.artifact.scale
@@ -320,7 +320,7 @@ def _in_unit(steps: Sequence[Step], policy: LogPolicy) -> tuple[Any, tuple[float
     without = np.where(earned > 0, low + _LIKE_AT * (high - low), low)  # a like without a reward is the lowest like
     rating = np.array([np.nan if step.reward is None else step.reward for step in steps], np.float64)
     rating = np.where(np.isnan(rating), without, rating)
-    value = {"like": earned, "watch": (rating - low) / (high - low), "rating": rating}[kind]
+    value = {"watch": (rating - low) / (high - low), "rating": rating}.get(kind, earned)
     scale = (0.0, 1.0) if kind != "rating" else (low if decay == 1 else 0.0, high)
     return value * decay ** np.array([step.step for step in steps]), scale
 

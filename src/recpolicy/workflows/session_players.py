@@ -1,0 +1,95 @@
+"""Session policies as players of simulated sessions: their settings, environments and choices.
+
+A policy of single rounds leads a session, too, in an environment of another policy or of the default settings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.files import content_digest
+from recpolicy.inference.predictor import Policy
+from recpolicy.models.session_world import SIMILARITIES, SessionWorld
+from recpolicy.workflows.session_training import SessionTrainConfig, session_config
+from recpolicy.workflows.training_data import coerce
+
+SESSIONS_PER_USER = 4
+"""Simulated sessions of each user of a world, unless told otherwise."""
+
+
+def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> None:
+    """Raise ConfigError unless all policies were trained for the same sessions."""
+
+    def comparable_settings(policy: Policy) -> dict[str, Any]:
+        if not policy.sequential:
+            return {"action_items": policy.artifact.action_items.tolist()}
+        train = policy.metadata["config"]["train"]
+        same = {name: train[name] for name in ("reward_decay", "max_episode_steps")}
+        same["reward"] = session_settings(policy).reward
+        worlds = {} if own_worlds else {"simulator": train["simulator"], "seed": policy.metadata["seed"]}
+        return {**same, **worlds, "action_items": policy.artifact.action_items.tolist()}
+
+    first = next((name for name, policy in policies.items() if policy.sequential), next(iter(policies)))
+    others = [name for name in policies if name != first]
+    expected = comparable_settings(policies[first])
+    for name in others:
+        for setting, value in comparable_settings(policies[name]).items():
+            if value != expected[setting]:
+                raise ConfigError(
+                    f"{first} and {name} were trained with different {setting}: their sessions cannot be compared;"
+                    " evaluate them one by one"
+                )
+
+
+def session_settings(policy: Policy) -> SessionTrainConfig:
+    """Return the settings of sessions that a policy was trained with; the defaults for a policy of single rounds.
+
+    A policy that was trained on a similarity of embeddings is evaluated by likes: the similarity holds no feedback.
+    """
+    if not policy.sequential:
+        return SessionTrainConfig()
+    settings: SessionTrainConfig = coerce(SessionTrainConfig, policy.metadata["config"]["train"], "train")
+    return replace(settings, reward="like") if settings.reward in SIMILARITIES else settings
+
+
+def group_by_observations(policies: Mapping[str, Policy]) -> list[list[str]]:
+    """Return the names of session policies in groups of equal observations, or the first policy if there are none."""
+    groups: dict[str, list[str]] = {}
+    sequential = {name: policy for name, policy in policies.items() if policy.sequential}
+    # Tables of scores need any environment: that of a session policy, or of the first policy.
+    for name, policy in (sequential or dict([next(iter(policies.items()))])).items():
+        artifact, settings = policy.artifact, session_settings(policy)
+        sees = content_digest(artifact.context, artifact.item, [settings.view, str(settings.last_n)])
+        groups.setdefault(sees, []).append(name)
+    return list(groups.values())
+
+
+def policy_environment(
+    policy: Policy, settings: SessionTrainConfig, world: SessionWorld, seed: int, sessions: int,
+    replaceable: bool = False,
+) -> Any:  # fmt: skip
+    """Return the environment of `world` with the observations and the catalog of the policy, for so many sessions.
+
+    The world of a `replaceable` one can be replaced later.
+    """
+    from recpolicy.environments.session import SessionEnvironment
+    from recpolicy.evaluation.sessions import SESSIONS_AT_ONCE
+
+    artifact, config = policy.artifact, session_config(settings, min(sessions, SESSIONS_AT_ONCE))
+    tables = artifact.context, artifact.item, artifact.action_items
+    return SessionEnvironment(world, *tables, config, seed, replaceable=replaceable)
+
+
+def greedy_choice(policy: Policy) -> Any:
+    """Return the choice of a session policy without exploration, as `SessionPlayer.play` takes it."""
+    from recpolicy.evaluation.sessions import best
+
+    width = policy.artifact.context.shape[1]
+
+    def choose(_: Any, observation: Any, mask: Any, rng: np.random.Generator) -> Any:
+        return best(policy.session_scores(observation[:, :width], observation[:, width:]), mask, rng)
+
+    return choose

@@ -1,0 +1,67 @@
+"""Sessions in batches: the number asked for, no more, over all users, each batch with its own random numbers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.environments.session import SessionConfig, SessionEnvironment
+from recpolicy.evaluation.sessions import SessionRunner, by_table
+from recpolicy.testing import planted_environment, planted_sessions
+
+USERS = len(planted_sessions().world.users)
+
+
+@pytest.fixture(scope="module")
+def environment():
+    return planted_environment(batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def score(environment):
+    return np.random.default_rng(0).normal(size=(USERS, environment.actions))
+
+
+def test_the_last_batch_is_cut_at_the_number_of_sessions(environment, score):
+    results = SessionRunner(environment, 40).run(by_table(score), seed=3)
+    assert {len(getattr(results, name)) for name in ("reward", "length", "likes", "watched", "user")} == {40}
+    assert results.shown.sum() == results.length.sum()  # the surplus of the third batch does not count
+    expected = np.floor((np.arange(40) + 0.5) / 40 * USERS)
+    np.testing.assert_array_equal(results.user, expected)  # every user as often as any other
+
+
+def test_batches_have_their_own_random_numbers(environment, score):
+    """One user's sessions fill both batches: the same random numbers would repeat the first batch."""
+    runner = SessionRunner(environment, 16 * USERS * 2)
+    results = runner.run(by_table(score), seed=3)
+    first, second = results.length[:16], results.length[16:32]
+    assert set(results.user[:32]) == {0}
+    assert (first != second).any()
+    again = runner.run(by_table(score), seed=3)
+    np.testing.assert_array_equal(results.reward, again.reward)
+    assert len(results.by_user(results.reward)) == USERS
+
+
+def test_one_compiled_program_plays_several_worlds():
+    """A world loaded into a running program gives the sessions of an environment made in it, to the last bit."""
+
+    def make(planted, replaceable):
+        config = SessionConfig(batch_size=32, max_episode_steps=planted.world.steps)
+        tables = planted.context, planted.embedding, planted.candidates
+        return SessionEnvironment(planted.world, *tables, config, 0, replaceable=replaceable)
+
+    first, second = planted_sessions(), planted_sessions(1, slope=0.2)
+    second = dataclasses.replace(second, context=first.context, embedding=first.embedding)
+    environment = make(first, replaceable=True)
+    runner = SessionRunner(environment)
+    score = np.random.default_rng(0).normal(size=(USERS, environment.actions))
+    before = runner.run(by_table(score), seed=3)
+    environment.load_world(second.world)
+    after, alone = runner.run(by_table(score), seed=3), SessionRunner(make(second, False)).run(by_table(score), seed=3)
+    np.testing.assert_array_equal(after.reward, alone.reward)
+    np.testing.assert_array_equal(after.length, alone.length)
+    assert (after.reward != before.reward).any()
+    assert runner._transition.experimental_get_tracing_count() == 1
+    with pytest.raises(ConfigError, match="one program plays worlds of one shape"):
+        environment.load_world(planted_sessions(users=USERS + 1).world)
