@@ -5,7 +5,6 @@ python benchmarks/rl_speed/run.py --peer-python PEER/bin/python --out benchmarks
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from call_peer import HERE, SOURCE, add_option, measure_peer
+from beside_jax import beside_jax
+from call_peer import HERE, SOURCE, add_jax_option, add_option, measure_ours, measure_peer
 
 sys.path.insert(0, str(HERE.parent))
 from common import context, write_results
@@ -39,20 +39,6 @@ BEST: Mapping[str, dict[str, Any]] = {
 BATCHES = (64, 512)
 EVALUATED = 1024
 """Fresh sessions that judge each trained policy."""
-
-
-def ours(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What ours.py measures with `settings`, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        asked, told = Path(folder, "settings.json"), Path(folder, "result.json")
-        asked.write_text(json.dumps(dict(settings)), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, str(HERE / "ours.py"), str(asked), str(told)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise SystemExit(f"ours.py failed:\n{done.stderr[-2000:]}")
-        result: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
-    return result
 
 
 def write_worlds(folder: Path) -> dict[int, Path]:
@@ -88,9 +74,9 @@ def beside_the_peer(paths: Mapping[int, Path], python: str, seeds: tuple[int, ..
                           "evaluation_sessions": EVALUATED}  # fmt: skip
                 agent = {**ALIKE[algorithm], "head": "plain"}
                 peer = measure_peer(python, {**shared, **PEER[algorithm], "threads": best_threads(paths[100], python)})
-                mine = ours({**shared, "agent": agent, "seconds": 4.0})
+                mine = measure_ours({**shared, "agent": agent, "seconds": 4.0})
                 if seed == seeds[0]:
-                    dot = ours({**shared, "agent": {**agent, "head": "dot"}, "seconds": 4.0})
+                    dot = measure_ours({**shared, "agent": {**agent, "head": "dot"}, "seconds": 4.0})
                 row = (mine["steps_per_s"], peer["rate"], mine["return_sampled"], peer["sampled"]["return"],
                        dot["steps_per_s"], dot["return_sampled"], peer["environment_share"])  # fmt: skip
                 rows.append(row)
@@ -144,13 +130,13 @@ def at_our_best(paths: Mapping[int, Path], quick: bool) -> dict[str, float]:
                 agent = {**BEST[algorithm], "minibatch_size": min(2048, 8 * sessions)} if algorithm == "ppo" else {}
                 shared = {"world": str(path), "algorithm": algorithm, "total_steps": 20_000, "sessions": sessions,
                           "evaluation_sessions": 0, "seconds": 3.0, "agent": agent}  # fmt: skip
-                told = ours(shared)
+                told = measure_ours(shared)
                 name = f"{algorithm}_{items}_items_{sessions}_sessions"
                 figures[f"{name}_steps_per_s"] = told["steps_per_s"]
                 done = told["steps_per_s"] * flops_per_step(items, algorithm)
                 figures[f"{name}_share_of_peak"] = done / (figures["peak_gflops"] * 1e9)
                 if sessions == 512:
-                    figures[f"{name}_1_core_steps_per_s"] = ours({**shared, "cores": 1})["steps_per_s"]
+                    figures[f"{name}_1_core_steps_per_s"] = measure_ours({**shared, "cores": 1})["steps_per_s"]
                 print(name, round(told["steps_per_s"]), flush=True)
     return figures
 
@@ -183,15 +169,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How fast do agents learn in sessions?")
     parser.add_argument("--quick", action="store_true", help="a small part, to see that it runs; not for results.json")
     parser.add_argument("--out", type=Path, required=True, help="where the figures are written, as JSON")
+    parser.add_argument(
+        "--only", choices=["sb3", "jax", "best"], help="measure one part; the file keeps the other parts' figures"
+    )
     add_option(parser)
+    add_jax_option(parser)
     asked = parser.parse_args()
     seeds = SEEDS[:1] if asked.quick else SEEDS
+    parts = [asked.only] if asked.only else ["sb3", "jax", "best"]
+    figures, told = _before(asked.out) if asked.only else ({}, {})
     with tempfile.TemporaryDirectory() as folder:
         paths = write_worlds(Path(folder))
-        figures = beside_the_peer(paths, asked.peer_python, seeds, asked.quick)
-        figures |= at_our_best(paths, asked.quick)
-    told = {"steps": {f"{a}_{m}": s for (a, m), s in STEPS.items()}, "peer_threads": list(_threads.values())}
-    write_results(asked.out, figures, context(seeds, **told))
+        if "sb3" in parts:
+            figures |= beside_the_peer(paths, asked.peer_python, seeds, asked.quick)
+            steps = {f"{a}_{m}": s for (a, m), s in STEPS.items()}
+            told["sb3"] = context(seeds, steps=steps, peer_threads=list(_threads.values()))
+        if "jax" in parts:
+            found, versions = beside_jax(paths, asked.jax_python, seeds, ALIKE["ppo"], asked.quick)
+            figures |= found
+            told["jax"] = context(seeds, peer_versions=versions)
+        if "best" in parts:
+            figures |= at_our_best(paths, asked.quick)
+            told["best"] = context(SEEDS[:1])
+    write_results(asked.out, figures, told)
+
+
+def _before(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """The figures of an earlier run and the circumstances of each of its parts."""
+    if not path.exists():
+        return {}, {}
+    body = json.loads(path.read_text(encoding="utf-8"))
+    told = body["context"]
+    return body["figures"], told if "hardware" not in told else {"sb3": told, "best": told}
 
 
 if __name__ == "__main__":

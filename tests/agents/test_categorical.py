@@ -8,7 +8,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recpolicy.agents.categorical import MASKED, draw, log_probability, log_probability_and_entropy, mask_logits
+from recpolicy.agents.categorical import (
+    MASKED, draw, log_probability, log_probability_and_entropy, mask_logits, row_max,
+)  # fmt: skip
 from recpolicy.core.tensorflow_random import fold_in, uniform
 
 SIZES = (1, 2, 3, 4, 5, 9, 10, 1682)
@@ -186,3 +188,13 @@ def test_gradients_reach_scores_through_the_mask():
     assert gradient[1] == 0
     assert gradient[0] == pytest.approx(-gradient[2], rel=1e-5)
     assert gradient[2] != 0
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_row_max_has_the_bits_of_the_maximum(jit: bool) -> None:
+    rng = np.random.default_rng(3)
+    table = (rng.standard_normal((200, 37)) * 10.0 ** rng.integers(-30, 30, (200, 37))).astype(np.float32)
+    table[:50] = -np.abs(table[:50])  # rows without a positive entry
+    table[0], table[1], table[2, 5] = MASKED, 0.0, np.inf
+    found = tf.function(row_max, jit_compile=jit, autograph=False)(tf.constant(table)).numpy()
+    assert np.array_equal(found, table.max(axis=1, keepdims=True))
