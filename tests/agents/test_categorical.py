@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recpolicy.agents.categorical import (
-    MASKED, draw, log_probability, log_probability_and_entropy, mask_logits, row_max,
+    MASKED,
+    draw,
+    log_probability,
+    log_probability_and_entropy,
+    mask_logits,
+    row_max,
 )  # fmt: skip
 from recpolicy.core.tensorflow_random import fold_in, uniform
 
