@@ -51,6 +51,17 @@ LOG_UNTIL = "log_until"
 """Key in the metadata: time of the last learned round of a growing log, in milliseconds since 1970."""
 
 
+def parent_record(metadata: Mapping[str, Any], digest: str | None = None) -> dict[str, Any]:
+    """Return what the metadata of a new policy say of the one that it comes from: digests, and the events it learned.
+
+    Args:
+        metadata: The metadata of the older policy.
+        digest: Its policy digest, if the metadata do not have it.
+    """
+    learned = {name: metadata[name] for name in ("slate_digest", LEARNED_EVENTS) if name in metadata}
+    return {"policy_digest": digest or metadata["policy_digest"], "log": metadata.get("log"), **learned}
+
+
 def build_metadata(
     split: Split,
     settings: FeatureConfig,

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.feature_log import FeatureLog
@@ -11,7 +10,7 @@ from recpolicy.data.reward_signals import summarize_rewards
 from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
 from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.registry.artifact_kinds import verify
-from recpolicy.workflows.artifacts import LEARNED_EVENTS, check_absent, unlearned_rounds
+from recpolicy.workflows.artifacts import LEARNED_EVENTS, check_absent, parent_record, unlearned_rounds
 
 
 def retrain_features(incumbent: str | Path, log: FeatureLog, out: str | Path) -> FeaturePolicy:
@@ -48,9 +47,7 @@ def retrain_features(incumbent: str | Path, log: FeatureLog, out: str | Path) ->
     if not log.has_reward.any():
         raise DataError(f"{log.name}: none of its {len(log):,} new rounds has a reward yet")
     new = old.updated(log)
-    parent: dict[str, Any] = {"policy_digest": old.policy_digest, "log": old.metadata.get("log")}
-    if LEARNED_EVENTS in old.metadata:
-        parent[LEARNED_EVENTS] = old.metadata[LEARNED_EVENTS]
+    parent = parent_record(old.metadata, old.policy_digest)
     summary = summarize_rewards(log.reward, log.reward_range)
     figures = {
         "mode": "log", "rewards": old.metadata.get("training", {}).get("rewards"), "rows": summary.known,

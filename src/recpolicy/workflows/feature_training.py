@@ -20,7 +20,7 @@ from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.inference.feature_artifact import read_feature_policy, write_feature_policy
 from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.registry.artifact_kinds import verify
-from recpolicy.workflows.artifacts import LEARNED_EVENTS, check_absent
+from recpolicy.workflows.artifacts import LEARNED_EVENTS, check_absent, parent_record
 from recpolicy.workflows.initial_policy import INIT_FROM, policy_folder
 from recpolicy.workflows.training_data import coerce
 
@@ -147,8 +147,7 @@ def _with_network_of(initial: FeaturePolicy, agent: str, config: Any) -> Any:
 def _lineage(initial: FeaturePolicy) -> dict[str, Any]:
     """Return the metadata of a training that started from a policy: it, and it with its ancestors as parents."""
     old = initial.metadata
-    parent = {"policy_digest": initial.policy_digest, "log": old.get("log")}
-    parent |= {name: old[name] for name in (LEARNED_EVENTS,) if name in old}
+    parent = parent_record(old, initial.policy_digest)
     origin = {"agent": initial.agent, "policy_digest": initial.policy_digest}
     return {INIT_FROM: origin, "parents": [*old.get("parents", []), parent]}
 

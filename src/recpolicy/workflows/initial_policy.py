@@ -21,7 +21,7 @@ from recpolicy.inference.artifact import REAL_REWARDS, Artifact, read_artifact
 from recpolicy.registry.aliases import CHAMPION, STATE
 from recpolicy.registry.artifact_kinds import verify
 from recpolicy.registry.model_registry import Registry
-from recpolicy.workflows.artifacts import LEARNED_EVENTS
+from recpolicy.workflows.artifacts import parent_record
 from recpolicy.workflows.training_data import Features
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ class InitialPolicy:
     def metadata(self) -> dict[str, Any]:
         """Return the lineage: the policy, and it and its ancestors as parents."""
         old = self.artifact.metadata
-        parent = {name: old[name] for name in (LEARNED_EVENTS, "slate_digest") if name in old}
-        parent |= {"policy_digest": old["policy_digest"], "log": old.get("log")}
         origin = {"agent": self.artifact.agent, "policy_digest": old["policy_digest"]}
-        return {INIT_FROM: origin, "parents": [*old.get("parents", []), parent]}
+        return {INIT_FROM: origin, "parents": [*old.get("parents", []), parent_record(old)]}
 
     def events(self, learned: Hashes) -> Hashes:
         """Return the hashes of the events that the training or the policy learned from."""

@@ -19,12 +19,12 @@ from recpolicy.inference.catalog_changes import CATALOG_ARRAYS, CATALOG_CHANGE
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.registry.artifact_kinds import verify
 from recpolicy.workflows.artifacts import (
-    LEARNED_EVENTS,
     LOG_UNTIL,
     artifact_item_features,
     check_absent,
     log_lineage,
     open_work_folder,
+    parent_record,
     unlearned_rounds,
     with_policy,
     write_artifact,
@@ -81,11 +81,7 @@ def retrain(
     log = _without_retired(log, old)
     agent = untrained_agent(old)
     restore_learner(agent, old, incumbent)
-    parent: dict[str, Any] = {"policy_digest": old.metadata["policy_digest"], "log": old.metadata.get("log")}
-    if "slate_digest" in old.metadata:
-        parent["slate_digest"] = old.metadata["slate_digest"]
-    if LEARNED_EVENTS in old.metadata:
-        parent[LEARNED_EVENTS] = old.metadata[LEARNED_EVENTS]
+    parent = parent_record(old.metadata)
     figures = {**learn_from_log(agent, log, old.context, old.action_items, epochs=epochs, seed=seed), "seed": seed}
     release_memory()
     if not old.learned_real_rewards:

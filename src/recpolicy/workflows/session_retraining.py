@@ -17,12 +17,12 @@ from recpolicy.inference.artifact import Artifact
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.registry.artifact_kinds import verify
 from recpolicy.workflows.artifacts import (
-    LEARNED_EVENTS,
     LOG_UNTIL,
     artifact_item_features,
     check_absent,
     log_lineage,
     open_work_folder,
+    parent_record,
     with_policy,
     write_artifact,
 )
@@ -92,9 +92,7 @@ def retrain_sessions(
     agent: Any = entry.make(*sight.specs(), config, artifact_item_features(old), seed, sight.view.sequence)
     check_log(agent.learner, log, sight)
     read_learner(agent, incumbent)
-    parent = {"policy_digest": old.metadata["policy_digest"], "log": old.metadata.get("log")}
-    if LEARNED_EVENTS in old.metadata:
-        parent[LEARNED_EVENTS] = old.metadata[LEARNED_EVENTS]
+    parent = parent_record(old.metadata)
     work = open_work_folder(
         out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed}
     )
