@@ -8,6 +8,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import uniform
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, begin, like_odds, stay_odds, transition
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment, SlateResponse, browse_slate
+from recpolicy.models.slate_outcomes import first_slate_outcomes
 from recpolicy.testing import SessionEnvironmentContract, planted_sessions, record_sessions
 from recpolicy.testing.synthetic_sessions import ITEMS
 
@@ -212,3 +213,19 @@ def test_the_view_remembers_read_items_only_and_in_their_order():
         newest[: min(2, len(seen))] = seen[::-1][:2]
         np.testing.assert_allclose(history_state[row, :10], newest.ravel(), rtol=1e-6)
         np.testing.assert_allclose(history_state[row, 10], len(seen) / 12, rtol=1e-6)  # of at most 4 slates of 3
+
+
+@pytest.mark.parametrize("known", [0.0, 0.3])
+def test_exact_outcomes_of_the_first_slate_agree_with_the_environment(known):
+    world, people = planted_sessions(known=known).world, 20_000
+    tables = SessionTables(world, EVERYTHING)
+    person = np.array([1, 5])
+    slate = np.array([[3, 9, 14, 0], [7, 2, 20, 11]], np.int32)
+    likes, stays = first_slate_outcomes(world, person, slate, 0.7)
+    for place in range(2):
+        state = begin(tables, tf.fill([people], np.float32((person[place] + 0.5) / tables.users)))
+        points = uniform([people, 2 + 3 * 4], (1, place))
+        _, response = browse_slate(tables, state, tf.tile(slate[place : place + 1], [people, 1]), points, 0.7)
+        for drawn, exact in ((response.like, likes[place]), (response.stays, stays[place])):
+            share = float(np.mean(drawn.numpy()))
+            assert share == pytest.approx(exact, abs=4.5 * np.sqrt(max(exact * (1 - exact), 1e-3) / people))

@@ -66,6 +66,21 @@ def simulate(
     uniform_mix: Annotated[
         float | None, typer.Option("--uniform-mix", help="Fraction of uniform choices, 0..1. Overrides the file.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="uniform: log slates (--slates) ranked by uniform weights of --heads, to tune."),
+    ] = None,
+    heads: Annotated[str | None, typer.Option("--heads", help="Heads of --weights, separated by commas.")] = None,
+    points: Annotated[
+        int | None, typer.Option("--points", min=2, help="Points of each weight of --weights (7).")
+    ] = None,
+    head_table: Annotated[
+        Path | None, typer.Option("--head-table", help="Own heads: Parquet or CSV with user_id, item_id and numbers.")
+    ] = None,
+    item_table: Annotated[
+        Path | None, typer.Option("--item-table", help="Own heads of items: Parquet or CSV with item_id and numbers.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Take a grid of more than 10,000 weight vectors.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -85,6 +100,15 @@ def simulate(
     with reading_for("config", config):
         parts = split_ratings(load_ratings(data, **source), split, seed)
     policy = _logging_policy(logging_policy)
+    if weights is not None or heads is not None:
+        _check_weights(weights, heads, policy, rounds, sessions)
+        chosen = {name: value for name, value in (("slates", slates), ("points", points)) if value is not None}
+        tables_of_heads = head_table, item_table
+        _simulate_weights(
+            parts, out, policy, heads or "", {**tables.get("log", {}), **chosen}, tables_of_heads, seed, force=force,
+            as_json=as_json,
+        )  # fmt: skip
+        return
     if sessions is not None:
         _simulate_sessions(parts, out, policy, settings, tables.get("train"), seed, as_json=as_json)
         return
@@ -134,6 +158,48 @@ def _simulate_sessions(
     print_text(
         f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy"
     )
+
+
+def _check_weights(
+    weights: str | None, heads: str | None, policy: "str | Policy", rounds: int | None, sessions: int | None
+) -> None:
+    if weights != "uniform":
+        raise typer.BadParameter("expected uniform, with --heads", param_hint="--weights")
+    if not heads:
+        raise typer.BadParameter("needed with --weights, such as like,novelty,genre_match", param_hint="--heads")
+    if isinstance(policy, str):
+        raise typer.BadParameter("weights rank a trained policy; give its folder", param_hint="--logging-policy")
+    if rounds is not None or sessions is not None:
+        raise typer.BadParameter("a log of weights has slates; use --slates", param_hint="--rounds, --sessions")
+
+
+def _simulate_weights(
+    parts: "Split", out: Path, policy: Any, heads: str, settings: dict[str, Any],
+    own: tuple[Path | None, Path | None], seed: int, *, force: bool, as_json: bool,
+) -> None:  # fmt: skip
+    from recpolicy.cli.tuning import own_heads, parse_heads
+    from recpolicy.models.session_worlds import fit_two_worlds
+    from recpolicy.workflows.weight_logs import simulate_weight_log
+
+    world = fit_two_worlds(parts, None, int(policy.metadata.get("seed", 0))).training_world
+    written = simulate_weight_log(
+        policy,
+        world,
+        parse_heads(heads) or [],
+        out,
+        config=settings,
+        own=own_heads(policy, *own),
+        force=force,
+        seed=seed,
+    )
+    if as_json:
+        print_json({"out": str(out), "world": world.name, **written})
+        return
+    print_text(
+        f"logged {int(written['slates']):,} slates of uniform weights of {heads} on {policy.artifact.agent}: {out}"
+    )
+    print_text(f"likes per slate: {written['like']:.3f}; sessions that go on: {written['session_continues']:.3f}")
+    print_text(f"next: recpolicy tune POLICY --log {out} --out {out}-tuned")
 
 
 def _simulate_slates(

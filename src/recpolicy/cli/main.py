@@ -26,6 +26,7 @@ from recpolicy.cli import (
     simulator,
     strategy,
     training,
+    tuning,
 )
 from recpolicy.cli.output import print_text
 from recpolicy.core.errors import RecpolicyError
@@ -54,7 +55,14 @@ app.add_typer(registry.app, name="registry")
 app.add_typer(session.app, name="session")
 app.add_typer(simulator.app, name="simulator")
 app.add_typer(strategy.app, name="strategy")
-for command in (*training.COMMANDS, *policy.COMMANDS, *rank.COMMANDS, *gate.COMMANDS, *serve.COMMANDS):
+for command in (
+    *training.COMMANDS,
+    *tuning.COMMANDS,
+    *policy.COMMANDS,
+    *rank.COMMANDS,
+    *gate.COMMANDS,
+    *serve.COMMANDS,
+):
     app.command(epilog=command.example)(command.function)
 log.app.command("import", epilog=log_import.EPILOG)(log_import.import_)
 log.app.command(epilog=log_export.EPILOG)(log_export.export)

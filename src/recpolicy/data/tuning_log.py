@@ -1,0 +1,118 @@
+"""The log of weight vectors of a ranking formula: what was known, which grid point acted, what followed.
+
+N requests, C categorical and F numeric features, K objectives. The reward is what a training maximizes; objectives are
+its parts, such as likes and continued sessions, for trade-offs. A request that no eligible item could answer was served
+by the static weights: it is logged as a fallback, counts among the requests, and is no hit of any action.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import content_digest
+
+_EQUAL = 1e-6  # relative difference of propensities that counts as none
+
+
+@dataclass(frozen=True)
+class TuningFeatures:
+    """What a request tells: categories as numbers from 0, and numbers."""
+
+    categorical: NDArray[np.int32]  # [N, C]
+    numeric: NDArray[np.float32]  # [N, F]
+    sizes: tuple[int, ...]  # [C] number of categories
+
+    def __post_init__(self) -> None:
+        if self.categorical.ndim != 2 or self.numeric.ndim != 2 or len(self.categorical) != len(self.numeric):
+            raise DataError(f"features {self.categorical.shape} and {self.numeric.shape}; expected N rows in both")
+        if self.categorical.shape[1] != len(self.sizes):
+            raise DataError(f"{self.categorical.shape[1]} categorical features; expected sizes of {len(self.sizes)}")
+        if len(self) and ((self.categorical < 0) | (self.categorical >= np.array(self.sizes, np.int64))).any():
+            raise DataError("a categorical feature has a value outside of its categories")
+        if not np.isfinite(self.numeric).all():
+            raise DataError("a numeric feature has a value that is not finite")
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.categorical)
+
+    def take(self, rows: "slice | NDArray[np.integer]") -> "TuningFeatures":
+        """Return some of the rows."""
+        return replace(self, categorical=self.categorical[rows], numeric=self.numeric[rows])
+
+
+@dataclass(frozen=True)
+class TuningLog:
+    """N logged requests."""
+
+    features: TuningFeatures
+    action: NDArray[np.int64]  # [N], 0..actions-1
+    propensity: NDArray[np.float64]  # [N], in (0, 1]
+    reward: NDArray[np.float64]  # [N]
+    objectives: NDArray[np.float64]  # [N, K]
+    objective_names: tuple[str, ...]
+    fallback: NDArray[np.bool_]  # [N]
+    actions: int
+    """Number of grid points."""
+    unit: NDArray[np.int64] | None = None  # [N] numbers of the users; None: every request is of another person
+
+    def __post_init__(self) -> None:
+        count = len(self.features)
+        shapes = {
+            "action": (count,), "propensity": (count,), "reward": (count,), "fallback": (count,),
+            "objectives": (count, len(self.objective_names)),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise DataError(f"tuning log: {name} {getattr(self, name).shape}; expected {shape}")
+        if not count:
+            raise DataError("tuning log: no request")
+        if not (self.action.min() >= 0 and self.action.max() < self.actions):
+            raise DataError(f"tuning log: an action outside of 0..{self.actions - 1}")
+        if not (np.isfinite(self.reward).all() and np.isfinite(self.objectives).all()):
+            raise DataError("tuning log: a reward that is not finite")
+        if not ((self.propensity > 0) & (self.propensity <= 1)).all():
+            raise DataError("tuning log: a propensity outside of (0, 1]")
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.action)
+
+    @property
+    def uniform(self) -> bool:
+        """True if every grid point had the same probability in every request."""
+        return bool(np.abs(self.propensity * self.actions - 1).max() <= _EQUAL)
+
+    def check_uniform(self, use: str) -> None:
+        """Raise DataError unless the log is uniform; `use` says what needs it."""
+        if not self.uniform:
+            row = int(np.abs(self.propensity * self.actions - 1).argmax())
+            raise DataError(
+                f"{use} needs a log of uniform weights: request {row} has propensity {self.propensity[row]:.3g}, not"
+                f" 1/{self.actions}; use an importance-weighted loss, or log with uniform exploration"
+            )
+
+    def take(self, rows: "slice | NDArray[np.integer]") -> "TuningLog":
+        """Return some of the requests."""
+        columns = ("action", "propensity", "reward", "objectives", "fallback")
+        unit = None if self.unit is None else self.unit[rows]
+        parts = {name: getattr(self, name)[rows] for name in columns}
+        return replace(self, features=self.features.take(rows), unit=unit, **parts)
+
+    def with_reward(self, weights: NDArray[np.floating]) -> "TuningLog":
+        """Return the log whose reward is the weighted sum of the objectives [K]."""
+        return replace(self, reward=self.objectives @ np.asarray(weights, np.float64))
+
+    def with_permuted_features(self, rng: np.random.Generator) -> "TuningLog":
+        """Return the log in which the features belong to other requests: a control without personalization."""
+        return replace(self, features=self.features.take(rng.permutation(len(self))))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that was logged."""
+        return content_digest(
+            self.features.categorical, self.features.numeric, self.action, self.propensity, self.reward,
+            self.objectives, self.fallback, self.actions, list(self.objective_names),
+        )  # fmt: skip

@@ -1,0 +1,218 @@
+"""Simulate and read logs of uniform weights: each slate of a policy is ranked by weights drawn from a grid.
+
+W users of the world, A grid points, K places, I items. A simulated slate is the first of a session in the training
+world (models/slate_outcomes.py); a log has the weights, their propensity, and two rewards: a like, and whether the
+session goes on.
+
+    weights.parquet    user_id, action, propensity, fallback, like, session_continues
+    weights.json       heads, bounds of their scaling, grid, policy, world, settings
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.config import Count, Number, PositiveFraction, Size, as_dict, config_dataclass
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.files import atomic_directory, read_versioned_json, write_json
+from recpolicy.core.seeds import generator
+from recpolicy.core.types import Array
+from recpolicy.data.tuning_log import TuningLog
+from recpolicy.inference.predictor import Policy
+from recpolicy.inference.ranking_utility import NO_OWN_HEADS, OwnHeads, RankingUtility
+from recpolicy.inference.tuned_layer import SCORE, UserFeatures
+from recpolicy.models.ranking_formula import ActionGrid, HeadScaling, best_items
+from recpolicy.models.session_world import SessionWorld
+from recpolicy.models.slate_outcomes import first_slate_outcomes
+from recpolicy.workflows.artifacts import check_absent
+from recpolicy.workflows.training_data import coerce
+
+FORMAT, FORMAT_VERSION = "recpolicy weight log", 1
+EVENTS, METADATA = "weights.parquet", "weights.json"
+OBJECTIVES = ("like", "session_continues")
+_COLUMNS = ("user_id", "action", "propensity", "fallback", *OBJECTIVES)
+
+
+@config_dataclass
+class WeightLogConfig:
+    """Settings of a simulated log of weights."""
+
+    slates: Count = 200_000
+    """Slates to log."""
+    slots: Size = 5
+    """Items of a slate, K."""
+    points: Size = 7
+    """Points of each weight, evenly spaced."""
+    low: Number = 0.0
+    """Lowest weight of every head; the policy's own score has weight 1."""
+    high: Number = 1.0
+    """Highest weight of every head."""
+    continuation_probability: PositiveFraction = 0.8
+    """Probability of reading on after an item that is not liked."""
+
+
+@dataclass(frozen=True)
+class SlateTable:
+    """The slates of every grid point for the users of a world, and their exact outcomes in it."""
+
+    users: list[Any]  # [W] ids
+    likes: Array  # [W, A] P(a like)
+    continues: Array  # [W, A] P(the session goes on)
+    novelty: Array  # [W, A] mean novelty of the slate, in bits
+
+    def objectives(self) -> Array:
+        """Return both probabilities [W, A, 2]."""
+        return np.stack([self.likes, self.continues], axis=2)
+
+
+def tuning_utility(policy: Policy, heads: Sequence[str], own: OwnHeads = NO_OWN_HEADS) -> RankingUtility:
+    """Return the formula of the policy's own score and these heads; raises ConfigError and DataError for bad heads."""
+    if SCORE in heads:
+        raise ConfigError(f"head {SCORE!r} always has weight 1; leave it out")
+    return RankingUtility(policy.scorer, (SCORE, *heads), own)
+
+
+def slate_table(
+    utility: RankingUtility, grid: ActionGrid, world: SessionWorld, slots: int, continuation_probability: float
+) -> SlateTable:
+    """Return the slates of every user of a world at every grid point, with exact outcomes.
+
+    Rated items may be shown: the world simulates all of its users' responses.
+    """
+    scorer, arms = utility.scorer, utility.scorer.action_items
+    weights = np.concatenate([np.ones((grid.size, 1)), grid.all_weights], axis=1).astype(np.float32)  # [A, H]
+    count = np.bincount(scorer.artifact.rated_item, minlength=len(scorer.item_ids))
+    information = -np.log2((count + 1) / (len(scorer.user_ids) + 1))
+    users = [scorer.user_ids[row] for row in world.users.tolist()]
+    likes, continues, novelty = (np.empty((len(users), grid.size)) for _ in range(3))
+    for place, user in enumerate(users):
+        heads = utility.heads([user])[0]  # [items, H]
+        slate = arms[best_items(weights @ heads.T, slots)]  # [A, K]
+        person = np.full(grid.size, place)
+        likes[place], continues[place] = first_slate_outcomes(world, person, slate, continuation_probability)
+        novelty[place] = information[slate].mean(axis=1)
+    return SlateTable(users, likes, continues, novelty)
+
+
+def simulate_weight_log(
+    policy: Policy, world: SessionWorld, heads: Sequence[str], out: str | Path, *,
+    config: WeightLogConfig | Mapping[str, Any] | None = None, own: OwnHeads = NO_OWN_HEADS, force: bool = False,
+    seed: int = 0,
+) -> dict[str, float]:  # fmt: skip
+    """Rank slates by uniform weights in a world, and write their log to `out`.
+
+    Args:
+        policy: A policy of single rounds.
+        world: The training world.
+        heads: Names of the heads to weigh.
+        out: The folder to write; it must not exist.
+        config: A WeightLogConfig or its settings.
+        own: Heads from files.
+        force: Take a grid of more than 10,000 points.
+        seed: Seed of all draws.
+
+    Returns:
+        Counts and mean rewards.
+
+    Raises:
+        ConfigError: A head is unknown, the grid is too large, or the policy is one of sessions.
+        DataError: A head has NaN or one value.
+        ArtifactError: `out` exists.
+    """
+    settings = coerce(WeightLogConfig, config, "log")
+    check_absent(Path(out))
+    if policy.sequential:
+        raise ConfigError(f"{policy.artifact.agent} is a session policy; tuning needs a policy of single rounds")
+    if settings.points < 2:
+        raise ConfigError(f"points is {settings.points}; expected 2 or more")
+    bounds = [settings.low] * len(heads), [settings.high] * len(heads)
+    grid = ActionGrid.full(heads, *bounds, settings.points)
+    grid.check_size(force)
+    utility = tuning_utility(policy, heads, own)
+    table = slate_table(utility, grid, world, settings.slots, settings.continuation_probability)
+    rng = generator(seed, "weight log")
+    person, action = rng.integers(len(table.users), size=settings.slates), rng.integers(grid.size, size=settings.slates)
+    chance = table.objectives()[person, action]  # [N, 2]
+    happened = rng.random(chance.shape) < chance
+    events = pd.DataFrame(
+        {
+            "user_id": np.array(table.users)[person], "action": action.astype(np.int64), "propensity": 1.0 / grid.size,
+            "fallback": False, "like": happened[:, 0], "session_continues": happened[:, 1],
+        }
+    )  # fmt: skip
+    body = {
+        "format": FORMAT, "version": FORMAT_VERSION, "scaling": utility.scaling.as_dict(), "grid": grid.as_dict(),
+        "base_policy": policy.metadata.get("policy_digest", ""), "world": world.name, "config": as_dict(settings),
+        "seed": seed,
+    }  # fmt: skip
+    with atomic_directory(Path(out)) as folder:
+        events.to_parquet(folder / EVENTS, index=False)
+        write_json(folder / METADATA, body)
+    return {"slates": float(len(events)), **{name: float(events[name].mean()) for name in OBJECTIVES}}
+
+
+def read_weight_log(
+    path: str | Path, policy: Policy, heads: Sequence[str] | None = None, own: OwnHeads = NO_OWN_HEADS
+) -> tuple[TuningLog, RankingUtility, ActionGrid, dict[str, Any]]:
+    """Read a log of weights for its policy.
+
+    Args:
+        path: Its folder.
+        policy: The policy that was ranked.
+        heads: The expected heads; None takes those of the log.
+        own: Heads from files.
+
+    Returns:
+        The log with the features of its users, the formula with the log's scaling, the grid, and the metadata.
+
+    Raises:
+        ArtifactError: The metadata is missing or damaged.
+        ConfigError: The log has other heads.
+        DataError: The log is of another policy, or its table is wrong.
+    """
+    path = Path(path)
+    body = read_versioned_json(path / METADATA, FORMAT, FORMAT_VERSION, advice="simulate it again")
+    grid = ActionGrid.from_dict(body["grid"])
+    base = policy.metadata.get("policy_digest", "")
+    if body["base_policy"] != base:
+        raise DataError(f"{path}: a log of policy {body['base_policy'][:12]}, not {base[:12]}; use its own log")
+    if heads is not None and tuple(heads) != grid.names:
+        raise ConfigError(f"{path}: a log of the heads {', '.join(grid.names)}, not {', '.join(heads)}")
+    bounds = body["scaling"]
+    scaling = HeadScaling(tuple(bounds["names"]), np.array(bounds["low"]), np.array(bounds["high"]))
+    utility = RankingUtility(policy.scorer, scaling.names, own, scaling)
+    return _tuning_log(_read_events(path / EVENTS), path, policy, grid), utility, grid, body
+
+
+def _read_events(path: Path) -> pd.DataFrame:
+    try:
+        events = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; expected the table of a weight log") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as Parquet: {str(error).splitlines()[0]}") from None
+    if missing := [name for name in _COLUMNS if name not in events]:
+        raise DataError(f"{path}: no column {missing[0]!r}; found {', '.join(map(str, events.columns))}")
+    for name in _COLUMNS:
+        if events[name].isna().any():
+            raise DataError(f"{path}: row {int(events[name].isna().to_numpy().argmax())}: {name} is missing")
+    return events
+
+
+def _tuning_log(events: pd.DataFrame, path: Path, policy: Policy, grid: ActionGrid) -> TuningLog:
+    ids, row = np.unique(events["user_id"].to_numpy(), return_inverse=True)
+    users = ids.tolist()
+    if unknown := [user for user in users if not policy.scorer.knows(user)]:
+        raise DataError(f"{path}: user {unknown[0]} is not in the policy")
+    features: NDArray[Any] = row
+    described = UserFeatures.fit(policy.scorer).of(policy.scorer, users).take(features)
+    objectives = events[list(OBJECTIVES)].to_numpy(np.float64)
+    return TuningLog(
+        described, events["action"].to_numpy(np.int64), events["propensity"].to_numpy(np.float64), objectives[:, 0],
+        objectives, OBJECTIVES, events["fallback"].to_numpy(bool), grid.size, unit=row.astype(np.int64),
+    )  # fmt: skip

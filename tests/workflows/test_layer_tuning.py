@@ -1,0 +1,191 @@
+"""A tuned layer from log to slates, on a tiny policy in a planted world: half of the users like new items."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_policies import tiny_artifact
+
+from recpolicy.agents.utility_tuning import UtilityTuningConfig
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.inference.predictor import Policy
+from recpolicy.inference.tuned_layer import read_tuned_layer
+from recpolicy.models.session_world import SessionWorld
+from recpolicy.workflows.layer_tuning import (
+    MEAN,
+    STATIC,
+    TUNED,
+    LayerTuningConfig,
+    compare_in_world,
+    tune_layer,
+)
+from recpolicy.workflows.weight_logs import simulate_weight_log
+
+USERS, ITEMS = 60, 40
+HEADS = ["recency", "popularity"]
+QUICK = LayerTuningConfig(
+    agent=UtilityTuningConfig(method="value_regression", steps=300, learning_rate=0.01, batch_size=256)
+)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    """The first coordinate of a user's embedding tells whether the user likes new items or popular ones."""
+    artifact, rng = tiny_artifact(users=USERS, items=ITEMS), np.random.default_rng(0)
+    context = artifact.context.copy()
+    context[:, 0] = np.where(np.arange(USERS) % 2, 1.0, -1.0)
+    items = artifact.items.assign(year=pd.array(np.arange(1950 + ITEMS, 1950, -1), dtype="Int64"))
+    rated = rng.integers(USERS, size=400), rng.choice(ITEMS, size=400, p=np.arange(1, ITEMS + 1) / 820)  # old: popular
+    policy = {**artifact.policy, "theta": artifact.policy["theta"] * np.float32(0.05)}
+    return Policy(
+        replace(
+            artifact, context=context, items=items, policy=policy, rated_user=rated[0].astype(np.int32),
+            rated_item=rated[1].astype(np.int32),
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(policy):
+    year = policy.scorer.years
+    new = np.where(year > np.median(year), 1.5, -1.5)
+    count = np.bincount(policy.artifact.rated_item, minlength=ITEMS)
+    popular = np.where(count > np.median(count), 1.5, -1.5)
+    likes_new = (np.arange(USERS) % 2).astype(bool)
+    return SessionWorld(
+        name="planted", users=np.arange(USERS, dtype=np.int32),
+        like=np.where(likes_new[:, np.newaxis], new, popular).astype(np.float32), slope=1.0,
+        interest=np.zeros((USERS, 1), np.float32), direction=np.zeros((ITEMS, 1), np.float32),
+        like_history=np.zeros(2, np.float32), stay=np.zeros((USERS, 3), np.float32),
+        stay_history=np.array([0.0, -1.0], np.float32), fatigue=(0.0, 1.0), levels=np.zeros((3, 2), np.float32),
+        genres=np.zeros((ITEMS, 1), np.float32),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def log(policy, world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights") / "log"
+    settings = {"slates": 60_000, "slots": 2, "points": 5}
+    written = simulate_weight_log(policy, world, HEADS, folder, config=settings)
+    assert written["slates"] == 60_000
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(policy, log, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("layers") / "tuned"
+    return tune_layer(policy, log, folder, heads=HEADS, config=QUICK), folder
+
+
+def test_the_layer_passes_and_gives_each_kind_its_head(tuned, policy):
+    result, _ = tuned
+    assert result.gates.verdict == "pass", result.gates.reason()
+    weights = result.layer.weights(list(policy.scorer.user_ids))
+    assert (weights[:, 0] == 1).all()
+    assert weights[1::2, 1].mean() > weights[::2, 1].mean() + 0.3  # recency
+    assert weights[::2, 2].mean() > weights[1::2, 2].mean() + 0.3  # popularity
+
+
+def test_exact_rewards_show_the_gain_of_personalization(tuned, world):
+    result, _ = tuned
+    compared = compare_in_world(result, world)
+    assert compared.over_static.lo > 0
+    assert compared.over_mean_weights.lo > 0
+    values = compared.values
+    assert values[TUNED]["like"] > max(values[STATIC]["like"], values[MEAN]["like"])
+    assert sum(part["users"] for part in compared.by_activity) == USERS
+
+
+def test_the_gate_s_lift_is_near_the_exact_one(tuned, world):
+    result, _ = tuned
+    values = compare_in_world(result, world).values
+    exact = values[TUNED]["reward"] / values[STATIC]["reward"] - 1
+    assert result.gates.lift.lo <= exact <= result.gates.lift.hi
+
+
+def test_the_sweep_over_objectives_has_a_point_for_each_alpha(tuned):
+    result, _ = tuned
+    assert len(result.pareto) == 25
+    assert result.pareto[-1]["like"] > 0.5
+
+
+def test_a_layer_is_read_for_its_own_policy_only(tuned, policy):
+    result, folder = tuned
+    users = list(policy.scorer.user_ids)
+    layer = read_tuned_layer(folder, policy.scorer)
+    assert np.array_equal(layer.recommend(users, 3).arms, result.layer.recommend(users, 3).arms)
+    other = Policy(tiny_artifact(seed=5, users=USERS, items=ITEMS))
+    with pytest.raises(ArtifactError, match="tuned for policy"):
+        read_tuned_layer(folder, other.scorer)
+
+
+def test_a_changed_layer_is_an_error_of_one_line(tuned, policy, tmp_path):
+    _, folder = tuned
+    body = json.loads((folder / "tuning.json").read_text())
+    body["static_action"] += 1
+    (tmp_path / "tuning.json").write_text(json.dumps(body))
+    (tmp_path / "arrays.npz").write_bytes((folder / "arrays.npz").read_bytes())
+    with pytest.raises(ArtifactError, match=r"changed since it was written; tune again$"):
+        read_tuned_layer(tmp_path, policy.scorer)
+
+
+def test_a_layer_that_fails_serves_the_static_weights_and_says_so(tuned, policy, caplog):
+    result, _ = tuned
+    broken = replace(result.layer, policy=replace(result.layer.policy, form="values", action_network=None))
+    slates = broken.recommend([1, 2], 3)
+    static = result.layer.utility.slates([1, 2], result.layer.static_weights, 3)
+    assert slates.fallback.all()
+    assert np.array_equal(slates.arms, static.arms)
+    assert "the static weights serve" in caplog.text
+
+
+def changed(log, folder, **columns):
+    events = pd.read_parquet(log / "weights.parquet").assign(**columns)
+    folder.mkdir()
+    events.to_parquet(folder / "weights.parquet", index=False)
+    (folder / "weights.json").write_bytes((log / "weights.json").read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"propensity": 0.5}, "tuning needs a log of uniform weights: request 0 has propensity 0.5, not 1/25"),
+        ({"propensity": 1.5}, "a propensity outside of (0, 1]"),
+        ({"action": 25}, "an action outside of 0..24"),
+        ({"user_id": 999}, "user 999 is not in the policy"),
+        ({"like": np.nan}, "row 0: like is missing"),
+    ],
+)
+def test_bad_logs_are_errors_of_one_line_and_write_nothing(policy, log, tmp_path, columns, message):
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        tune_layer(policy, changed(log, tmp_path / "bad", **columns), tmp_path / "out", config=QUICK)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_bad_input_is_an_error_of_one_line(policy, world, log, tmp_path):
+    with pytest.raises(ConfigError, match="a log of the heads recency, popularity, not like"):
+        tune_layer(policy, log, tmp_path / "out", heads=["like"], config=QUICK)
+    with pytest.raises(ConfigError, match=r"7\^5 = 16,807 actions; expected at most 10,000"):
+        simulate_weight_log(policy, world, ["like", "top", "rating", "recency", "popularity"], tmp_path / "out")
+    with pytest.raises(ConfigError, match="no head named 'recent'"):
+        simulate_weight_log(policy, world, ["recent"], tmp_path / "out")
+    with pytest.raises(ConfigError, match="head 'score' always has weight 1"):
+        simulate_weight_log(policy, world, ["score"], tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"no objective named 'likes'\. Did you mean 'like'"):
+        LayerTuningConfig(reward={"likes": 1.0})
+    other = Policy(tiny_artifact(seed=5, users=USERS, items=ITEMS))
+    with pytest.raises(DataError, match="a log of policy"):
+        tune_layer(other, log, tmp_path / "out", config=QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_hits_are_no_verdict(policy, log, tmp_path):
+    few = changed(log, tmp_path / "few")
+    pd.read_parquet(few / "weights.parquet").iloc[:300].to_parquet(few / "weights.parquet", index=False)
+    result = tune_layer(policy, few, tmp_path / "out", config=QUICK)
+    assert result.gates.verdicts["lift"] == "cannot tell"
