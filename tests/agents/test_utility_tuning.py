@@ -179,6 +179,14 @@ def test_a_policy_survives_its_arrays(two_kinds):
         assert np.array_equal(again.actions(features), policy.actions(features))
 
 
+@pytest.mark.parametrize("method", ["reinforce", "value_regression", "gaussian_reinforce"])
+def test_serves_is_the_comparison_with_the_actions(two_kinds, method):
+    policy = trained(two_kinds, method, SQUARE, steps=30)
+    features = two_kinds.features.take(slice(0, 2_000))
+    asked = np.random.default_rng(0).integers(25, size=2_000)
+    assert np.array_equal(policy.serves(features, asked), policy.actions(features) == asked)
+
+
 def test_the_same_seed_gives_the_same_policy(two_kinds):
     first, second = (trained(two_kinds, "actor_critic", SQUARE, steps=20) for _ in range(2))
     assert np.array_equal(first.network.params["weight_out"], second.network.params["weight_out"])

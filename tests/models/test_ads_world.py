@@ -67,12 +67,12 @@ def test_worth_by_hand(world):
         appetite, organic = np.array([[1.0, 1.0, 2.0]], np.float32), np.array([0.3], np.float32)
         return replace(base, **ads, predicted=chance, true=chance, appetite=appetite, organic=organic)
 
-    # Three tenths of a bid are revenue. Click: .3 * .5 * 2, value .5 + .5 * .2. Conversion: .3 * .1 * 2, value
+    # A fifth of a bid is revenue. Click: .2 * .5 * 2, value .5 + .5 * .2. Conversion: .2 * .1 * 2, value
     # .1 * .5 + .4 * .2 + .5 * .1 * 2. The second place shows organic content of .3.
     slate = np.array([[0, -1]], np.int32)
     assert isinstance(one(0), AdRequests)
-    assert world.expected(one(0), slate)[0] == pytest.approx([0.3, 0.9])
-    assert world.expected(one(1), slate)[0] == pytest.approx([0.06, 0.53])
+    assert world.expected(one(0), slate)[0] == pytest.approx([0.2, 0.9])
+    assert world.expected(one(1), slate)[0] == pytest.approx([0.04, 0.53])
 
 
 def test_the_same_seed_gives_the_same_world():

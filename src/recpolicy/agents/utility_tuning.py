@@ -27,7 +27,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.config import Count, LearningRate, PositiveNumber, config_dataclass
+from recpolicy.core.config import Count, LearningRate, Number, PositiveNumber, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import generator
 from recpolicy.data.tuning_log import TuningFeatures, TuningLog
@@ -63,7 +63,7 @@ class UtilityTuningConfig:
     """Cap of the importance weight pi/mu."""
     network: TuningNetworkConfig = TuningNetworkConfig()
     """Sizes of the networks of policy, baseline and values."""
-    objective_weights: tuple[float, ...] = ()
+    objective_weights: tuple[Number, ...] = ()
     """value_regression: weight of each objective in the argmax; empty: 1 each."""
 
 

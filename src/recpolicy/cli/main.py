@@ -25,6 +25,8 @@ from recpolicy.cli import (
     session,
     simulator,
     strategy,
+    study,
+    study_drl_put,
     training,
     tuning,
 )
@@ -55,6 +57,7 @@ app.add_typer(registry.app, name="registry")
 app.add_typer(session.app, name="session")
 app.add_typer(simulator.app, name="simulator")
 app.add_typer(strategy.app, name="strategy")
+app.add_typer(study.app, name="study")
 for command in (
     *training.COMMANDS,
     *tuning.COMMANDS,
@@ -66,6 +69,7 @@ for command in (
     app.command(epilog=command.example)(command.function)
 log.app.command("import", epilog=log_import.EPILOG)(log_import.import_)
 log.app.command(epilog=log_export.EPILOG)(log_export.export)
+study.app.command("drl-put", epilog=study_drl_put.EPILOG)(study_drl_put.drl_put)
 
 
 def _print_version(wanted: bool) -> None:

@@ -91,27 +91,36 @@ class TuningGates:
 def tuning_gates(
     log: TuningLog, action: NDArray[np.integer], static_action: int, rng: np.random.Generator, level: float = LEVEL
 ) -> TuningGates:
-    """Return the gates of a policy that would serve `action` [N] in the requests of a held-out log.
+    """Return the gates of a policy that would serve `action` [N] in the requests of a held-out log; see `hit_gates`."""
+    if action.shape != (len(log),):
+        raise DataError(f"gate: {action.shape} actions; expected one for each of {len(log):,} requests")
+    return hit_gates(log, log.action == action, action, static_action, rng, level)
+
+
+def hit_gates(
+    log: TuningLog, matches: NDArray[np.bool_], served: NDArray[np.integer], static_action: int,
+    rng: np.random.Generator, level: float = LEVEL,
+) -> TuningGates:  # fmt: skip
+    """Return the gates of a policy, given where it agrees with a held-out log.
 
     Args:
         log: N held-out requests with uniform propensities; the policy and the static action were chosen on others.
-        action: [N], what the policy serves.
+        matches: [N], True where the policy would serve the logged action.
+        served: Actions that the policy serves in some of these requests, for the diversity.
         static_action: The best static action (agents.utility_tuning.best_static_action).
         rng: Source of the resamples.
         level: Probability that an interval contains the true value.
 
     Raises:
-        DataError: The log is not uniform, its mean reward is not above 0, or `action` has another length.
+        DataError: The log is not uniform, or its mean reward is not above 0.
     """
     log.check_uniform("the gate")
-    if action.shape != (len(log),):
-        raise DataError(f"gate: {action.shape} actions; expected one for each of {len(log):,} requests")
     mean = float(log.reward.mean())
     if mean <= 0:
         raise DataError(f"gate: the mean reward is {mean:g}; a relative gain needs one above 0")
-    hit = (log.action == action) & ~log.fallback
+    hit = matches & ~log.fallback
     static = (log.action == static_action) & ~log.fallback
-    share = np.bincount(action, minlength=log.actions).astype(np.float64)
+    share = np.bincount(served, minlength=log.actions).astype(np.float64)
     spread = action_diversity(share)
     return TuningGates(
         diversity=_diversity_interval(share, spread.diversity, rng, level),
@@ -160,10 +169,10 @@ def _lift(
 ) -> Interval:  # fmt: skip
     """Return the lift over the hits of the static action; requests that are hits of both are drawn together."""
     either = hit | static
-    if not hit.any() or not static.any() or hit.sum() < 2 or static.sum() < 2:
-        return Interval.unbounded(level=level)
     if np.array_equal(hit, static):
         return Interval(0.0, 0.0, 0.0, level)
+    if hit.sum() < 2 or static.sum() < 2:
+        return Interval.unbounded(level=level)
     paid, mine, other = reward[either], hit[either].astype(np.float64), static[either].astype(np.float64)
     means = resampled_means(np.stack([paid * mine, mine, paid * other, other]), rng, RESAMPLES)
     base = float(reward[static].mean())

@@ -36,8 +36,8 @@ CATEGORIES = (3, 6, 4)
 """Numbers of devices, interests and parts of the day."""
 NUMERIC = 4
 """Activity, tenure and two more numbers of a user, standard normal."""
-TRAITS = 6
-"""Of a request: quality of the three predictions, value of organic content, appetites for clicks and for purchases."""
+TRAITS = 5
+"""Of a request: quality of the three predictions, value of organic content, and whether the user browses or buys."""
 GROUPED = ActionGrid((*HEADS, "reserve"), (0, 0, 1, 2), (0.0, 0.0, 0.0, 0.0), (2.0, 2.0, 2.0, 0.6), 10)
 """1,000 actions: click and long click share an index."""
 FULL = ActionGrid((*HEADS, "reserve"), (0, 1, 2, 3), GROUPED.low, GROUPED.high, 10)
@@ -45,7 +45,7 @@ FULL = ActionGrid((*HEADS, "reserve"), (0, 1, 2, 3), GROUPED.low, GROUPED.high, 
 _BASE = np.array([[0.45, 0.45, 1e-9], [0.15, 0.45, 0.4], [0.15, 0.45, 1e-9]])
 """Typical probabilities [type, head]: of a click, of a long click given a click, and of a conversion."""
 _APPETITE = np.array([2.0, 2.0, 5.0], np.float32)  # largest factor of the user's value of each head
-_REVENUE_SHARE = 0.3  # of a bid; the unit of revenue against that of user value
+_REVENUE_SHARE = 0.2  # of a bid; the unit of revenue against that of user value
 _SPREAD = 0.7  # of the logarithms of the probabilities
 _BID_SPREAD = 0.7
 _PROBABILITY_BOUND, _REVENUE_BOUND = 0.9, 1.5  # frozen upper bounds of the scaling
@@ -57,11 +57,11 @@ class AdsWorldConfig:
 
     ads: Size = 12
     """Candidate ads of a request, M."""
-    slots: Size = 3
+    slots: Size = 2
     """Places of a request, K."""
-    heterogeneity: NonNegativeNumber = 2.5
+    heterogeneity: NonNegativeNumber = 4.0
     """Strength with which the quality of the predictions depends on the features; 0: the same in every request."""
-    quality: Fraction = 0.7
+    quality: Fraction = 0.8
     """Correlation of a prediction with the truth in a request of average features."""
     organic: PositiveNumber = 0.5
     """Value of organic content to a user of average features."""
@@ -112,7 +112,7 @@ class AdsWorld:
         center = np.log(config.quality / (1 - min(config.quality, 1 - 1e-6)))
         quality = sigmoid(traits[:, :3] + np.float32(center))[:, np.newaxis]  # [n, 1, 3]
         organic = np.float32(config.organic) * 2 * sigmoid(traits[:, 3])
-        appetite = _APPETITE * sigmoid(traits[:, [4, 4, 5]])
+        appetite = _APPETITE * sigmoid(traits[:, 4:] * np.array([1, 1, -1], np.float32))
         signal = rng.standard_normal((*shape, 3), np.float32)
         noise = rng.standard_normal((*shape, 3), np.float32)
         truth = quality * signal + np.sqrt(1 - np.square(quality)).astype(np.float32) * noise

@@ -25,12 +25,13 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval
 from recpolicy.data.tuning_log import TuningFeatures, TuningLog
 from recpolicy.evaluation.diversity import action_diversity
-from recpolicy.evaluation.tuning_gates import TuningGates, tuning_gates
+from recpolicy.evaluation.tuning_gates import TuningGates, hit_gates, tuning_gates
 from recpolicy.models.ads_world import CATEGORIES, FULL, GROUPED, OBJECTIVES, AdRequests, AdsWorld, AdsWorldConfig
 from recpolicy.models.ranking_formula import ActionGrid
 from recpolicy.models.tuning_policy import TunedPolicy
 
 _BLOCK = 50_000  # requests drawn at once
+_SERVED = 20_000  # requests of the diversity
 _WATCHED = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the steps: diversity over training
 STATIC = np.array([1.0, 1.0, 1.0, 0.0])
 """Static weights of the fallback."""
@@ -40,22 +41,24 @@ STATIC = np.array([1.0, 1.0, 1.0, 0.0])
 class AdsStudyConfig:
     """Sizes of the study."""
 
-    rounds: Count = 400_000
+    rounds: Count = 300_000
     """Logged requests to train on."""
-    holdout: Count = 1_000_000
+    holdout: Count = 600_000
     """Logged requests of the gates."""
-    more_data: Count = 4
+    more_data: Count = 3
     """Factor of both for the full grid with more data."""
     true_requests: Count = 20_000
     """Requests of the true values."""
     enumerated_requests: Count = 1_500
     """Requests on which all grid points are enumerated."""
-    steps: Count = 1_000
+    steps: Count = 600
     """Gradient steps of a training."""
-    full_steps: Count = 250
+    full_steps: Count = 200
     """Gradient steps on the full grid, whose steps cost ten times as much."""
     batch_size: Count = 512
     """Requests of a step."""
+    full_batch_size: Count = 256
+    """Requests of a step on the full grid."""
     learning_rate: LearningRate = 0.003
     """Step size."""
     seeds: Count = 5
@@ -225,11 +228,10 @@ def _run_seed(
             holdout = draw_ads_log(world, truth.grid, config.holdout * config.more_data, rng)
             fixed = best_static_action(train, truth.grid)
         policy, history = _train(_prepared(train, configuration, rng), truth, configuration, config, seed)
-        action = policy.actions(holdout.features)
-        gates = tuning_gates(holdout, action, fixed, generator(seed, f"ads study/{configuration.name}"))
+        gates = _gates(policy, holdout, fixed, generator(seed, f"ads study/{configuration.name}"))
         rows.append(_row(configuration.name, gates, truth, policy.actions(truth.requests.features), history))
         if configuration.name == GROUPED_REINFORCE:
-            served = np.array([mean_weights_action(policy, train.features)])
+            served = np.array([mean_weights_action(policy, train.features.take(slice(0, _SERVED)))])
         advance()
     truth, (_, holdout) = truths["grouped"], logs["grouped"]
     for name, fixed in ((BEST_STATIC, static["grouped"]), (MEAN_WEIGHTS, int(served[0]))):
@@ -239,6 +241,13 @@ def _run_seed(
     gates = tuning_gates(holdout, uniform_actions(GROUPED, len(holdout), rng)[0], static["grouped"], rng)
     rows.append(_row(RANDOM, gates, truth, uniform_actions(GROUPED, len(truth.requests), rng)[0]))
     return rows
+
+
+def _gates(policy: TunedPolicy, holdout: TuningLog, fixed: int, rng: np.random.Generator) -> TuningGates:
+    served = policy.actions(holdout.features.take(slice(0, _SERVED)))
+    parts = [slice(first, first + _BLOCK) for first in range(0, len(holdout), _BLOCK)]
+    matches = [policy.serves(holdout.features.take(part), holdout.action[part]) for part in parts]
+    return hit_gates(holdout, np.concatenate(matches), served, fixed, rng)
 
 
 def _prepared(log: TuningLog, configuration: Configuration, rng: np.random.Generator) -> TuningLog:
@@ -261,9 +270,11 @@ def _train(
         share = np.bincount(policy.actions(some), minlength=truth.grid.size).astype(np.float64)
         history.append((step, action_diversity(share).diversity))
 
+    full = configuration.grid == "full"
     settings = UtilityTuningConfig(
         method=configuration.method,  # type: ignore[arg-type]
-        steps=steps, batch_size=config.batch_size, learning_rate=config.learning_rate,
+        steps=steps, batch_size=config.full_batch_size if full else config.batch_size,
+        learning_rate=config.learning_rate,
     )  # fmt: skip
     watched = [max(1, round(share * steps)) for share in _WATCHED]
     policy = train_tuning(log, truth.grid, settings, seed, watch, watched)

@@ -19,7 +19,7 @@ from recpolicy.agents.utility_tuning import (
     mean_weights_action,
     train_tuning,
 )
-from recpolicy.core.config import OpenFraction, config_dataclass
+from recpolicy.core.config import Number, OpenFraction, config_dataclass
 from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval, paired_difference
@@ -43,7 +43,7 @@ ALPHAS = tuple(np.linspace(0.0, 1.0, 25).tolist())
 class LayerTuningConfig:
     """Settings of a tuned layer."""
 
-    reward: Mapping[str, float] = field(default_factory=lambda: {"like": 1.0})
+    reward: Mapping[str, Number] = field(default_factory=lambda: {"like": 1.0})
     """Weight of each objective in the reward: like, session_continues."""
     holdout: OpenFraction = 0.5
     """Share of the log that only the gates see."""

@@ -1,0 +1,97 @@
+"""The study of DRL-PUT: a run from logs to files, and figures from verdicts that we made."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from recpolicy.core.config import build
+from recpolicy.core.statistics import Interval
+from recpolicy.evaluation.tuning_gates import TuningGates
+from recpolicy.models.ads_world import GROUPED, AdsWorld
+from recpolicy.workflows import ads_study
+from recpolicy.workflows.ads_study import (
+    BEST_STATIC,
+    CONFIGURATIONS,
+    MEAN_WEIGHTS,
+    RANDOM,
+    AdsStudyConfig,
+    StudyRow,
+    draw_ads_log,
+    run_ads_study,
+    study_figures,
+    study_table,
+)
+from recpolicy.workflows.ads_study_report import answer, write_ads_study
+
+TINY = {
+    "rounds": 2_000, "holdout": 3_000, "more_data": 1, "true_requests": 300, "enumerated_requests": 4, "steps": 10,
+    "full_steps": 2, "batch_size": 64, "seeds": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return run_ads_study(build(AdsStudyConfig, TINY), show_progress=False)
+
+
+def test_every_row_is_there_with_gates_and_true_values(rows):
+    names = [row.name for row in rows[0]]
+    assert names == [*(configuration.name for configuration in CONFIGURATIONS), BEST_STATIC, MEAN_WEIGHTS, RANDOM]
+    assert all(np.isfinite([row.true_gain, row.true_lift]).all() for row in rows[0])
+    assert len(rows[0][0].history) == len(ads_study._WATCHED)
+
+
+def test_static_and_random_rows_are_what_they_must_be(rows):
+    by_name = {row.name: row for row in rows[0]}
+    static = by_name[BEST_STATIC].gates
+    assert (static.lift.lo, static.lift.hi) == (0, 0)
+    assert static.diversity.value == pytest.approx(1 / 1_000)
+    assert by_name[RANDOM].gates.verdicts["diversity"] == "pass"
+
+
+def test_files_are_json_and_text(rows, tmp_path):
+    written = write_ads_study(rows, build(AdsStudyConfig, TINY), tmp_path / "study")
+    assert [path.name for path in written] == ["study.json", "table.txt", "diversity.svg"]
+    body = json.loads(written[0].read_text())
+    assert body["figures"].keys() == study_figures(rows).keys()
+    assert answer(rows) in written[1].read_text()
+    assert "Synthetic" in written[1].read_text()
+
+
+def test_a_log_of_the_world_is_uniform_and_its_fallbacks_are_marked():
+    log = draw_ads_log(AdsWorld(), GROUPED, 2_000, np.random.default_rng(0))
+    assert log.uniform
+    assert 0 < log.fallback.mean() < 0.5
+    assert log.reward == pytest.approx(log.objectives.sum(axis=1))
+
+
+def make_row(name, diversity, lift, true_lift, hits=100):
+    narrow = Interval(0.5, 0.4, 0.6)
+    gates = TuningGates(
+        diversity=Interval(diversity, diversity, diversity), distinct=1, modal_share=1.0, relative_gain=narrow,
+        lift=Interval(lift, lift - 0.1, lift + 0.1), hits=hits, static_hits=hits, fallbacks=0,
+    )  # fmt: skip
+    return StudyRow(name, gates, 0.1, true_lift, 1.0, 2.0)
+
+
+def test_figures_count_seeds_and_false_passes():
+    def seed(grouped_lift, actor_diversity):
+        rows = [make_row(part.name, 0.1, 0.0, 0.0) for part in CONFIGURATIONS]
+        rows[0] = make_row(CONFIGURATIONS[0].name, 0.1, grouped_lift, 0.15)
+        rows[1] = make_row(CONFIGURATIONS[1].name, actor_diversity, 0.2, 0.1)
+        rows[4], rows[5] = (make_row(CONFIGURATIONS[place].name, 0.01, 0.2, 0.1) for place in (4, 5))
+        rows[6] = make_row(CONFIGURATIONS[6].name, 0.1, 0.2, -0.01)  # passes, and is worse than static weights
+        rows[9] = make_row(CONFIGURATIONS[9].name, 0.1, 0.02, 0.0)
+        return [*rows, make_row(BEST_STATIC, 0.001, 0.0, 0.0), replace(rows[0], name=MEAN_WEIGHTS, true_lift=0.05)]
+
+    figures = study_figures([seed(0.2, 0.01), seed(0.05, 0.3)])
+    assert figures["passes_grouped"] == 0.5  # the lift of .05 has a lower limit of -.05
+    assert figures["fails_gaussian"] == 1.0
+    assert figures["fails_actor_critic"] == 0.5
+    assert figures["false_passes"] == 2
+    assert figures["control_lift_lo"] == pytest.approx(-0.08)
+    assert figures["personalization_true_gain"] == pytest.approx(0.10)
+    verdicts = {record["policy"]: record["verdicts"] for record in study_table([seed(0.2, 0.01)])}
+    assert verdicts[CONFIGURATIONS[0].name] == {"pass": 1, "fail": 0, "cannot tell": 0}
