@@ -18,7 +18,7 @@ _EQUAL = 1e-6  # relative difference of propensities that counts as none
 
 @dataclass(frozen=True)
 class TuningFeatures:
-    """What a request tells: categories as numbers from 0, and numbers."""
+    """The features of requests: categories as numbers from 0, and numbers."""
 
     categorical: NDArray[np.int32]  # [N, C]
     numeric: NDArray[np.float32]  # [N, F]
