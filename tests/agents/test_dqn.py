@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from session_blocks import block, expected_ratings, make, observations, small_specs
 
+from recpolicy.agents import categorical
 from recpolicy.agents.categorical import MASKED
 from recpolicy.agents.dqn import DQNConfig, huber, make_dqn, soft_update, td_targets, top_k_logits
 from recpolicy.agents.experience import Experience
@@ -80,6 +81,77 @@ def test_the_exploring_share_shrinks_with_each_block_down_to_its_floor():
     agent.learner.prepare(4 * 8)
     told = [float(agent.learner.update(block(4, seed), SEED)["epsilon"]) for seed in range(3)]
     assert told == pytest.approx([0.2, 0.15, 0.15])
+
+
+def test_at_tau_001_half_of_the_initial_target_network_is_left_after_693_updates():
+    """(1 - .001)^693 = .499900."""
+    left = tf.constant([1.0], tf.float64)
+    for _ in range(693):
+        left = soft_update(left, tf.zeros_like(left), 0.001)
+    assert float(left[0]) == pytest.approx(0.499900, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [10, 50])
+def test_of_60000_items_only_the_top_k_are_explored_and_chosen(k):
+    scores = tf.random.stateless_normal([3, 60_000], [4, 5])
+    logits = top_k_logits(scores, k, 1.0)
+    rank = (-scores.numpy()).argsort(axis=1).argsort(axis=1)
+    np.testing.assert_array_equal(tf.nn.softmax(logits).numpy() > 0, rank < k)
+    for seed in range(20):
+        chosen, _ = categorical.draw(logits, tf.random.stateless_uniform([3], [seed, 1]))
+        assert (rank[np.arange(3), chosen.numpy()] < k).all()
+
+
+def test_with_all_items_and_a_high_temperature_exploration_is_uniform():
+    agent = make(
+        "dqn",
+        exploration_initial_eps=0.4,
+        exploration_final_eps=0.4,
+        exploration_top_k=ITEMS,
+        exploration_temperature=1e9,
+    )
+    found = np.sort(probabilities(agent, observations(ROWS)))
+    np.testing.assert_allclose(found[:, :-1], 0.4 / ITEMS, rtol=1e-4)
+
+
+def test_the_constant_of_values_changes_targets_and_no_ranking():
+    """Rewards 1: before training both networks agree, so targets grow by gamma times the constant where it goes on."""
+    plain, offset = make("dqn", gamma=0.5, gradient_steps=1), make("dqn", gamma=0.5, value_offset=3.0, gradient_steps=1)
+    seen = observations(ROWS)
+    np.testing.assert_array_equal(*(probabilities(agent, seen) for agent in (plain, offset)))
+    np.testing.assert_array_equal(*(agent.learner.scores(tf.constant(seen), None) for agent in (plain, offset)))
+    played = block(4, terminated=np.zeros((4, 8), bool), reward=np.ones((4, 8)))
+    told = []
+    for agent in (plain, offset):
+        agent.learner.prepare(4 * 8)
+        told.append(agent.learner.update(played, SEED))
+        told[-1] |= {"value": agent.learner.value(tf.constant(seen), None)}
+    assert float(told[1]["target_mean"] - told[0]["target_mean"]) == pytest.approx(0.5 * 3.0, abs=1e-4)
+    assert float(told[1]["value_mean"] - told[0]["value_mean"]) == pytest.approx(3.0, abs=1e-4)
+    assert np.mean(told[1]["value"] - told[0]["value"]) == pytest.approx(3.0, abs=0.2)  # one step was taken
+
+
+def bias_of_the_maximum(gamma: float, double: bool, items: int = 50, noise: float = 1.0) -> float:
+    """Error of the values at the fixed point in a world of constant rewards 0, with noise in each network's values.
+
+    y = gamma (V + e), V = mean y: V = gamma E[e] / (1 - gamma), E[e] the mean error of the item that follows.
+    """
+    errors = tf.random.stateless_normal([2, 4_000, items], [7, 8], stddev=noise)
+    blank = tf.zeros([4_000])
+    played = Batch(
+        observation=blank[:, tf.newaxis], action=tf.zeros([4_000], tf.int32), reward=blank,
+        terminated=blank > 0, next_observation=blank[:, tf.newaxis], next_mask=tf.ones([4_000, items], tf.bool),
+    )  # fmt: skip
+    return float(tf.reduce_mean(td_targets(played, errors[0], errors[1], gamma, double))) / (1 - gamma)
+
+
+def test_the_bias_of_the_maximum_grows_with_gamma_and_double_networks_have_less():
+    """E max of 50 independent errors is 2.2491 sigma; through the bootstrap gamma / (1 - gamma) times as much."""
+    single = [bias_of_the_maximum(gamma, double=False) for gamma in (0.5, 0.75, 0.9)]
+    both = [bias_of_the_maximum(gamma, double=True) for gamma in (0.5, 0.75, 0.9)]
+    np.testing.assert_allclose(single, [2.2491, 3 * 2.2491, 9 * 2.2491], rtol=0.02)
+    assert single == sorted(single)
+    assert (np.abs(both) < 0.05 * np.array(single)).all()
 
 
 @pytest.mark.parametrize("tau", [0.001, 0.1, 1.0])

@@ -1,8 +1,9 @@
 """DQN for items: double and dueling, with a soft target network and softmax exploration among the top K.
 
 y = r + gamma (1 - terminated) Q_target(s', a*), a* = argmax over items not yet shown of Q(s', .) (double) or of
-Q_target (plain); Huber loss of y - Q(s, a). Q starts as the rating model's expectation over `temperature`, so the
-untrained agent ranks as the rating model does. With probability epsilon the agent draws an item from the softmax of the
+Q_target (plain); Huber loss of y - Q(s, a). Q starts as the rating model's expectation over `temperature`, plus the
+constant `value_offset`, so the untrained agent ranks as the rating model does. agents/value_scale.py chooses both such
+that first errors are of the size of rewards. With probability epsilon the agent draws an item from the softmax of the
 K highest values, else it shows the best item. B sessions, N = T B steps per block.
 Sources: Mnih et al. 2015; van Hasselt et al. 2015 (1509.06461); Wang et al. 2015 (1511.06581); exploration and start
 after Ben Ayed et al. 2025 (2508.00201), who do not publish K and schedule; ours are below.
@@ -23,7 +24,7 @@ from recpolicy.agents.observation import context_width
 from recpolicy.agents.replay import Batch, Replay
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores
-from recpolicy.core.config import Count, Fraction, PositiveFraction, Size, Temperature, config_dataclass
+from recpolicy.core.config import Count, Fraction, Number, PositiveFraction, Size, Temperature, config_dataclass
 from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.models.sequence_layout import SequenceLayout
 
@@ -34,6 +35,8 @@ class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
 
     temperature: Temperature = 4.0
     """Initial points of expected rating per unit of value (dot head); must be > 0."""
+    value_offset: Number = 0.0
+    """Constant part of every value, in the unit of learning; it changes targets and no ranking."""
     gamma: Fraction = 0.9
     """Discount per item, in [0, 1]."""
     double: bool = True
@@ -82,12 +85,12 @@ class DQN(SessionLearner):
         self._replay = None
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Return Q-values [B, A]."""
-        return categorical.mask_logits(self._rewards.original(self._values(self._online, observation)), mask)
+        """Return Q-values [B, A] without the constant `value_offset`: its rounding could tie two items."""
+        return categorical.mask_logits(self._rewards.original(self._preferences(self._online, observation)), mask)
 
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return the value of the best allowed item [B]."""
-        return tf.reduce_max(self.scores(observation, mask), axis=1)
+        return tf.reduce_max(self.scores(observation, mask), axis=1) + self._rewards.original(self.config.value_offset)
 
     def epsilon(self) -> tf.Tensor:
         """Return the current probability of exploration."""
@@ -95,7 +98,7 @@ class DQN(SessionLearner):
 
     def logits(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return log-probabilities [B, A]: the best item, or with probability epsilon one of the top K."""
-        scores = categorical.mask_logits(self._values(self._online, observation), mask)
+        scores = categorical.mask_logits(self._preferences(self._online, observation), mask)
         epsilon = self.epsilon()
         explored = tf.nn.softmax(
             top_k_logits(scores, self.config.exploration_top_k, self.config.exploration_temperature)
@@ -143,6 +146,10 @@ class DQN(SessionLearner):
 
     def _values(self, network: ItemScores, observation: tf.Tensor) -> tf.Tensor:
         """Return unmasked Q-values [B, A] of a network, in the unit of learning."""
+        return self._preferences(network, observation) + self.config.value_offset
+
+    def _preferences(self, network: ItemScores, observation: tf.Tensor) -> tf.Tensor:
+        """Return unmasked Q-values [B, A] without their constant part."""
         if not self.config.dueling:
             return network(observation, None)
         return network.dueling_values(observation)

@@ -136,18 +136,8 @@ def best(score: NDArray[np.floating], mask: NDArray[np.bool_], rng: np.random.Ge
 
 
 def fatigue_aware(environment: SessionEnvironment, worth: float) -> Choose:
-    """Return the greedy choice by the true world: P(like) + P(session continues) worth, `worth` being the future value.
-
-    It does not plan, but it knows what no policy knows: how this user will respond, fatigue included.
-    """
-    tables = environment.tables
-
-    def worths(session: Session) -> tf.Tensor:
-        like = tf.sigmoid(like_odds(tables, session.user_state))
-        liked, missed = (tf.sigmoid(odds) for odds in stay_odds(tables, session.user_state))
-        return like + worth * (like * liked + (1.0 - like) * missed)
-
-    scores = tf.function(worths, jit_compile=True, autograph=False)
+    """Return the greedy choice by `fatigue_aware_scores`."""
+    scores = tf.function(fatigue_aware_scores(environment, worth), jit_compile=True, autograph=False)
 
     def choose(
         session: Session, _: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
@@ -155,6 +145,21 @@ def fatigue_aware(environment: SessionEnvironment, worth: float) -> Choose:
         return best(scores(session).numpy(), mask, rng)
 
     return choose
+
+
+def fatigue_aware_scores(environment: SessionEnvironment, worth: float) -> Callable[[Session], tf.Tensor]:
+    """Return scores [N, A] by the true world: P(like) + P(session continues) worth, `worth` being the future value.
+
+    Their greedy choice does not plan, but it knows what no policy knows: how this user will respond, fatigue included.
+    """
+    tables = environment.tables
+
+    def scores(session: Session) -> tf.Tensor:
+        like = tf.sigmoid(like_odds(tables, session.user_state))
+        liked, missed = (tf.sigmoid(odds) for odds in stay_odds(tables, session.user_state))
+        return like + worth * (like * liked + (1.0 - like) * missed)
+
+    return scores
 
 
 def session_baselines(

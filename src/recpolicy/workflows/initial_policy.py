@@ -41,7 +41,7 @@ _VIEW = ("view", "last_n", "max_episode_steps")
 _PARTS = ("tower_layers", "sequence_units", "transformer_layers", "transformer_heads")
 NETWORK_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "session": ("layers", "head", "temperature", *_PARTS),
-    "session_values": ("layers", "head", "temperature", "dueling", *_PARTS),
+    "session_values": ("layers", "head", "temperature", "value_offset", "dueling", *_PARTS),
     "mlp": ("layers", "head"),
     "encoded_linear": ("layers", "encoding_dim"),
 }
