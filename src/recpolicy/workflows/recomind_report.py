@@ -246,14 +246,16 @@ def write_recomind(study: RecoMindStudy, out: Path) -> list[Path]:
 
 def likes_figure(study: RecoMindStudy) -> "Figure":
     """Plot likes per session of each policy, in the evaluation world with intervals and in the training world."""
-    from recpolicy.evaluation.plots import session_rewards_figure
+    from recpolicy.evaluation.plots import intervals_figure
 
-    rows = study.rows(MAIN)
+    rows = sorted(study.rows(MAIN), key=lambda row: -likes(study, MAIN, row).value)
     seen = {row: _over_seeds([cell.training_world.likes for cell in study.of(MAIN, row)]) for row in rows}
-    figure = session_rewards_figure(
-        {ROWS[row].label: likes(study, MAIN, row) for row in rows}, {ROWS[row].label: seen[row] for row in rows}
-    )
-    figure.axes[0].set_xlabel("likes per session, 95 % intervals over seeds", loc="right")
+    worlds = {
+        "evaluation world": {ROWS[row].label: likes(study, MAIN, row) for row in rows},
+        "training world": {ROWS[row].label: seen[row] for row in rows},
+    }
+    figure = intervals_figure(worlds, "likes per session, 95 % intervals over seeds")
+    figure.set_size_inches(7.4, 1.4 + 0.36 * len(rows))  # the labels are long
     return figure
 
 
