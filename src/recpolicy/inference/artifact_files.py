@@ -93,7 +93,8 @@ def format_name(folder: Path) -> str:
     path = folder / MANIFEST
     if not folder.is_dir() and unfinished(folder).is_dir():
         raise ArtifactError(
-            f"{folder}: its training is unfinished ({unfinished(folder)}); the same `recpolicy train` finishes it"
+            f"{folder}: its training is unfinished ({unfinished(folder)}); the same `recpolicy train` finishes it, and"
+            " `recpolicy evaluate --checkpoint last` evaluates it as it is"
         )
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; expected a policy that `recpolicy train --out` wrote")
