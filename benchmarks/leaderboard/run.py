@@ -31,20 +31,27 @@ from recpolicy.core.seeds import generator  # noqa: E402
 from recpolicy.core.statistics import Interval, mean_interval, paired_difference  # noqa: E402
 from recpolicy.data.loaders import load_ratings  # noqa: E402
 from recpolicy.data.splits import Split, split  # noqa: E402
+from recpolicy.environments.session import SessionEnvironment  # noqa: E402
 from recpolicy.evaluation.policy_scores import baseline_tables  # noqa: E402
 from recpolicy.evaluation.sessions import SessionRunner, by_table  # noqa: E402
 from recpolicy.inference.predictor import Policy, load_policy  # noqa: E402
 from recpolicy.models.rating_models import fit_rating_model  # noqa: E402
 from recpolicy.workflows.held_out_evaluation import evaluate, get_rating_model  # noqa: E402
 from recpolicy.workflows.policy_training import train  # noqa: E402
-from recpolicy.workflows.session_evaluation import greedy_choice, policy_environment  # noqa: E402
 from recpolicy.workflows.session_logs import simulate_session_log  # noqa: E402
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions  # noqa: E402
+from recpolicy.workflows.session_players import greedy_choice  # noqa: E402
+from recpolicy.workflows.session_training import (  # noqa: E402
+    SessionTrainConfig,
+    make_worlds,
+    session_config,
+    train_sessions,
+)
 
 ROUNDS = {"total_timesteps": 100_000}
 """Settings of a training in single rounds: those of `recpolicy train`, but for the length."""
 SESSIONS = {"total_timesteps": 60_000}
 """Settings of a training in sessions, all 1,682 items; likes are the reward."""
+SESSIONS_PER_USER = 4
 LOGGED_SESSIONS = 4_000
 """Sessions of the baseline `popular` that behavior_cloning imitates: some 60,000 items."""
 EVALUATION_SEED = 0
@@ -87,10 +94,15 @@ class Sessions:
     def _table(self, policy: Policy, score: np.ndarray) -> np.ndarray:
         return self._by_user(policy, by_table(score[self._world.users][:, policy.artifact.action_items]))
 
+    def _environment(self, policy: Policy) -> SessionEnvironment:
+        config = session_config(SessionTrainConfig(), SESSIONS_PER_USER * len(self._world.users))
+        artifact = policy.artifact
+        return SessionEnvironment(self._world, artifact.context, artifact.item, artifact.action_items, config, 0)
+
     def _by_user(self, policy: Policy, choose: Any) -> np.ndarray:
         sees = content_digest(policy.artifact.context, policy.artifact.item)
         if sees not in self._runners:
-            self._runners = {sees: SessionRunner(policy_environment(policy, SessionTrainConfig(), self._world, 0))}
+            self._runners = {sees: SessionRunner(self._environment(policy))}
         results = self._runners[sees].run(choose, EVALUATION_SEED)
         return results.by_user(results.likes.astype(np.float64))
 
