@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hand_sessions import hand_sessions
 
 from recpolicy.core.errors import DataError
 from recpolicy.models.return_time import (
@@ -11,7 +12,9 @@ from recpolicy.models.return_time import (
     day_probabilities,
     expected_days,
     fit_return_model,
+    return_rate,
     return_times,
+    return_times_of_log,
     return_times_of_ratings,
 )
 
@@ -57,6 +60,24 @@ def test_times_that_cannot_be_are_one_clear_line(start, end, message):
     with pytest.raises(DataError, match=message) as caught:
         return_times(np.array([5, 5]), np.array(start), np.array(end), 1000)
     assert "\n" not in str(caught.value)
+
+
+def test_returns_of_a_log_join_by_user_and_censor_the_last_session():
+    # Sessions start on days 0 (user 0), 1 (user 3), 2 (user 1) and 3 (user 0) and take minutes; the log ends on day 5.
+    log = hand_sessions()
+    until = int(log.time[0] // 1000) + 5 * DAY
+    times = return_times_of_log(log, until)
+    assert times.user.tolist() == [0, 0, 1, 3]
+    assert times.observed.tolist() == [True, False, False, False]
+    assert times.day.tolist() == [3, 1, 2, 4]  # user 0: 3 days less some minutes; then full days without a return
+    returned, user = return_rate(times, 2)
+    assert returned.tolist() == [0, 0, 0]  # the session of day 3 is censored after one day: nobody knows
+    assert user.tolist() == [0, 1, 3]
+    assert return_rate(times, 3)[0].tolist() == [1, 0]
+    with pytest.raises(DataError, match="expected sessions that end by second"):
+        return_times_of_log(log, until - 3 * DAY)
+    with pytest.raises(DataError, match="return rate within 11 days; expected 1 to 10"):
+        return_rate(times, 11)
 
 
 def test_users_without_returns_are_censored_and_counted():

@@ -39,7 +39,7 @@ class DualValueConfig:
     """Standard deviation of the Gaussian actor."""
     clip_range: PositiveFraction = 0.2
     """Largest change of a probability ratio that is rewarded."""
-    layers: tuple[Size, ...] = (64, 64)
+    layers: tuple[Size, ...] = (32, 32)
     """Units of the hidden layers (ReLU)."""
     learning_rate: LearningRate = 0.0007
     """Adam's step size."""

@@ -20,6 +20,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.types import Array, Floats, Ints
 from recpolicy.data.rating_sessions import GAP_MINUTES, split_into_sessions
 from recpolicy.data.ratings import Ratings
+from recpolicy.data.session_log import SessionLog
 
 RETURN_DAYS = 10
 """Longest return time in days."""
@@ -144,6 +145,34 @@ def return_times_of_ratings(ratings: Ratings, gap_minutes: float = GAP_MINUTES) 
     time = ratings.timestamp[sessions.rows]
     last = sessions.start + sessions.length - 1
     return return_times(sessions.user, time[sessions.start], time[last], int(time.max(initial=0)))
+
+
+def return_times_of_log(log: SessionLog, until: int | None = None) -> ReturnTimes:
+    """Return the gap after each session of a log, joined by user.
+
+    Args:
+        log: The log.
+        until: Second at which the log ends; without it, the second of its last step.
+
+    Raises:
+        DataError: Two sessions of a user overlap, or one ends after `until`.
+    """
+    second = log.time // 1000
+    end = int(second.max(initial=0)) if until is None else until
+    first, last = log.start[:-1], log.start[1:] - 1
+    return return_times(log.user[first], second[first], second[last], end)
+
+
+def return_rate(times: ReturnTimes, days: int) -> tuple[Array, NDArray[np.int32]]:
+    """Return 1 for each session with a return within `days` days and 0 for others, with the users, both [n].
+
+    Sessions that are censored before are left out: nobody knows. Raises DataError for days outside of 1..10.
+    """
+    if not 1 <= days <= RETURN_DAYS:
+        raise DataError(f"return rate within {days} days; expected 1 to {RETURN_DAYS}")
+    known = times.observed | (times.day >= days)
+    returned = times.observed & (times.day <= days)
+    return returned[known].astype(np.float64), times.user[known]
 
 
 def fit_return_model(times: ReturnTimes, users: int) -> ReturnModel:
