@@ -28,6 +28,7 @@ from recpolicy.cli import (
     study,
     study_drl_put,
     study_recomind,
+    study_retention,
     training,
     tuning,
 )
@@ -72,6 +73,7 @@ log.app.command("import", epilog=log_import.EPILOG)(log_import.import_)
 log.app.command(epilog=log_export.EPILOG)(log_export.export)
 study.app.command("drl-put", epilog=study_drl_put.EPILOG)(study_drl_put.drl_put)
 study.app.command(epilog=study_recomind.EPILOG)(study_recomind.recomind)
+study.app.command(epilog=study_retention.EPILOG)(study_retention.retention)
 
 
 def _print_version(wanted: bool) -> None:
