@@ -193,13 +193,13 @@ def run_retention_study(
             agents.enter(world)
             rows = by_seed[world] = {}
             for number in range(config.seeds):
+                for name, run in agents.rivals.items() if world == CONFLICT else ():
+                    rows.setdefault(name, []).append(run(number))
+                    shown.advance(1, f"{world}: {name}")
                 for name, changed in variants.items():
                     rows.setdefault(name, []).append(agents.rlur(changed, number))
                     if world == CONTROL:
                         independent[name].append(agents.evaluate(1_000 + number + 100 * (name == RLUR_ROW)))
-                    shown.advance(1, f"{world}: {name}")
-                for name, run in agents.rivals.items() if world == CONFLICT else ():
-                    rows.setdefault(name, []).append(run(number))
                     shown.advance(1, f"{world}: {name}")
             if world == CONFLICT:
                 rows["rating_formula"] = [agents.rating_formula(number) for number in range(config.seeds)]
