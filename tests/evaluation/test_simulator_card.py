@@ -21,7 +21,7 @@ from recpolicy.evaluation.simulator_card import CardConfig, real_sessions, valid
 from recpolicy.models.user_model import SessionWorldConfig
 
 PLAIN = SessionWorldConfig(max_steps=STEPS, rank=4, drift=0.0, fatigue_genre=0.0, fatigue_misses=0.0)
-QUICK = CardConfig(replicates=5, bayesian=False)
+QUICK = CardConfig(replicates=5, bayesian=False, resamples=20)
 
 
 @cache

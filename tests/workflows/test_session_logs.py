@@ -68,6 +68,20 @@ def test_a_log_is_read_back_as_it_was_written(log):
     assert note["train_digest"] == miniature_split().train.digest
 
 
+def test_a_log_of_an_own_like_model_has_its_likes(tmp_path):
+    """Of items with even ids nearly all are liked, of others nearly none."""
+
+    def like(user, item, history):
+        return np.where(item % 2 == 0, 0.98, 0.02)
+
+    out, config = tmp_path / "own", {"sessions": 60}
+    log = simulate_session_log(miniature_split(), out, config=config, train=TRAIN, like_model=like)
+    even = miniature_split().train.items["item_id"].to_numpy()[log.item] % 2 == 0
+    assert log.liked[even].mean() > 0.9
+    assert log.liked[~even].mean() < 0.1
+    assert json.loads((out / "simulation.json").read_text())["like_model"]["name"].endswith("like")
+
+
 def test_the_log_is_what_the_uniform_choice_does(log, worlds):
     found = log[0]
     assert len(found.length) == 150

@@ -7,6 +7,7 @@ import typer
 
 from recpolicy.cli.config_tables import read_config_with_data
 from recpolicy.cli.output import print_json, print_text
+from recpolicy.cli.policy import LikeModel
 
 if TYPE_CHECKING:
     from recpolicy.data.bandit_log_files import IdVocabulary
@@ -81,6 +82,7 @@ def simulate(
         Path | None, typer.Option("--item-table", help="Own heads of items: Parquet or CSV with item_id and numbers.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Take a grid of more than 10,000 weight vectors.")] = False,
+    like_model: LikeModel = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -93,6 +95,10 @@ def simulate(
     sizes = {"rounds": rounds, "sessions": sessions, "slates": slates}
     if sum(size is not None for size in sizes.values()) > 1:
         raise typer.BadParameter("give only one of them", param_hint="--rounds, --sessions, --slates")
+    if like_model is not None and sessions is None:
+        raise typer.BadParameter(
+            "needs --sessions: worlds of single rounds have no like model", param_hint="--like-model"
+        )
     logging_policy = logging_policy or ("rating_model" if sessions is None else "random")
     tables, source = read_config_with_data(config, ("train", "log", "rating_model"))
     options = {**sizes, "temperature": temperature, "uniform_mix": uniform_mix}
@@ -110,7 +116,7 @@ def simulate(
         )  # fmt: skip
         return
     if sessions is not None:
-        _simulate_sessions(parts, out, policy, settings, tables.get("train"), seed, as_json=as_json)
+        _simulate_sessions(parts, out, policy, settings, tables.get("train"), like_model, seed, as_json=as_json)
         return
     if slates is not None:
         _simulate_slates(parts, out, policy, settings, tables, seed, as_json=as_json)
@@ -136,11 +142,14 @@ def simulate(
 
 
 def _simulate_sessions(
-    parts: "Split", out: Path, policy: "str | Policy", settings: dict[str, Any], train: Any, seed: int, *, as_json: bool
-) -> None:
+    parts: "Split", out: Path, policy: "str | Policy", settings: dict[str, Any], train: Any, like_model: str | None,
+    seed: int, *, as_json: bool,
+) -> None:  # fmt: skip
     from recpolicy.workflows.session_logs import simulate_session_log
 
-    log = simulate_session_log(parts, out, logging_policy=policy, config=settings, train=train, seed=seed)
+    log = simulate_session_log(
+        parts, out, logging_policy=policy, config=settings, train=train, like_model=like_model, seed=seed
+    )
     name = policy if isinstance(policy, str) else policy.artifact.agent
     count = len(log.length)
     if as_json:

@@ -44,6 +44,9 @@ def validate(
         return 0 if card.passed else _FAILED
     print_frame(card.table(), f"{card.world}, {card.counts['held-out users']} held-out users")
     print_text()
+    if card.intervals:
+        print_frame(card.interval_table())
+        print_text()
     print_frame(card.policy_table(), "Policies in the simulator and on held-out choice")
     print_text()
     for name, figure in card.figures.items():

@@ -47,6 +47,9 @@ class DataConfig:
     """Name of the column of ids in `users`: {"user": "uid"}."""
     item_columns: dict[str, str] | None = None
     """Names of columns of `items` that differ from item, title, genres and year: {"item": "ISBN"}."""
+    signals: dict[str, str] | None = None
+    """Columns of responses in place of ratings: {"clicked": "is_click", "watch_time": "seconds"}. Signals are clicked,
+    completed, watch_time, duration, watch_fraction and context."""
     genre_separator: str | None = None
     """Text between two genres in `items`; | when left out. Lists in JSON need none."""
 
@@ -71,6 +74,7 @@ def load_ratings(
     user_columns: Mapping[str, str] | None = None,
     item_columns: Mapping[str, str] | None = None,
     genre_separator: str | None = None,
+    signals: Mapping[str, str] | None = None,
 ) -> Ratings:
     """Load a ratings table, checked row by row.
 
@@ -92,6 +96,9 @@ def load_ratings(
         item_columns: Names of columns in `items` that differ from item, title, genres and year, such as
             {"item": "ISBN"}.
         genre_separator: Text between two genres; "|" if None. Lists in JSON need none.
+        signals: Columns of responses in place of ratings, such as {"clicked": "is_click", "watch_time": "seconds"}: a
+            click and watch log, a row for each item shown. Ratings are then levels of the response, on a scale of 1 to
+            5, see data/response_signals.py.
 
     Returns:
         The ratings; users and items are row numbers of its two tables.
@@ -104,7 +111,7 @@ def load_ratings(
     arguments: dict[str, Any] = {
         "columns": columns, "scale": scale, "separator": separator, "header": header, "timestamps": timestamps,
         "repeated": repeated, "users": users, "items": items, "user_columns": user_columns,
-        "item_columns": item_columns, "genre_separator": genre_separator,
+        "item_columns": item_columns, "genre_separator": genre_separator, "signals": signals,
     }  # fmt: skip
     options = {key: value for key, value in arguments.items() if value is not None}
     ratings = _load(source, options)

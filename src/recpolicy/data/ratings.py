@@ -40,6 +40,10 @@ class Ratings:
     """Arguments of `load_ratings` that read this table, or the one that it is a part of; None if it has no file."""
     merged_rows: int = field(default=0, compare=False)
     """Rows of the file that repeated a pair and were merged when the file was read."""
+    watch: NDArray[np.float32] | None = None  # [N]
+    """Watch fractions of a click and watch log (response_signals.py), 0 to 1; None for ratings."""
+    context: NDArray[Any] | None = None  # [N] text
+    """Context of each response of such a log; None for ratings."""
 
     def __repr__(self) -> str:
         users, items = self.shape
@@ -47,8 +51,7 @@ class Ratings:
 
     def __post_init__(self) -> None:
         lengths = {len(self.user), len(self.item), len(self.rating)}
-        if self.timestamp is not None:
-            lengths.add(len(self.timestamp))
+        lengths |= {len(part) for part in (self.timestamp, self.watch, self.context) if part is not None}
         if len(lengths) != 1:
             raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
         if not {"item_id", "title", "year", "genres"} <= set(self.items.columns) or "user_id" not in self.users:
@@ -70,14 +73,17 @@ class Ratings:
             Repeated(self.items["item_id"].to_numpy().astype(str).astype(object), self.item),
             self.rating,
             self.timestamp if self.timestamp is not None else "no timestamps",
+            *(part for part in (self.watch, self.context) if part is not None),
         )
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_], name: str | None = None) -> "Ratings":
         """Return the chosen rows (indices or mask) over the same users and items."""
         timestamp = None if self.timestamp is None else self.timestamp[rows]
+        watch = None if self.watch is None else self.watch[rows]
+        context = None if self.context is None else self.context[rows]
         return replace(
             self, user=self.user[rows], item=self.item[rows], rating=self.rating[rows], timestamp=timestamp,
-            name=name or self.name,
+            name=name or self.name, watch=watch, context=context,
         )  # fmt: skip
 
     def matrix(self) -> NDArray[np.float32]:

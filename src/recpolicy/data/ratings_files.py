@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
@@ -28,6 +29,7 @@ from recpolicy.data.csv_reader import (
 from recpolicy.data.joined_tables import Table, bare_items, frame_table, read_items, read_users
 from recpolicy.data.ratings import GENRE_SEPARATOR, Ratings
 from recpolicy.data.read_options import plain_number, repeated_error, scale_error
+from recpolicy.data.response_signals import Responses, check_signals, find_signals, read_responses
 from recpolicy.data.table_columns import identifiers, numbers, seconds
 
 REPEATED = ("refuse", "last", "first", "mean")
@@ -51,8 +53,11 @@ class TableOptions:
     user_columns: Mapping[str, str] = field(default_factory=dict)
     item_columns: Mapping[str, str] = field(default_factory=dict)
     genre_separator: str = GENRE_SEPARATOR
+    signals: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
+        if self.signals is not None:
+            self._check_signals(self.signals)
         low, high = self.scale
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ConfigError(f"scale {self.scale}: expected two finite numbers, the lowest and the highest rating")
@@ -71,6 +76,13 @@ class TableOptions:
                     raise unknown_name_error("rating column" if known is RATING_COLUMNS else "column", meaning, known)
         if not self.timestamps and "timestamp" in self.columns:
             raise ConfigError("timestamps = false leaves out the times, but a column of times is named")
+
+    def _check_signals(self, signals: Mapping[str, str]) -> None:
+        check_signals(signals)
+        if self.scale != SCALE or "rating" in self.columns or not self.header:
+            raise ConfigError("signals take the place of ratings, in named columns: leave out scale, rating and header")
+        if self.repeated == "mean":
+            raise ConfigError("repeated is 'mean', but a mean of two responses is none; expected last, first or refuse")
 
 
 def read_table(path: Path | str, *, name: str | None = None, **options: Any) -> Ratings:
@@ -100,6 +112,8 @@ def check_columns(path: Path, **options: Any) -> None:
         source = text_source(path, settings.separator, header=settings.header)
         names = column_names(source)
     _find_columns(names, source, settings)
+    if settings.signals is not None:
+        find_signals(names, settings.signals, source)
 
 
 def ratings_from_frame(frame: pd.DataFrame, *, name: str = "frame", **options: Any) -> Ratings:
@@ -116,6 +130,7 @@ def assemble(
     users: pd.DataFrame | None = None,
     items: pd.DataFrame | None = None,
     repeated: str = "refuse",
+    responses: Responses | None = None,
 ) -> Ratings:
     """Return the Ratings of Arrow columns user, item, rating and, where there is one, timestamp (each [N]).
 
@@ -132,6 +147,7 @@ def assemble(
         users = pd.DataFrame({"user_id": _sorted_ids(user_id)})
     if items is None:
         items = bare_items(_sorted_ids(item_id))
+    watch, context = (None, None) if responses is None else (responses.watch, responses.context)
     user = _rows(user_id, users["user_id"], "user", source)
     item = _rows(item_id, items["item_id"], "item", source)
     pair = user.astype(np.int64) * len(items) + item  # [N]
@@ -142,12 +158,23 @@ def assemble(
         rows, rating = _merge_pairs(pair, rating, timestamp, repeated)
         user, item = user[rows], item[rows]
         timestamp = None if timestamp is None else timestamp[rows]
-    return Ratings(user, item, rating, timestamp, users, items, name=name, scale=scale, merged_rows=merged)
+        watch = None if watch is None else watch[rows]
+        context = None if context is None else context[rows]
+    return Ratings(
+        user, item, rating, timestamp, users, items, name=name, scale=scale, merged_rows=merged, watch=watch,
+        context=context,
+    )  # fmt: skip
 
 
 def _read(file: TableFile, options: TableOptions, name: str) -> Ratings:
     columns = _find_columns(file.names, file.source, options)
-    table = file.read([*dict.fromkeys(columns.values())])
+    signals = {} if options.signals is None else find_signals(file.names, options.signals, file.source)
+    table = file.read([*dict.fromkeys([*columns.values(), *signals.values()])])
+    arrays = {meaning: table[column] for meaning, column in columns.items()}
+    responses = None
+    if signals:
+        responses = read_responses({signal: table[column] for signal, column in signals.items()}, file.source)
+        arrays["rating"] = pa.array(responses.rating)
     users = None if options.users is None else read_users(options.users, options.user_columns, options.separator)
     items = (
         None
@@ -155,19 +182,21 @@ def _read(file: TableFile, options: TableOptions, name: str) -> Ratings:
         else read_items(options.items, options.item_columns, options.genre_separator, options.separator)
     )
     return assemble(
-        {meaning: table[column] for meaning, column in columns.items()},
+        arrays,
         file.source,
         name=name,
         scale=options.scale,
         users=users,
         items=items,
         repeated=options.repeated,
+        responses=responses,
     )
 
 
 def _find_columns(names: Sequence[str], source: Source, options: TableOptions) -> dict[str, str]:
     """Return the names of the columns by meaning; without timestamp if there is none, or none is wanted."""
-    meanings = [meaning for meaning in RATING_COLUMNS if meaning != "timestamp" or options.timestamps]
+    left_out = {"timestamp": not options.timestamps, "rating": options.signals is not None}
+    meanings = [meaning for meaning in RATING_COLUMNS if not left_out.get(meaning, False)]
     wanted = {meaning: options.columns[meaning] for meaning in meanings if meaning in options.columns}
     return find_columns(names, meanings, source, wanted, optional=("timestamp",))
 

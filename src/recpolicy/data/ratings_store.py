@@ -1,7 +1,7 @@
 """Save a ratings table and load it back equal: rows, order, ids, types and missing values.
 
     recpolicy.json     format, name, scale, digest, column types, the split and digests of the files below
-    ratings.parquet    user row, item row, rating, timestamp where there is one; N rows in file order
+    ratings.parquet    user row, item row, rating, timestamp, watch and context where there are; N rows in file order
     users.parquet      the user table        items.parquet   the item table
 
 The folder appears complete or not at all; a truncated, changed or foreign one raises ArtifactError. A split is saved as
@@ -113,7 +113,10 @@ def is_saved_ratings(folder: Path) -> bool:
 
 
 def _write_tables(ratings: Ratings, folder: Path) -> None:
-    columns = {"user": ratings.user, "item": ratings.item, "rating": ratings.rating, "timestamp": ratings.timestamp}
+    columns = {
+        "user": ratings.user, "item": ratings.item, "rating": ratings.rating, "timestamp": ratings.timestamp,
+        "watch": ratings.watch, "context": ratings.context,
+    }  # fmt: skip
     pq.write_table(pa.table({name: values for name, values in columns.items() if values is not None}), folder / RATINGS)
     for file, table in ((USERS, ratings.users), (ITEMS, ratings.items)):
         try:
@@ -143,6 +146,7 @@ def _read(folder: Path, body: dict[str, Any]) -> Ratings:
         ratings = Ratings(
             columns["user"], columns["item"], columns["rating"], columns.get("timestamp"), tables[USERS],
             tables[ITEMS], name=body["name"], scale=tuple(body["scale"]), source=body.get("source"),
+            watch=columns.get("watch"), context=columns.get("context"),
         )  # fmt: skip
         actual = ratings.digest
     except (KeyError, IndexError, TypeError, ValueError, OSError, pa.ArrowException) as error:

@@ -160,8 +160,9 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         decay = self._decay(step)
         if self.config.reward == "like":
             return decay * tf.cast(like, tf.float32)
-        watch = tf.cast(level, tf.float32) / 4.0
-        return decay * (watch if self.config.reward == "watch" else self._low + self._span * watch)
+        if self.config.reward == "watch":
+            return decay * tf.gather(self.tables.watch, level)
+        return decay * (self._low + self._span * tf.cast(level, tf.float32) / 4.0)
 
     def similarity(self, user: tf.Tensor, action: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Return the rewards [B] by SIMILARITIES: they depend on embeddings that the policy sees, not on responses."""

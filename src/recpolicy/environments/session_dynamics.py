@@ -50,8 +50,8 @@ class SessionTables(tf.Module):
         self._candidates = candidates
         arrays, scalars = self._values(world)
         make: Any = _variable if variables else tf.constant
-        self.like, self.interest, self.direction, self.genres, self.stay = (
-            make(arrays[name]) for name in ("like", "interest", "direction", "genres", "stay")
+        self.like, self.interest, self.direction, self.genres, self.stay, self.watch = (
+            make(arrays[name]) for name in ("like", "interest", "direction", "genres", "stay", "watch")
         )
         self.known = None if world.known is None else make(arrays["known"])
         if variables:
@@ -85,6 +85,7 @@ class SessionTables(tf.Module):
             "direction": world.direction[self._candidates],  # [A, D]
             "genres": world.genres[self._candidates],  # [A, G]
             "stay": world.stay,  # [W, S]
+            "watch": np.array(world.watch, np.float32),  # [5] by level
         }
         if world.known is not None:
             arrays["known"] = world.known[:, self._candidates].astype(np.int32)

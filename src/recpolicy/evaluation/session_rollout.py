@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session_dynamics import NOISE_DIMS, SessionTables, begin, transition
-from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
+from recpolicy.models.session_world import LIKE_LEVEL, QUARTERS, SessionWorld
 
 _BLOCK = 1 << 14  # sessions at once
 
@@ -26,6 +26,8 @@ class SessionResponses:
 
     length: NDArray[np.int64]  # [B] items shown, 1..S
     level: NDArray[np.int8]  # [B, S] levels 0..4 of the responses; those past the length did not happen
+    watch: tuple[float, ...] = QUARTERS
+    """Watch fraction of each level."""
 
     @property
     def shown(self) -> NDArray[np.bool_]:
@@ -40,7 +42,7 @@ class SessionResponses:
     @property
     def engagement(self) -> NDArray[np.float64]:
         """[B] sum of the watch fractions in the session."""
-        return np.sum(np.where(self.shown, self.level / 4, 0), axis=1)
+        return np.sum(np.where(self.shown, np.array(self.watch)[self.level], 0), axis=1)
 
 
 class SessionSimulator:
@@ -61,7 +63,7 @@ class SessionSimulator:
             left = np.column_stack([~stays.numpy()[:, :-1], np.ones(len(level), bool)])  # nobody goes past step S
             levels.append(level.numpy().astype(np.int8))
             lengths.append(1 + np.argmax(left, axis=1))
-        return SessionResponses(np.concatenate(lengths), np.concatenate(levels))
+        return SessionResponses(np.concatenate(lengths), np.concatenate(levels), self.world.watch)
 
     def _simulate(self, user: tf.Tensor, shown: tf.Tensor, noise_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return levels and continuations [B, S], as if nobody ever left."""

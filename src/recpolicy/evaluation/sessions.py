@@ -93,6 +93,7 @@ class SessionRunner:
         reward, watched = np.zeros(sessions), np.zeros(sessions)
         length, likes = np.zeros(sessions, np.int64), np.zeros(sessions, np.int64)
         shown = np.zeros((environment.config.max_episode_steps, environment.actions), np.int64)
+        watch = np.array(environment.world.watch)
         noise_seed = fold_in(environment.noise_seed, block) if block else environment.noise_seed
         for step in range(environment.config.max_episode_steps):
             observation, mask = (part.numpy() for part in self._observe(session))
@@ -104,7 +105,7 @@ class SessionRunner:
             reward += going * done.reward.numpy()
             length += going
             likes += going & done.response.like.numpy()
-            watched += going * done.response.level.numpy() / 4.0
+            watched += going * watch[done.response.level.numpy()]
             going &= ~(done.terminated.numpy() | done.truncated.numpy())
             if not going.any():
                 break

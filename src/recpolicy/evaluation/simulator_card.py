@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.config import Count, Number, as_dict, config_dataclass
+from recpolicy.core.config import Count, CountOrZero, Fraction, Number, as_dict, config_dataclass
 from recpolicy.core.errors import DataError
+from recpolicy.core.seeds import generator
 from recpolicy.core.types import Array
 from recpolicy.data.rating_sessions import split_into_sessions
 from recpolicy.data.ratings import Ratings, genre_matrix
@@ -40,12 +41,13 @@ from recpolicy.evaluation.simulator_gates import (
     rank_agreement,
     total_variation,
 )
+from recpolicy.evaluation.simulator_intervals import HeldOutLikes, SessionSums, card_intervals
 from recpolicy.evaluation.simulator_policies import policy_scores, policy_values
 from recpolicy.models.logistic import sigmoid
 from recpolicy.models.own_like_model import OwnLikeModel
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_history import compute_history
-from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
+from recpolicy.models.session_world import LIKE_LEVEL, QUARTERS, SessionWorld
 from recpolicy.models.session_worlds import halves, joined, of_users
 from recpolicy.models.user_model import SessionWorldConfig, UserModel, fit_user_model, world_from_user_model
 from recpolicy.models.user_model_fits import watch_levels
@@ -57,8 +59,13 @@ class CardConfig:
 
     replicates: Count = 50
     """Simulated sessions for each real one, and for each user and policy."""
+    resamples: CountOrZero = 200
+    """Resamples of the held-out users for the intervals; 0 leaves them out."""
     bayesian: bool = True
     """True adds the Bayesian factorization machine to the policies; its first fit takes a minute."""
+    min_like_auc: Fraction = 0.79
+    """Limit of the first gate: on MovieLens 100K, above that of a model without preferences. Clicks are harder to order
+    than ratings, so a click log needs a limit of its own, above the card's bias-only AUC."""
     shift_like: Number = 0.0
     """Added to the log-odds of every like: a simulator that is wrong on purpose, to see gates fail."""
     shift_stay: Number = 0.0
@@ -96,11 +103,13 @@ def validate_world(
     responses = fit_user_model(split.train, learn, config, seed, like_model)
     world = world_from_user_model(responses, held, seed)
     world = replace(world, like=world.like + np.float32(card.shift_like), stay=world.stay + np.float32(card.shift_stay))
-    odds, like, exact = _test_likes(split, held, responses, config, like_model)
-    real = real_sessions(of_users(split.train, held, "held-out users"), config)
+    odds, like, exact, user, item = _test_likes(split, held, responses, config, like_model)
+    real = real_sessions(of_users(split.train, held, "held-out users"), config, world.watch)
     crossed = SessionSimulator(_cross_fitted_world(world, split.train, responses, card.shift_like))
     who = np.searchsorted(world.users, real.user)
     simulated = crossed.simulate(np.tile(who, card.replicates), np.tile(real.item, (card.replicates, 1)), seed)
+    # A model without preferences; the first gate must reject it.
+    bias = fit_rating_model(split.train, "bias").mean[user, item].astype(np.float64)
     policies = policy_values(
         SessionSimulator(world), policy_scores(split.train, card.bayesian, seed), test, card.replicates, seed
     )
@@ -114,15 +123,23 @@ def validate_world(
     }  # fmt: skip
     return SimulatorCard(
         world=world.name, split=split.name, train_digest=split.train.digest, test_digest=split.test.digest, seed=seed,
+        clicks=bool((split.train.source or {}).get("signals")) or split.train.watch is not None,
         config=as_dict(config), counts=counts, policies=policies, evidence=evidence,
-        gates=_gates(evidence, _transition_distance(split.train, real, simulated), policies),
-        figures=_figures(evidence, odds, _bias_only(split.train, test)) | _own_figures(responses, exact, like),
+        gates=_gates(evidence, _transition_distance(split.train, real, simulated), policies, card.min_like_auc),
+        figures=_figures(evidence, odds, auc(like, bias)) | _own_figures(responses, exact, like),
+        intervals=card_intervals(
+            HeldOutLikes(user, like, evidence.probability, bias), _session_sums(real, simulated, split.train.shape[0]),
+            generator(seed, "simulator card/intervals"), card.resamples,
+        ),
     )  # fmt: skip
 
 
-def real_sessions(ratings: Ratings, config: SessionWorldConfig) -> RealSessions:
+def real_sessions(ratings: Ratings, config: SessionWorldConfig, watch: tuple[float, ...] = QUARTERS) -> RealSessions:
     """Return the sessions of the ratings, each with the user's S items from its start on, the first ones after the
-    last."""
+    last.
+
+    Engagement is at the resolution of the simulator: `watch` is the watch fraction of each level.
+    """
     sessions = split_into_sessions(ratings, config.gap_minutes)
     user = ratings.user[sessions.rows]
     first = np.searchsorted(user, sessions.user)  # [M] where the user's ratings begin
@@ -131,17 +148,18 @@ def real_sessions(ratings: Ratings, config: SessionWorldConfig) -> RealSessions:
     row = sessions.rows[first[:, None] + place % count[:, None]]  # [M, S]
     level = watch_levels(ratings.rating[row], ratings.scale)
     return RealSessions(
-        sessions.user, ratings.item[row], SessionResponses(np.minimum(sessions.length, config.max_steps), level)
+        sessions.user, ratings.item[row], SessionResponses(np.minimum(sessions.length, config.max_steps), level, watch)
     )
 
 
 def _test_likes(
     split: Split, held: NDArray[np.int32], responses: UserModel, config: SessionWorldConfig,
     like_model: OwnLikeModel | None,
-) -> tuple[Array, NDArray[np.bool_], Array | None]:  # fmt: skip
-    """Return the log-odds of a like and the outcome for the test ratings of the held-out users, in session order.
+) -> tuple[Array, NDArray[np.bool_], Array | None, NDArray[np.int32], NDArray[np.int32]]:  # fmt: skip
+    """Return log-odds of a like, outcome, own log-odds, user and item of the held-out users' test ratings, [N] each.
 
-    The third part are the log-odds of an own like model itself, without the approximation that is simulated.
+    Own log-odds are those of an own like model itself, without the approximation that is simulated. All are in session
+    order.
 
     History is made of all that they rated before in the session, in either part.
     """
@@ -153,10 +171,11 @@ def _test_likes(
     user, item = ratings.user[blocks.rows], ratings.item[blocks.rows]
     like = watch_levels(ratings.rating[blocks.rows], ratings.scale) >= LIKE_LEVEL
     history = compute_history(blocks, item, like, responses.tastes)
-    odds = responses.like_odds(user, item, history)
+    context = None if ratings.context is None else ratings.context[blocks.rows]
+    odds = responses.like_odds(user, item, history, context)
     tested = in_test[blocks.rows]
     exact = None if like_model is None else like_model.session_odds(ratings, blocks, like, config.max_steps)[tested]
-    return odds[tested], like[tested], exact
+    return odds[tested], like[tested], exact, user[tested], item[tested]
 
 
 def _own_figures(responses: UserModel, exact: Array | None, like: NDArray[np.bool_]) -> dict[str, float]:
@@ -175,7 +194,8 @@ def _cross_fitted_world(world: SessionWorld, train: Ratings, responses: UserMode
     like = world.like.copy()
     mine = np.flatnonzero(np.isin(train.user, world.users))
     place = np.searchsorted(world.users, train.user[mine])
-    like[place, train.item[mine]] = responses.like.intercept + responses.like.slope * responses.expected[mine] + shift
+    start = responses.like.intercept + responses.like.slope * responses.expected[mine] + shift
+    like[place, train.item[mine]] = start + responses.usual_context[train.user[mine]]
     return replace(world, like=like)
 
 
@@ -189,10 +209,12 @@ def _transition_distance(train: Ratings, real: RealSessions, simulated: SessionR
     return total_variation(real_transitions, simulated_transitions)
 
 
-def _gates(evidence: ValidationData, transitions: float, policies: Mapping[str, PolicyValue]) -> tuple[Criterion, ...]:
+def _gates(
+    evidence: ValidationData, transitions: float, policies: Mapping[str, PolicyValue], min_auc: float
+) -> tuple[Criterion, ...]:
     e = evidence
     return (
-        Criterion("like AUC", auc(e.like, e.probability), 0.79, at_least=True),
+        Criterion("like AUC", auc(e.like, e.probability), min_auc, at_least=True),
         Criterion("like ECE", calibration_error(e.probability, e.like), 0.03, at_least=False),
         Criterion("session length KS", ks_statistic(e.real_length, e.simulated_length), 0.10, at_least=False),
         Criterion("engagement KS", ks_statistic(e.real_engagement, e.simulated_engagement), 0.15, at_least=False),
@@ -215,7 +237,14 @@ def _figures(evidence: ValidationData, odds: Array, bias_only: float) -> dict[st
     }
 
 
-def _bias_only(train: Ratings, test: Ratings) -> float:
-    """Return the AUC of a model without preferences on the same ratings; the first gate must reject it."""
-    expected = fit_rating_model(train, "bias").mean[test.user, test.item]
-    return auc(watch_levels(test.rating, test.scale) >= LIKE_LEVEL, expected.astype(np.float64))
+def _session_sums(
+    real: RealSessions, simulated: SessionResponses, users: int
+) -> dict[str, tuple[SessionSums, SessionSums]]:
+    """Return lengths and engagement of real and simulated sessions, summed by user [U]."""
+    again = np.tile(real.user, len(simulated.length) // len(real.user))
+    sides = ((real.user, real.responses), (again, simulated))
+    length, engagement = (
+        [SessionSums.of(user, getattr(responses, name), users) for user, responses in sides]
+        for name in ("length", "engagement")
+    )
+    return {"mean session length": (length[0], length[1]), "mean engagement": (engagement[0], engagement[1])}

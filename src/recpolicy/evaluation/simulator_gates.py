@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.json import to_plain
+from recpolicy.core.statistics import Interval
 from recpolicy.core.types import Array
 from recpolicy.evaluation.gate import Criterion
 
@@ -64,6 +65,10 @@ class SimulatorCard:
     """Reported without a limit."""
     policies: Mapping[str, PolicyValue]
     evidence: ValidationData = field(repr=False, compare=False)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """95 % intervals over held-out users."""
+    clicks: bool = False
+    """True for a click and watch log, False for ratings."""
 
     @property
     def passed(self) -> bool:
@@ -84,6 +89,11 @@ class SimulatorCard:
         }
         return pd.DataFrame(rows, index=pd.Index([gate.name for gate in self.gates], name="gate"))
 
+    def interval_table(self) -> pd.DataFrame:
+        """Return the figures with intervals as text."""
+        rows = {"value [95 % over held-out users]": [str(interval) for interval in self.intervals.values()]}
+        return pd.DataFrame(rows, index=pd.Index(list(self.intervals), name="figure"))
+
     def policy_table(self) -> pd.DataFrame:
         """Return one row per policy, best in the simulator first."""
         rows = {name: (worth.simulated, worth.held_out) for name, worth in self.policies.items()}
@@ -102,6 +112,7 @@ class SimulatorCard:
             "passed": self.passed,
             "gates": gates,
             "figures": {name: to_plain(figure) for name, figure in self.figures.items()},
+            "intervals": {name: interval.as_dict() for name, interval in self.intervals.items()},
             "policies": {name: vars(worth) for name, worth in self.policies.items()},
             "world": self.world,
             "config": dict(self.config),

@@ -36,6 +36,9 @@ SIMILARITIES = ("similarity", "cosine_similarity")
 LIKE_LEVEL = 3
 """Levels 3 and 4 of 0..4 (ratings 4 and 5 of 1..5) are likes."""
 
+QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Watch fractions of the levels of ratings."""
+
 
 @dataclass(frozen=True)
 class SessionWorld:
@@ -62,6 +65,8 @@ class SessionWorld:
     genre_decay: float = 0.7
     """Share of the remembered genres that remains after each shown item."""
     scale: tuple[float, float] = (1.0, 5.0)
+    watch: tuple[float, ...] = QUARTERS
+    """Watch fraction that each level pays; quarters for ratings, means of a log with watch times."""
 
     def __post_init__(self) -> None:
         users, items = self.like.shape
@@ -74,6 +79,8 @@ class SessionWorld:
             table = getattr(self, name)
             if table.shape != shape or not np.isfinite(table).all():
                 raise DataError(f"session world {self.name}: {name} {table.shape} must be {shape} and finite")
+        if len(self.watch) != len(QUARTERS) or not all(0 <= fraction <= 1 for fraction in self.watch):
+            raise DataError(f"session world {self.name}: watch {self.watch} must be five fractions")
         if not np.isfinite(self.like).all() or (self.known is not None and self.known.shape != self.like.shape):
             raise DataError(f"session world {self.name}: like and known must be [W, I], like finite")
 
@@ -101,4 +108,5 @@ class SessionWorld:
             self.genre_decay,
             list(self.scale),
             *known,
+            *([] if self.watch == QUARTERS else [list(self.watch)]),
         )

@@ -111,12 +111,18 @@ def of_users(ratings: Ratings, users: NDArray[np.integer], name: str) -> Ratings
 
 def joined(train: Ratings, test: Ratings, name: str) -> Ratings:
     """Return all ratings of a split in one table."""
-    timestamp = None
-    if train.timestamp is not None and test.timestamp is not None:
-        timestamp = np.concatenate([train.timestamp, test.timestamp])
+    timestamp, watch, context = (
+        None if first is None or second is None else np.concatenate([first, second])
+        for first, second in (
+            (train.timestamp, test.timestamp),
+            (train.watch, test.watch),
+            (train.context, test.context),
+        )
+    )
     return replace(
         train, user=np.concatenate([train.user, test.user]), item=np.concatenate([train.item, test.item]),
         rating=np.concatenate([train.rating, test.rating]), timestamp=timestamp, name=f"{name}, all ratings",
+        watch=watch, context=context,
     )  # fmt: skip
 
 

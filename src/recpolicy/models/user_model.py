@@ -31,6 +31,7 @@ from recpolicy.models.user_model_fits import (
     fit_levels,
     fit_like,
     fit_stay,
+    level_watch,
     watch_levels,
 )
 
@@ -93,12 +94,19 @@ class UserModel:
     fatigue: tuple[float, float]
     preference: NDArray[np.floating]
     """[U, I] of the rating model, its expected ratings; of an own like model, its log-odds with an empty history."""
+    usual_context: Array
+    """[U] mean log-odds of the contexts in which each user is; 0 for ratings."""
+    watch: tuple[float, ...]
+    """Watch fraction of each level."""
     history_fit: HistoryFit | None = None
     """The approximation of an own like model's dependence on the history."""
 
-    def like_odds(self, user: NDArray[np.integer], item: NDArray[np.integer], history: History) -> Array:
-        """Return the log-odds [N] of a like of these pairs of rows."""
-        return self.like.odds(self.preference[user, item].astype(np.float64), history, self.drift)
+    def like_odds(
+        self, user: NDArray[np.integer], item: NDArray[np.integer], history: History, context: NDArray[Any] | None
+    ) -> Array:
+        """Return the log-odds [N] of a like of these pairs of rows, in their contexts if there are any."""
+        odds = self.like.odds(self.preference[user, item].astype(np.float64), history, self.drift)
+        return odds + self.like.context_odds(context)
 
 
 def fit_user_model(
@@ -137,11 +145,12 @@ def fit_user_model(
 
     blocks = sessions.cut(config.max_steps)  # history is never longer than a simulated session
     history = compute_history(blocks, part.item[blocks.rows], like[blocks.rows], tastes)
+    contexts = None if part.context is None else part.context[blocks.rows]
     name, preference, drift, history_fit = f"{config.rating_model} on {train.name}", model.mean, config.drift, None
     if like_model is None:
         crossed = cross_fitted(train, config.rating_model, config.rating_model_config, config.folds, model_seed)
         expected = crossed[rows][blocks.rows]
-        liking = fit_like(expected, like[blocks.rows], history, drift)
+        liking = fit_like(expected, like[blocks.rows], history, drift, contexts)
     else:
         name, preference = f"{like_model.name} as like model on {train.name}", like_model.start_odds
         crossed = preference[train.user, train.item].astype(np.float64)
@@ -154,15 +163,25 @@ def fit_user_model(
         expected=crossed,
         tastes=tastes,
         like=liking,
-        levels=fit_levels(liking.odds(expected, history, drift), level[blocks.rows]),
+        levels=fit_levels(liking.odds(expected, history, drift) + liking.context_odds(contexts), level[blocks.rows]),
         stay=fit_stay(sessions, history, config.max_steps, visits, config.fatigue),
         learn=chosen,
         name=name,
         drift=drift,
         fatigue=config.fatigue,
         preference=preference,
+        usual_context=_usual_context(train, liking),
+        watch=level_watch(level, part.watch),
         history_fit=history_fit,
     )
+
+
+def _usual_context(train: Ratings, like: LikeModel) -> Array:
+    """Return the mean log-odds [U] of each user's contexts; 0 without contexts."""
+    odds = np.broadcast_to(like.context_odds(train.context), (len(train),))
+    users = train.shape[0]
+    count = np.bincount(train.user, minlength=users)
+    return np.bincount(train.user, odds, users) / np.maximum(count, 1)
 
 
 def fit_session_world(
@@ -185,11 +204,11 @@ def world_from_user_model(responses: UserModel, simulate: NDArray[np.integer], s
     users = np.unique(simulate)
     like, tastes = responses.like, responses.tastes
     rng = generator(seed, "session world/stay")
-    single = np.float32
+    single, usual = np.float32, responses.usual_context[users, np.newaxis]
     return SessionWorld(
         name=responses.name,
         users=users.astype(np.int32),
-        like=(like.intercept + like.slope * responses.preference[users]).astype(single),
+        like=(like.intercept + like.slope * responses.preference[users] + usual).astype(single),
         slope=like.slope * responses.drift,
         interest=tastes.interest[users],
         direction=tastes.direction,
@@ -202,6 +221,7 @@ def world_from_user_model(responses: UserModel, simulate: NDArray[np.integer], s
         interest_decay=tastes.interest_decay,
         genre_decay=tastes.genre_decay,
         scale=responses.model.scale,
+        watch=responses.watch,
     )
 
 

@@ -16,7 +16,9 @@ continuing; the curve is then refitted, so that real exposure still gives real s
 continuation ratios: Tutz 1990; shrinkage of user effects: Breslow & Clayton 1993.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +31,9 @@ from recpolicy.models.logistic import fit_logistic
 from recpolicy.models.random_effects import RandomEffects, fit_random_effects
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_history import History
-from recpolicy.models.session_world import LIKE_LEVEL
+from recpolicy.models.session_world import LIKE_LEVEL, QUARTERS
 
+_CONTEXT_RIDGE = 1.0  # a normal prior of standard deviation 1 on the log-odds of a context
 _CURVE_STEP = 0.3  # expected change of the log-odds of continuing from one step to the next
 
 
@@ -41,6 +44,12 @@ class LikeModel:
     intercept: float
     slope: float
     history: Array  # [2]
+    context: Mapping[str, float] = field(default_factory=dict)
+    """Log-odds of each context of a click and watch log; their mean over the rows is 0."""
+
+    def context_odds(self, context: NDArray[Any] | None) -> Array | float:
+        """Return the log-odds [N] of contexts [N]; 0 for unknown ones, or without any."""
+        return 0.0 if context is None else np.array([self.context.get(name, 0.0) for name in context.tolist()])
 
     def odds(self, expected: Array, history: History, drift: float) -> Array:
         """Return the log-odds of a like for expected ratings and their histories, [N], or [I] and [T, I]."""
@@ -84,13 +93,34 @@ def cross_fitted(train: Ratings, model: str, model_config: object, folds: int, s
     return expected
 
 
-def fit_like(expected: Array, like: NDArray[np.bool_], history: History, drift: float) -> LikeModel:
-    """Fit calibration and history together on likes [N]."""
+def fit_like(
+    expected: Array, like: NDArray[np.bool_], history: History, drift: float, context: NDArray[Any] | None = None
+) -> LikeModel:
+    """Fit calibration, history and context together on likes [N]."""
     columns = np.column_stack(
         [np.ones(len(like)), expected + drift * history.drift, _features(history.repeat, history.misses)]
     )
-    weight = fit_logistic(columns, like).weight
-    return LikeModel(float(weight[0]), float(weight[1]), weight[2:])
+    if context is None:
+        weight = fit_logistic(columns, like).weight
+        return LikeModel(float(weight[0]), float(weight[1]), weight[2:])
+    names, code = np.unique(context.astype(str), return_inverse=True)
+    member = code[:, np.newaxis] == np.arange(len(names))
+    width = columns.shape[1]
+    penalty = np.diag(np.append(np.zeros(width), np.full(len(names), _CONTEXT_RIDGE)))
+    both = np.column_stack([columns, member - member.mean(axis=0)])
+    weight = fit_logistic(both, like, penalty=penalty).weight
+    effect = weight[width:] - weight[width:][code].mean()
+    context_odds = dict(zip(names.tolist(), effect.tolist(), strict=True))
+    return LikeModel(float(weight[0]), float(weight[1]), weight[2:width], context_odds)
+
+
+def level_watch(level: NDArray[np.integer], watch: NDArray[np.floating] | None) -> tuple[float, ...]:
+    """Return the mean watch fraction of each level, from rows [N] with watch fractions; quarters without."""
+    if watch is None:
+        return QUARTERS
+    rows = [watch[level == number] for number in range(len(QUARTERS))]
+    means = [part.mean() if len(part) else usual for part, usual in zip(rows, QUARTERS, strict=True)]
+    return tuple(np.clip(means, 0, 1).tolist())
 
 
 def fit_levels(odds: Array, level: NDArray[np.integer]) -> Array:

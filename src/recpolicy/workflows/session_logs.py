@@ -24,6 +24,7 @@ from recpolicy.data.session_log_files import SESSIONS, read_sessions, write_sess
 from recpolicy.data.slate_log_files import SLATES
 from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy
+from recpolicy.models.own_like_model import LikeFunction, read_like_model
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds
 from recpolicy.workflows.artifacts import check_absent
@@ -31,7 +32,13 @@ from recpolicy.workflows.held_out_evaluation import check_trained_on
 from recpolicy.workflows.interaction_logs import REPORT, SIMULATION
 from recpolicy.workflows.logging_policies import Day, Days, day_start, event_times
 from recpolicy.workflows.session_players import session_settings
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, reward_scale, session_config
+from recpolicy.workflows.session_training import (
+    LIKE_MODEL,
+    SessionTrainConfig,
+    make_worlds,
+    reward_scale,
+    session_config,
+)
 from recpolicy.workflows.training_data import coerce, select_action_items
 
 if TYPE_CHECKING:
@@ -67,6 +74,7 @@ def simulate_session_log(
     config: SessionLogConfig | Mapping[str, Any] | None = None,
     train: SessionTrainConfig | Mapping[str, Any] | None = None,
     worlds: TwoWorlds | None = None,
+    like_model: "str | Path | LikeFunction | None" = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> SessionLog:
@@ -80,6 +88,7 @@ def simulate_session_log(
         config: A SessionLogConfig or its settings.
         train: Settings of the sessions (SessionTrainConfig).
         worlds: The simulated worlds; without them, they are fitted with `seed`, or with the seed of the policy.
+        like_model: Your own P(like), which replaces the fitted model of these worlds; see `read_like_model`.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
@@ -95,14 +104,15 @@ def simulate_session_log(
     silence_libraries()
     settings = coerce(SessionLogConfig, config, "log")
     check_absent(Path(out))
+    own = None if like_model is None else read_like_model(like_model, split.train)
     if isinstance(logging_policy, str):
         training = coerce(SessionTrainConfig, train, "train")
         reward_scale(training, split.train.scale)  # refuses rewards that no log holds
         policy = _baseline(logging_policy, split, training, settings)
-        world = (worlds or make_worlds(split, training, seed)).training_world
+        world = (worlds or make_worlds(split, training, seed, own)).training_world
     else:
         policy = _loaded(logging_policy, split)
-        world = (worlds or make_worlds(split, policy.training, logging_policy.metadata["seed"])).training_world
+        world = (worlds or make_worlds(split, policy.training, logging_policy.metadata["seed"], own)).training_world
     log = rollout_session_log(policy, world, split, settings, seed, show_progress)
     metadata = {
         "logging_policy": policy.name,
@@ -112,6 +122,7 @@ def simulate_session_log(
         "seed": seed,
         "world": world.name,
         "train_digest": split.train.digest,
+        **({} if own is None else {LIKE_MODEL: {"name": own.name, "digest": own.digest}}),
     }
     with atomic_directory(Path(out)) as folder:
         write_sessions(folder / SESSIONS, log, IdVocabulary.from_ratings(split.train))

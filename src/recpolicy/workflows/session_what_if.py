@@ -182,7 +182,8 @@ def _like_probabilities(log: SessionLog, responses: UserModel | None) -> Array:
     if user >= len(responses.preference) or items > responses.preference.shape[1]:
         raise ConfigError("the response model has other users or items than the policy; fit it on the policy's ratings")
     history = history_of_all_items(log.item, log.liked, user, responses.tastes)
-    return sigmoid(responses.like.odds(responses.preference[user].astype(np.float64), history, responses.drift))
+    odds = responses.like.odds(responses.preference[user].astype(np.float64), history, responses.drift)
+    return sigmoid(odds + responses.usual_context[user])
 
 
 def _summary(frame: pd.DataFrame) -> list[str]:

@@ -16,14 +16,21 @@ if TYPE_CHECKING:
 
 CARD_FILE, PAGE_FILE = "card.json", "card.html"
 
-_NOTES = (
+_RATING_NOTE = (
     "Proxies: a like is a rating of 4 or 5 of 5; the watch fraction is the rating, scaled to 0..1; a session is a"
-    " run of ratings with short gaps. MovieLens has no clicks, no watch times and no exposure.",
+    " run of ratings with short gaps. Ratings have no clicks, no watch times and no exposure. Likes are learned on"
+    " items that users chose to rate: the probability of a like assumes that the user rates the item. It is no"
+    " click-through rate, and no figure describes items that nobody chose."
+)
+_CLICK_NOTE = (
+    "A click and watch log: likes are clicks or completed items, watch fractions come from watch times. Probabilities"
+    " are those of a response to an impression of the system that logged it; no figure describes items that it never"
+    " showed."
+)
+_NOTES = (
     "Users are split into two halves: user models are fitted on one, all figures are measured on the other. The rating"
     " model is fitted on the training ratings of both. Likes are evaluated on test ratings. Sessions come from the"
     " train part, with cross-fitted expected ratings; real and simulated sessions have the same maximal length.",
-    "Likes are learned on items that users chose to rate: the probability of a like assumes that the user rates the"
-    " item. It is no click-through rate, and no figure describes items that nobody chose.",
     "Fatigue and the drift of interest are assumptions. No gate tests fatigue: the curve of continuation is fitted"
     " around it, so a simulator without fatigue or with ten times as much passes as well. A gain from looking ahead"
     " holds for users who tire as assumed, and for no others.",
@@ -89,6 +96,7 @@ def write_card_page(card: "SimulatorCard", path: Path) -> None:
         ],
         tables=[
             ("Gates", card.table()),
+            ("Intervals", card.interval_table()),
             ("Also measured", figures),
             ("Policies, in the simulator and on held-out choice", card.policy_table()),
         ],
@@ -98,6 +106,6 @@ def write_card_page(card: "SimulatorCard", path: Path) -> None:
             ("Engagement", to_svg(plots.engagement_figure(card))),
             ("Ranking of policies in the simulator and on held-out choice", to_svg(plots.policy_figure(card))),
         ],
-        notes=_NOTES,
+        notes=(_CLICK_NOTE if card.clicks else _RATING_NOTE, *_NOTES),
     )
     write_report(path, content)

@@ -74,9 +74,7 @@ def play_ensemble(
     runners = []
     for group in groups:
         host = policies[group[0]]
-        environment = policy_environment(
-            host, session_settings(host), worlds[0], seed, sessions, replaceable=True
-        )  # fmt: skip
+        environment = policy_environment(host, session_settings(host), worlds[0], seed, sessions, replaceable=True)
         runners.append((group, environment, SessionRunner(environment, sessions)))
     for number, world in enumerate(worlds):
         for place, (group, environment, runner) in enumerate(runners):
