@@ -40,6 +40,21 @@ def draw(logits: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return action, chosen - top[:, 0] - tf.math.log(total[:, 0])
 
 
+def draw_slate(logits: tf.Tensor, points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draw slates without replacement, place by place, from softmax(logits) [B, A] at uniform points [B, K].
+
+    Returns the actions [B, K] int32 and the log-probability [B, K] of each, given those before it; the sum is that of
+    the slate (Plackett-Luce). At least K actions must be allowed.
+    """
+    places = []
+    for point in tf.unstack(points, axis=1):
+        action, log_probability = draw(logits, point)
+        places.append((action, log_probability))
+        logits = tf.where(action[:, tf.newaxis] == tf.range(logits.shape[1]), MASKED, logits)
+    actions, log_probabilities = zip(*places, strict=True)
+    return tf.stack(actions, axis=1), tf.stack(log_probabilities, axis=1)
+
+
 def _search(mass: tf.Tensor, point: tf.Tensor, whole: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Return the first entry [B] whose prefix sum exceeds the point, the mass before it [B, 1] and the total [B, 1].
 

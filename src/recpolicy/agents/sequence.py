@@ -42,6 +42,9 @@ class SessionLearner(tf.Module, abc.ABC):
     wants_next_mask = False
     """True if it needs the masks of the next observations."""
 
+    learns_from_slates = False
+    """True if it learns from steps that show several items."""
+
     def __init__(self, name: str, *, normalize_reward: bool = False):
         super().__init__(name=name)
         self._rewards = RewardNormalizer(normalize_reward)

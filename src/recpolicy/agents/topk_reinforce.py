@@ -8,7 +8,11 @@ but log pi held constant,
 
 beta is the logged probability, or the estimate of the behavior head: a second softmax on the same trunk, trained on all
 steps without a gradient to the trunk. The policy's loss uses only steps with G != 0. The correction ignores that the
-policy would also visit other states. Source: Chen et al. 2019 (1812.02353).
+policy would also visit other states.
+
+Where a step shows a slate (SlateEnvironment), each place that the user read is a step of its own: pi and beta are those
+of its item given the items before it, and G is the return of the slate without the like of another item. Source: Chen
+et al. 2019 (1812.02353).
 """
 
 from collections.abc import Mapping
@@ -19,7 +23,7 @@ import tf_keras
 
 from recpolicy.agents.actor_critic import advantages_under, value_arrays
 from recpolicy.agents.categorical import log_probability, log_probability_and_entropy
-from recpolicy.agents.experience import Experience, flatten
+from recpolicy.agents.experience import Experience, SlateExperience, flatten, join_places, slate_items
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import dense_layers, layer_arrays, load_layers
@@ -72,6 +76,7 @@ class TopKReinforce(LimitedLearner):
     """A top-K REINFORCE learner: a trunk with two heads, and a value network."""
 
     whole_sessions = True
+    learns_from_slates = True
     figures = (
         "loss", "policy_loss", "behavior_loss", "value_loss", "entropy", "gradient_norm", "explained_variance",
         "clipped_share", "effective_share",
@@ -99,23 +104,35 @@ class TopKReinforce(LimitedLearner):
         """Return log-odds [B, A] of the behavior head, without gradients to the trunk."""
         return self._behavior.of(tf.stop_gradient(self._trunk(observation)), observation, mask)
 
-    def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
+    def update(
+        self,
+        experience: Experience | SlateExperience,
+        seed: tf.Tensor,  # noqa: ARG002 - nothing is random
+    ) -> Figures:
         """Take `n_epochs` gradient steps on the loss."""
-        counted = first_sessions(experience)
-        self._rewards.take_in(experience.reward, counted)
-        experience = experience._replace(reward=self._rewards.normalized(experience.reward))
-        estimates, value = advantages_under(self._value, experience, self.config.gamma, gae_lambda=1.0)
-        weight = flatten(counted)
-        gain = flatten(estimates.target)
-        if self.config.baseline:
-            gain = flatten(estimates.advantage)
-            if self.config.normalize_advantage:
-                gain = standardize(gain, weight)
-        weight /= tf.maximum(tf.reduce_mean(weight), 1e-6)
+        slates = experience if isinstance(experience, SlateExperience) else None
+        block = experience.steps if isinstance(experience, SlateExperience) else experience
+        counted = first_sessions(block)
+        self._rewards.take_in(block.reward, counted)
+        block = block._replace(reward=self._rewards.normalized(block.reward))
+        estimates, value = advantages_under(self._value, block, self.config.gamma, gae_lambda=1.0)
         explained = explained_variance(flatten(value), flatten(estimates.target))
+        gain, target = estimates.advantage if self.config.baseline else estimates.target, estimates.target
+        if slates is not None:
+            places = slates.read.shape[2]
+            paid, gain, target, counted = (
+                tf.repeat(part, places, axis=1) for part in (block.reward, gain, target, counted)
+            )
+            counted *= tf.cast(join_places(slates.read), tf.float32)
+            block = slate_items(slates._replace(steps=block))
+            gain += block.reward - paid  # an item is not credited with the like of another
+        weight, gain, target = flatten(counted), flatten(gain), flatten(target)
+        if self.config.baseline and self.config.normalize_advantage:
+            gain = standardize(gain, weight)
+        weight /= tf.maximum(tf.reduce_mean(weight), 1e-6)
 
         def step(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            figures = self._step(experience, gain, flatten(estimates.target), weight)
+            figures = self._step(block, gain, target, weight)
             figures["explained_variance"] = explained
             return index + 1, sums + tf.stack([figures[name] for name in self.figures])
 

@@ -94,7 +94,7 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         self._context = tf.Variable(rows, trainable=False) if replaceable else tf.constant(rows)  # [W, D or more]
         self._embedding = tf.constant(embedding[candidates])  # [A, D]
         self._low, self._span = world.scale[0], world.scale[1] - world.scale[0]
-        self._streams, self._slate = noise_dims, most
+        self._streams, self.slate_size = noise_dims, slate
         self.largest_feature = float(max(np.abs(context).max(), np.abs(embedding).max()))
         """Bound of the absolute context and embeddings; encodings stay within it or 1."""
         observation = {
@@ -126,10 +126,15 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         """Apply `action` with one round's noise, without restarts."""
 
     @property
+    def item_spec(self) -> tensor_spec.BoundedTensorSpec:
+        """The spec of one item: of the action, or of a place of a slate."""
+        return tensor_spec.BoundedTensorSpec((), tf.int32, 0, self.actions - 1, name="action")
+
+    @property
     def max_return(self) -> float:
         """Largest sum of rewards that a session can have."""
         highest = self._low + self._span if self.config.reward == "rating" else 1.0
-        return highest * self._slate * self.config.max_episode_steps
+        return highest * max(self.slate_size, 1) * self.config.max_episode_steps
 
     def noise(self, round_number: tf.Tensor, steps: int | None = None, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Return the uniform numbers [B, streams] of one round, or [steps, B, streams] of a block of rounds.

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from recpolicy.core.statistics import Interval, mean_interval
 from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.environments.session import Session, SessionEnvironment
+from recpolicy.environments.session_base import SessionEnvironmentBase
 from recpolicy.environments.session_dynamics import like_odds, stay_odds
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 
 Choose = Callable[[Session, NDArray[np.float32], NDArray[np.bool_], np.random.Generator], NDArray[np.integer]]
-"""(session, observation [N, O], mask [N, A], rng) -> actions [N]. Only informed baselines may look at the session."""
+"""(session, observation [N, O], mask [N, A], rng) -> actions [N], or slates [N, K] in an environment of slates. Only
+informed baselines may look at the session."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ SESSIONS_AT_ONCE = 1 << 13
 class SessionRunner:
     """A runner of policies in one environment, `sessions` sessions in all; None runs one batch of the environment."""
 
-    def __init__(self, environment: SessionEnvironment, sessions: int | None = None):
+    def __init__(self, environment: SessionEnvironmentBase, sessions: int | None = None):
         self._environment = environment
         self._sessions = environment.batch_size if sessions is None else sessions
         self._transition = tf.function(environment.transition, jit_compile=True, autograph=False)
@@ -101,7 +103,7 @@ class SessionRunner:
             noise = environment.noise(tf.constant(seed * 1000 + step, tf.int64), seed=noise_seed)
             done = self._transition(session, action, noise)
             session = done.session
-            shown[step] = np.bincount(action.numpy()[going], minlength=shown.shape[1])
+            shown[step] = np.bincount(action.numpy()[going].ravel(), minlength=shown.shape[1])
             reward += going * done.reward.numpy()
             length += going
             likes += going & done.response.like.numpy()
@@ -134,6 +136,15 @@ def best(score: NDArray[np.floating], mask: NDArray[np.bool_], rng: np.random.Ge
         lot = np.where(tied[several], rng.random((len(several), tied.shape[1]), dtype=np.float32), -1.0)
         chosen[several] = lot.argmax(axis=1)
     return chosen
+
+
+def best_slate(
+    score: NDArray[np.floating], mask: NDArray[np.bool_], size: int, rng: np.random.Generator
+) -> NDArray[np.integer]:
+    """Return the `size` highest allowed scores of each row, [N, size], best first; ties at random."""
+    lot = rng.random(score.shape, dtype=np.float32)
+    slate: NDArray[np.integer] = np.lexsort((lot, -np.where(mask, score, -np.inf)), axis=1)[:, :size]
+    return slate
 
 
 def fatigue_aware(environment: SessionEnvironment, worth: float) -> Choose:

@@ -1,7 +1,8 @@
 """The compiled loop of sessions: one XLA program for steps, advantages and updates of many blocks.
 
 A block is T steps of B sessions. All randomness is a function of (seed, block number), and variables hold the sessions'
-state. A run resumed between two calls gives the same numbers as an uninterrupted one.
+state. A run resumed between two calls gives the same numbers as an uninterrupted one. In an environment of slates a
+step is a slate of K items, drawn without replacement.
 """
 
 import math
@@ -11,10 +12,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from recpolicy.agents.experience import Experience
+from recpolicy.agents.categorical import draw_slate
+from recpolicy.agents.experience import Experience, SlateExperience
 from recpolicy.agents.sequence import SessionAgent
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in, uniform
-from recpolicy.environments.session import Session, SessionEnvironment
+from recpolicy.environments.session_base import Session, SessionEnvironmentBase
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,17 @@ class LoopMetrics:
     """Mean number of items of the ended sessions; NaN without any."""
     reward_per_step: float
     explored: float
-    """Share of actions whose score is lower than the best; ties are greedy."""
+    """Share of actions whose score is lower than the best; ties are greedy. Of a slate its first place counts."""
 
 
 class SessionLoop:
     """A loop in which an agent acts and learns, many blocks per call."""
 
-    def __init__(self, environment: SessionEnvironment, agent: SessionAgent, *, learns: bool = True):
+    def __init__(self, environment: SessionEnvironmentBase, agent: SessionAgent, *, learns: bool = True):
         self._environment, self._agent, self._learns = environment, agent, learns
         learner = agent.learner
+        if environment.slate_size and not learner.learns_from_slates:
+            raise ConfigError(f"{learner.name} learns from single items, not from slates; topk_reinforce can")
         self.steps = environment.config.max_episode_steps if learner.whole_sessions else learner.n_steps
         learner.prepare(self.block_size)
         self.names = learner.figures if learns else ()
@@ -102,11 +107,12 @@ class SessionLoop:
 
     def _rollout(
         self, block: tf.Tensor, session: Session, running: tf.Tensor
-    ) -> tuple[Experience, Session, tf.Tensor, tf.Tensor]:
+    ) -> tuple[Any, Session, tf.Tensor, tf.Tensor]:
         """Run T steps; return the experience, the sessions' state, their rewards so far, and the totals [5]."""
         environment, learner = self._environment, self._agent.learner
         noise = environment.noise(block, self.steps + 1)  # [T + 1, B, NOISE_DIMS], the last for fresh sessions
-        points = uniform([self.steps, environment.batch_size], fold_in(self._agent.action_seed, block))  # [T, B]
+        places = [environment.slate_size] if environment.slate_size else []
+        points = uniform([self.steps, environment.batch_size, *places], fold_in(self._agent.action_seed, block))
         if learner.whole_sessions:
             session, running = environment.restart(None, None, noise[-1]), tf.zeros_like(running)
 
@@ -114,15 +120,22 @@ class SessionLoop:
             step: tf.Tensor, session: Session, running: tf.Tensor, totals: tf.Tensor, record: tuple[tf.TensorArray, ...]
         ) -> tuple[Any, ...]:
             observation, mask = environment.observe(session)
-            action, log_probability = learner.sample_action(observation, mask, tf.gather(points, step))
+            point = tf.gather(points, step)  # [B] or [B, K]
+            if environment.slate_size:
+                action, log_probability = draw_slate(learner.logits(observation, mask), point)
+            else:
+                action, log_probability = learner.sample_action(observation, mask, point)
+            first = action[:, 0] if environment.slate_size else action  # [B]
             drawn = tf.gather(noise, step)
             scores = learner.scores(observation, mask)
-            explores = tf.cast(tf.gather(scores, action, batch_dims=1) < tf.reduce_max(scores, axis=1), tf.float32)
+            explores = tf.cast(tf.gather(scores, first, batch_dims=1) < tf.reduce_max(scores, axis=1), tf.float32)
             done = environment.transition(session, action, drawn)
             following, next_mask = environment.observe(done.session)
             seen = [observation, mask, action, log_probability, done.reward, done.terminated, done.truncated, following]
             if learner.wants_next_mask:
                 seen.append(next_mask)
+            if environment.slate_size:
+                seen += [done.response.read, done.response.liked]
             record = tuple(array.write(step, part) for array, part in zip(record, seen, strict=True))
             ended = done.terminated | done.truncated
             over = tf.cast(ended, tf.float32)
@@ -138,9 +151,14 @@ class SessionLoop:
 
         kinds = [tf.float32, tf.bool, tf.int32, tf.float32, tf.float32, tf.bool, tf.bool, tf.float32]
         kinds += [tf.bool] if learner.wants_next_mask else []
+        kinds += [tf.bool, tf.bool] if environment.slate_size else []
         record = tuple(tf.TensorArray(kind, size=self.steps) for kind in kinds)
         _, session, running, totals, record = tf.while_loop(
             lambda step, *_: step < self.steps, one_step, (tf.constant(0), session, running, tf.zeros([5]), record)
         )
-        parts = [array.stack() for array in record]
-        return Experience(*parts, *([] if learner.wants_next_mask else [None])), session, running, totals
+        parts: Any = [array.stack() for array in record]
+        following_mask = parts[8] if learner.wants_next_mask else None
+        seen = Experience._make([*parts[:8], following_mask])
+        if environment.slate_size:
+            return SlateExperience(seen, *parts[-2:]), session, running, totals
+        return seen, session, running, totals

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from recpolicy.agents.learner import ExportedPolicy
     from recpolicy.agents.sequence import SessionAgent
     from recpolicy.environments.session import SessionConfig, SessionEnvironment
+    from recpolicy.environments.session_slate import SlateEnvironment
     from recpolicy.models.sequence_layout import SequenceLayout
     from recpolicy.training.observation_builder import ObservationBuilder
 
@@ -49,6 +50,10 @@ LIKE_MODEL = "like_model"
 """Key in the metadata: name and digest of the own like model of the training world."""
 CIRCULAR = "circular: similarity of the embeddings"
 """Rewards of a training in the metadata, where `reward` is one of SIMILARITIES."""
+
+
+LEARN_FROM_SLATES = ("topk_reinforce",)
+"""Agents that can learn from slates (`learns_from_slates`)."""
 
 
 @config_dataclass
@@ -71,6 +76,11 @@ class SessionTrainConfig(FeatureConfig):
     """Items that the views last_n, gru and transformer remember."""
     max_episode_steps: Size = 20
     """Items after which a session is cut."""
+    slate_size: Size = 1
+    """Items shown at once; above 1, the agent learns from slates, and `total_timesteps`, `checkpoint_every_steps` and
+    `max_episode_steps` count slates."""
+    continuation_probability: PositiveFraction = 0.8
+    """Probability that a user reads on after an item of a slate without a like, in (0, 1]."""
     simulator: SessionWorldConfig = field(default_factory=SessionWorldConfig)
     """Settings of the simulated worlds."""
     log_rows: Count = 50
@@ -162,6 +172,12 @@ def train_sessions(
     agent_settings = coerce(entry.config, agent_config, agent)
     session_config(settings)  # checks the settings before anything is fitted
     check_limits(agent, agent_settings, initial)
+    if settings.slate_size > 1 and (agent not in LEARN_FROM_SLATES or log is not None):
+        raise ConfigError(
+            f"train.slate_size is {settings.slate_size}, but {agent} learns from single items"
+            f"{'' if log is None else ' of a log of sessions'}; {', '.join(LEARN_FROM_SLATES)} can learn from simulated"
+            " slates"
+        )
     if log is not None:
         log = _check_log(agent, log, settings, split.train.scale)
     if like_model is not None and (log is not None or worlds is not None):
@@ -219,8 +235,9 @@ def _train_in_world(
     from recpolicy.training.session_trainer import SessionRunConfig, train_in_sessions
     from recpolicy.training.trainer import METRICS_FILE
 
-    environment = session_environment(world, features, settings, seed)
-    agent = make(environment.time_step_spec(), environment.action_spec(), environment.view.sequence)
+    several = settings.slate_size > 1
+    environment = (slate_environment if several else session_environment)(world, features, settings, seed)
+    agent = make(environment.time_step_spec(), environment.item_spec, environment.view.sequence)
     run = SessionRunConfig(
         total_timesteps=settings.total_timesteps,
         log_rows=settings.log_rows,
@@ -323,6 +340,19 @@ def session_environment(
     return SessionEnvironment(world, features.context, features.embeddings.item, features.action_items, config, seed)
 
 
+def slate_environment(
+    world: SessionWorld, features: Features, settings: SessionTrainConfig, seed: int, batch_size: int | None = None
+) -> "SlateEnvironment":
+    """Return the environment of slates of a world with the settings of a training; `batch_size` replaces theirs."""
+    from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
+
+    shared = vars(session_config(settings, batch_size))
+    config = SlateConfig(
+        **shared, slate_size=settings.slate_size, continuation_probability=settings.continuation_probability
+    )
+    return SlateEnvironment(world, features.context, features.embeddings.item, features.action_items, config, seed)
+
+
 def session_config(settings: SessionTrainConfig, batch_size: int | None = None) -> "SessionConfig":
     """Return the environment's settings; `batch_size` replaces that of the training."""
     from recpolicy.environments.session import SessionConfig
@@ -337,7 +367,7 @@ def session_config(settings: SessionTrainConfig, batch_size: int | None = None) 
 def with_view(exported: "ExportedPolicy", settings: SessionTrainConfig, split: Split) -> "ExportedPolicy":
     """Return the exported policy with the arrays by which the predictor builds the policy's observations."""
     view = {
-        "view": np.array(settings.view), "steps": np.array(settings.max_episode_steps),
+        "view": np.array(settings.view), "steps": np.array(settings.max_episode_steps * settings.slate_size),
         "last_n": np.array(settings.last_n), "genres": genre_directions(split.train.items),
     }  # fmt: skip
     return replace(exported, arrays={**exported.arrays, **view})
