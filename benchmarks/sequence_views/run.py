@@ -1,6 +1,9 @@
 """Do trained views pay? PPO with hand-made views, a GRU and a Transformer: likes per session and steps per second.
 
+export TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 python benchmarks/sequence_views/run.py --out benchmarks/sequence_views/results.json
+
+The figures are written after each cell, so a run that is stopped leaves those of the finished ones.
 """
 
 import sys
@@ -35,11 +38,15 @@ from recpolicy.training.session_loop import SessionLoop  # noqa: E402
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment  # noqa: E402
 from recpolicy.workflows.training_data import prepare_features  # noqa: E402
 
-VIEWS = ("interest", "last_item", "last_n", "gru", "transformer")
-TRAINED = ("gru", "transformer")
+CELLS = (
+    ("interest", False, False), ("gru", False, False), ("transformer", False, False), ("last_n", False, False),
+    ("gru", True, True), ("transformer", True, True), ("gru", False, True), ("transformer", False, True),
+    ("interest", True, True), ("last_item", False, False),
+)  # fmt: skip
+"""View, whether the worlds are static, and whether each session is told the likes of another, in order of interest."""
 BASELINES = ("rating_model", "most_popular", "random")
-SEEDS = (0, 1, 2, 3)
-ITEMS, LAST_N, STEPS, CALLS = 400, 10, 200_000, 4
+SEEDS = (0, 1, 2)
+ITEMS, LAST_N, STEPS, CALLS = 400, 10, 100_000, 4
 SESSIONS_PER_USER = 4
 Array = NDArray[np.float64]
 
@@ -96,9 +103,10 @@ def without_history(world: SessionWorld) -> SessionWorld:
 def play(
     here: Worlds, view: str, seeds: tuple[int, ...], steps: int, others_likes: bool = False
 ) -> tuple[Array, Array]:
-    """Likes per session of each seed and user [seeds, users], and steps per second of each seed and call but the first.
+    """Likes per session of each seed and user [seeds, users], and steps per processor second of calls that compile
+    nothing.
 
-    The loop is compiled once and starts anew for each seed.
+    Wall time depends on what else the machine does. The loop is compiled once and starts anew for each seed.
     """
     training, evaluation = here.environments(view, others_likes)
     arms = compute_item_features(here.features.action_items, here.features.embeddings, here.parts.train)
@@ -118,10 +126,10 @@ def play(
         loop.block.assign(1_000_000 * seed)  # other users, other luck
         loop.running.assign(tf.zeros_like(loop.running))
         for call in range(CALLS):
-            begin = time.perf_counter()
+            begin = time.process_time()
             loop.run(blocks)
             if number or call:  # the first call compiles
-                rate.append(blocks * loop.block_size / (time.perf_counter() - begin))
+                rate.append(blocks * loop.block_size / (time.process_time() - begin))
         result = runner.run(choose, seed)
         likes.append(result.by_user(result.reward))
     return np.array(likes), np.array(rate)
@@ -169,28 +177,24 @@ def main() -> None:
     parts = split(load_ratings("ml-100k"), "u1")
     figures: dict[str, float] = {}
     trials: dict[str, list[float]] = {}
-    for prefix, static in (("", False), ("static_", True)):
-        here = worlds_of(parts, static)
-        likes = baselines(here, seeds)
-        views = ("interest", *TRAINED) if static else VIEWS
-        for view in views:
-            likes[view], rate = play(here, view, seeds, steps)
-            figures[f"{prefix}{view}_steps_per_s"] = float(np.median(rate))
-            trials[f"{prefix}{view}_steps_per_s"] = rate.tolist()
-            print(f"{prefix + view:44s} {np.median(rate):9,.0f} steps/s", flush=True)
-        for view in ("interest", *TRAINED):
-            likes[f"{view}_likes_of_others"], _ = play(here, view, seeds, steps, others_likes=True)
-        for name, values in likes.items():
+    likes: dict[str, Array] = {}
+    worlds = {static: worlds_of(parts, static) for static in (False, True)}
+    for static, prefix in ((False, ""), (True, "static_")):
+        for name, values in baselines(worlds[static], seeds).items():
+            likes[prefix + name] = values
             figures |= told(prefix + name, values)
             trials[prefix + name] = values.mean(axis=1).tolist()
-        pairs = [(view, other) for view in views for other in ("interest", "rating_model") if view != other]
-        pairs += [(view, f"{view}_likes_of_others") for view in ("interest", *TRAINED)]
-        pairs += [(f"{view}_likes_of_others", "rating_model") for view in ("interest", *TRAINED)]
-        for name, other in pairs:
-            figures |= told(f"{prefix}{name}_minus_{other}", likes[name] - likes[other])
-    for view in TRAINED:
-        figures[f"{view}_speed_ratio"] = figures[f"{view}_steps_per_s"] / figures["interest_steps_per_s"]
-    write_results(asked.out, figures, context(seeds, items=ITEMS, steps=steps, last_n=LAST_N, agent="ppo"), trials)
+    for view, static, others in CELLS:
+        name = f"{'static_' * static}{view}{'_likes_of_others' * others}"
+        likes[name], rate = play(worlds[static], view, seeds, steps, others)
+        figures |= told(name, likes[name])
+        trials[name], trials[f"{name}_rate"] = likes[name].mean(axis=1).tolist(), rate.tolist()
+        figures[f"{name}_rate"] = float(np.median(rate))
+        print(f"{name + ' steps per processor second':44s} {np.median(rate):9,.0f}", flush=True)
+        for other in (f"{'static_' * static}rating_model", "interest", view):
+            if other in likes and other != name:
+                figures |= told(f"{name}_minus_{other}", likes[name] - likes[other])
+        write_results(asked.out, figures, context(seeds, items=ITEMS, steps=steps, last_n=LAST_N, agent="ppo"), trials)
 
 
 if __name__ == "__main__":
