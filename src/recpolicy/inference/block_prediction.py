@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.inference.action_distributions import HEADS, masked, with_uniform_mix
+from recpolicy.inference.arm_arrays import chosen_arms
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.history_state import HISTORY_ENCODERS, Past, Shape
 from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate, PolicyInput
@@ -92,6 +93,31 @@ def predict_block(
 ) -> BatchPrediction:
     """Predict for n users and their sessions [n]; allowed [A] or [n, A], None for all arms."""
     estimate, rating = estimate_rewards(parts, user.context, histories)
+    return _answer(parts, user, allowed, estimate, rating)
+
+
+def predict_among(
+    parts: PolicyParts, user: UserInput, arms: NDArray[np.intp], histories: Sequence[Shown]
+) -> BatchPrediction:
+    """Predict for n users among a few arms [M], ascending: all columns are those of the M items, [n, M].
+
+    The policy is the one that cannot show any other item. Scores of all other items are not computed, so a policy whose
+    values need them (dueling DQN) has another `session_value`.
+    """
+    history_state = _history_state(parts, user.context, histories) if parts.sequential else None
+    rows = parts.action_items[arms]
+    some = replace(
+        parts, policy=chosen_arms(parts, arms), item=parts.item[rows], offset=parts.offset[rows],
+        action_items=np.arange(len(rows), dtype=np.int32),
+    )  # fmt: skip
+    known = UserInput(user.context, user.std[:, rows], None if user.rating is None else user.rating[:, rows])
+    situation, rating = policy_input(some, user.context, history_state)
+    return _answer(some, known, None, ESTIMATORS[parts.estimator](some.policy, situation), rating)
+
+
+def _answer(
+    parts: PolicyParts, user: UserInput, allowed: NDArray[np.bool_] | None, estimate: Estimate, rating: Array
+) -> BatchPrediction:
     mask = None if allowed is None else np.broadcast_to(allowed, estimate.mean.shape)
     session_value = estimate.session_value
     if parts.estimator in _SCORES_ARE_VALUES:
@@ -112,9 +138,8 @@ def estimate_rewards(
 
     With `widths` false, linear policies leave out how sure they are.
     """
-    history_state = None
-    if parts.sequential:
-        history_state = _history_state(parts, context, histories or [NOTHING_SHOWN] * len(context))
+    seen = histories or [NOTHING_SHOWN] * len(context)
+    history_state = _history_state(parts, context, seen) if parts.sequential else None
     situation, rating = policy_input(parts, context, history_state)
     return ESTIMATORS[parts.estimator](parts.policy, replace(situation, widths=widths)), rating
 

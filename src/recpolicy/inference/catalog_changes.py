@@ -10,7 +10,7 @@ U users, I items, A arms, M new items, C context columns of which the first D ar
 covariance.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from recpolicy.core.types import Array
 from recpolicy.data.features.attributes import attribute_columns
 from recpolicy.data.features.encoder import FeatureEncoder
 from recpolicy.data.ratings import genre_sets
+from recpolicy.inference.arm_arrays import arm_axes, chosen_arms
 from recpolicy.inference.artifact import RETIRED_ITEMS, TRAINED_ITEMS, Artifact, PolicyParts
 from recpolicy.inference.reward_estimators import ADDED_ARM, ADDED_PRIOR, pack_symmetric
 from recpolicy.models.embeddings import Embeddings, item_std, user_std
@@ -93,7 +94,7 @@ def without_items(artifact: Artifact, item_ids: Sequence[Hashable]) -> Artifact:
     if left < needed:
         raise DataError(f"{len(rows)} items to retire of {len(kept)}: {left} would be left; expected at least {needed}")
     return replace(
-        artifact, policy=_with_retired(_chosen_arms(artifact, np.flatnonzero(kept)), artifact, rows),
+        artifact, policy=_with_retired(chosen_arms(artifact, np.flatnonzero(kept)), artifact, rows),
         action_items=artifact.action_items[kept],
     )  # fmt: skip
 
@@ -119,7 +120,7 @@ def with_restored(artifact: Artifact, before: Artifact, item_ids: Sequence[Hasha
     in_order = bool((np.diff(artifact.action_items) > 0).all())
     order = np.argsort(action_items) if in_order else np.arange(len(action_items))
     arrays = dict(artifact.policy)
-    for name, axis in _arm_axes(artifact).items():
+    for name, axis in arm_axes(artifact).items():
         if name in arrays:
             own, rest = np.split(arrays[name], [count], axis=axis)  # a network may have an output for the value
             arms = np.concatenate([own, np.take(before.policy[name], chosen, axis=axis)], axis=axis)
@@ -259,21 +260,6 @@ def _prior_covariance(artifact: Artifact, folded: FoldedItems, width: int, preci
     return matrices
 
 
-def _chosen_arms(artifact: Artifact, arms: NDArray[np.integer]) -> dict[str, Any]:
-    """Return the arrays of the policy for some of its arms, in their order."""
-    arrays, count = dict(artifact.policy), len(artifact.action_items)
-    for name, axis in _arm_axes(artifact).items():
-        if name in arrays:
-            size = arrays[name].shape[axis]
-            places = np.concatenate([arms, np.arange(count, size)])  # a network may have an output for the value
-            arrays[name] = np.take(arrays[name], places, axis=axis)
-    if ADDED_ARM in arrays:
-        still = np.isin(arrays[ADDED_ARM], arms)
-        arrays[ADDED_PRIOR] = arrays[ADDED_PRIOR][still]
-        arrays[ADDED_ARM] = np.searchsorted(arms, arrays[ADDED_ARM][still]).astype(np.int32)
-    return arrays
-
-
 def _added_arms(
     artifact: Artifact, before: Artifact, chosen: NDArray[np.integer], place: NDArray[np.integer]
 ) -> dict[str, Any]:
@@ -297,29 +283,6 @@ def _added_arms(
         return {}
     order = np.argsort(arms)
     return {ADDED_ARM: np.array(arms, np.int32)[order], ADDED_PRIOR: np.array(priors)[order]}
-
-
-def _arm_axes(artifact: Artifact) -> Mapping[str, int]:
-    """Return the arrays of the policy that have a place for each arm, with its axis."""
-    arrays = artifact.policy
-    fixed: Mapping[str, Mapping[str, int]] = {
-        "linear": {"theta": 0, "covariance": 0},
-        "encoded_linear": {"theta": 0, "covariance": 0},
-        "shared": {"item_attributes": 0},
-        "user": {"error_mean": 0, "error_variance": 0, "prior_error_variance": 0},
-        "hybrid": {"covariance": 0, "cross": 0, "center": 0, "item_attributes": 0},
-        "arms": {"mean": 0, "width": 0, "score": 0, "weight": 0},
-        "rating_model": {"score": -1},
-        "session_table": {"q_table": 1, "visits": 1, "embedding": 0, "offset": 0},
-    }
-    if artifact.estimator in fixed:
-        return fixed[artifact.estimator]
-    if artifact.estimator == "mlp" and "embedding" in arrays:
-        return {"embedding": 0, "offset": 0, "item_attributes": 0}
-    if "table" in arrays:
-        return {"table": 1, "table_offset": 0}
-    last = sum(name.startswith("kernel_") for name in arrays) - 1  # one output per arm
-    return {f"kernel_{last}": 1, f"bias_{last}": 0}
 
 
 def _with_retired(arrays: dict[str, Any], artifact: Artifact, rows: NDArray[np.int32]) -> dict[str, Any]:

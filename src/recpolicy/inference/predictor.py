@@ -19,12 +19,15 @@ from recpolicy.inference.artifact_files import artifact_errors
 from recpolicy.inference.block_prediction import (
     USERS_AT_ONCE,
     BatchPrediction,
+    UserInput,
     estimate_rewards,
     not_shown,
     policy_input,
     policy_values,
+    predict_among,
     predict_block,
 )
+from recpolicy.inference.candidate_generation import top_candidates
 from recpolicy.inference.guarded_draw import GuardedSlate
 from recpolicy.inference.guarded_lists import guarded_sample, guarded_slates
 from recpolicy.inference.guardrails import GuardrailConfig, Guardrails, bind, check_places, unknown_ids_notice
@@ -140,6 +143,7 @@ class Policy:
         history: History | None = None,
         sample: bool = False,
         guardrails: GuardrailConfig | None = None,
+        candidates: int | None = None,
     ) -> pd.DataFrame:
         """Return the k items that the policy values most, best first.
 
@@ -158,6 +162,8 @@ class Policy:
                 probability of an item is then its probability given the items before it; their product is that of
                 the list, and a log of the list needs it.
             guardrails: Bounds that no list violates, and weights of diversity and novelty.
+            candidates: Rank only as many items, those of the highest expected rating by embeddings that may be shown;
+                for large catalogs. Probabilities are those of a policy that can show no other item.
 
         Returns:
             Up to k rows a user: user_id, rank (from 1), the other columns of `predict`, and most_probable: True for the
@@ -166,25 +172,37 @@ class Policy:
             shorter than k: {user: reason}.
 
         Raises:
-            ConfigError: k is below 1, or the guardrails name an unknown category, or a quota is larger than k.
+            ConfigError: k is below 1, there are fewer candidates than k, or the guardrails name an unknown category, or
+                a quota is larger than k.
             DataError: Nothing is left to recommend.
             UnknownIdError: An id is unknown.
         """
         if k < 1:
             raise ConfigError(f"k is {k}; expected at least 1")
+        if candidates is not None and candidates < k:
+            raise ConfigError(f"candidates is {candidates}; expected at least k, {k}")
         ids, folded = as_list(users), fold_in or {}
-        scorer, action_items = self.scorer, self.artifact.action_items
+        scorer, artifact = self.scorer, self.artifact
         rails = None if guardrails is None else self._bound(guardrails, k)
         frames, short = [], {}
         given_before: Array
         inputs = zip(ids, scorer.contexts(ids, folded, at_once=1), scorer.histories(ids, history), strict=True)
         for user, known, past in inputs:
-            allowed = not_shown(self.artifact, past[0])
+            action_items = artifact.action_items
+            allowed = not_shown(artifact, past[0])
             if exclude_rated:
                 allowed &= ~np.isin(action_items, scorer.rated(user, folded))
             if not allowed.any():
                 continue
-            block = predict_block(self.artifact, known, allowed, [past])
+            if candidates is not None:
+                allowed = self._candidates(known, allowed, candidates)
+            rows = action_items
+            if candidates is not None and rails is None and not artifact.policy.get("dueling", False):
+                arms = np.flatnonzero(allowed)
+                block = predict_among(artifact, known, arms, [past])
+                rows, action_items, allowed = rows[arms], np.arange(len(arms), dtype=np.int32), np.ones(len(arms), bool)
+            else:
+                block = predict_block(artifact, known, allowed, [past])
             lot = generator(seed, f"recommend/{user}")
             if rails is not None:
                 slate = _guarded(block, action_items, allowed, k, rails, lot, sample)
@@ -196,13 +214,12 @@ class Policy:
                 given_before = conditional_propensities(block.probability[0, action_items], drawn)
             else:
                 drawn = greedy_slate(block.score[0].astype(np.float64), allowed, k, lot)
-            rows = action_items[drawn]
-            columns = block.columns(self.artifact, rows)
+            shown, columns = rows[drawn], block.columns(artifact, action_items[drawn])
             if sample:
                 columns |= {"probability": given_before[np.newaxis].astype(np.float32)}
-            table = estimates_frame([user], self._item_ids[rows], self._titles[rows], columns)
-            table.insert(1, "rank", np.arange(1, len(rows) + 1))
-            table["most_probable"] = most_probable(block.probability[0])[rows]
+            table = estimates_frame([user], self._item_ids[shown], self._titles[shown], columns)
+            table.insert(1, "rank", np.arange(1, len(shown) + 1))
+            table["most_probable"] = most_probable(block.probability[0])[action_items[drawn]]
             frames.append(table)
         if not any(map(len, frames)):
             if short:
@@ -212,6 +229,16 @@ class Policy:
         if guardrails is not None:
             result.attrs = {"guardrails": guardrails.digest, "short": short}
         return result
+
+    def _candidates(self, known: UserInput, allowed: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+        """Return the mask [A] of the allowed arms with the highest expected rating by embeddings."""
+        artifact, chosen = self.artifact, np.zeros(len(allowed), bool)
+        item, offset = artifact.item, artifact.offset
+        if not artifact.has_all_items:
+            item, offset = item[artifact.action_items], offset[artifact.action_items]
+        user = known.context[0, : item.shape[1]]
+        chosen[top_candidates(user, item, offset, allowed, count)] = True
+        return chosen
 
     def _bound(self, guardrails: GuardrailConfig, k: int) -> Guardrails:
         """Return the guardrails over this policy's catalog; warn of ids that it does not know."""
