@@ -157,13 +157,11 @@ def baselines(here: Worlds, seeds: tuple[int, ...]) -> dict[str, Array]:
 
 
 def interval(likes: Array) -> tuple[float, float, float]:
-    """Mean of [seeds, users] with a 95 % interval over both: their variances add up; Student's t, Satterthwaite."""
+    """Mean of [seeds, users] with a 95 % interval over both: their variances add up, Student's t over the seeds."""
+    seeds, users = likes.shape
     mean = float(likes.mean())
-    counts = np.array(likes.shape)
-    variance = np.array([likes.mean(axis=1 - axis).var(ddof=1) / count for axis, count in enumerate(counts)])
-    total = variance.sum()
-    degrees = total**2 / (variance**2 / (counts - 1)).sum() if total else 1.0
-    half = float(stats.t.ppf(0.975, degrees) * np.sqrt(total))
+    variance = likes.mean(axis=1).var(ddof=1) / seeds + likes.mean(axis=0).var(ddof=1) / users
+    half = float(stats.t.ppf(0.975, seeds - 1) * np.sqrt(variance))
     return mean, mean - half, mean + half
 
 
