@@ -191,7 +191,8 @@ def main() -> None:
         trials[name], trials[f"{name}_rate"] = likes[name].mean(axis=1).tolist(), rate.tolist()
         figures[f"{name}_rate"] = float(np.median(rate))
         print(f"{name + ' steps per processor second':44s} {np.median(rate):9,.0f}", flush=True)
-        for other in (f"{'static_' * static}rating_model", "interest", view):
+        prefix = "static_" * static
+        for other in (f"{prefix}rating_model", f"{prefix}interest", f"{prefix}{view}"):
             if other in likes and other != name:
                 figures |= told(f"{name}_minus_{other}", likes[name] - likes[other])
         write_results(asked.out, figures, context(seeds, items=ITEMS, steps=steps, last_n=LAST_N, agent="ppo"), trials)
