@@ -98,6 +98,18 @@ def test_a_similarity_pays_the_embeddings_and_no_response(reward):
     np.testing.assert_allclose(second.reward, 0.5 * expected, rtol=1e-5)
 
 
+def test_no_session_earns_more_than_max_return():
+    """A similarity has no bound of 1: a training in it must not be told that its values diverge."""
+    planted = planted_sessions()
+    assert make(planted).max_return == make(planted).config.max_episode_steps
+    large = dataclasses.replace(planted, embedding=30 * planted.embedding)
+    environment = make(large, reward="similarity")
+    users = planted.context[planted.world.users][:, : planted.embedding.shape[1]]
+    best = np.abs(users @ large.embedding.T).max() * environment.config.max_episode_steps
+    assert best > environment.config.max_episode_steps
+    assert best <= environment.max_return <= 10 * best
+
+
 def test_slates_pay_no_similarity():
     planted, config = planted_sessions(), SlateConfig(batch_size=8, max_episode_steps=2, reward="similarity")
     with pytest.raises(ConfigError, match="slates pay like, watch or rating"):

@@ -76,6 +76,11 @@ def test_histories_are_no_longer_than_sessions(items, message):
         history_influence(of_sessions(), items_shown=items)
 
 
+def test_an_unknown_mode_is_one_line():
+    with pytest.raises(ConfigError, match="no mode named 'wild'"):
+        history_influence(of_sessions(), items_shown=2, mode="wild")
+
+
 def test_without_genres_there_is_one_line():
     with pytest.raises(ConfigError, match="no genre has more than 2 items in the catalog of topk_reinforce"):
         history_influence(Policy(tiny_session_artifact(items=ITEMS)), items_shown=2)

@@ -93,6 +93,15 @@ def test_utility_and_slate_by_hand():
     assert best_items(total, 3).tolist() == [[1, 0, -1]]
 
 
+@given(st.integers(1, 60), st.integers(0, 100))
+def test_of_equal_scores_the_first_items_are_chosen(k, seed):
+    score = np.random.default_rng(seed).integers(0, 3, (3, 60)).astype(float)
+    score[2, 20:] = -np.inf
+    first = np.argsort(-score, axis=1, kind="stable")[:, :k]
+    assert (best_items(score, k)[:2] == first[:2]).all()
+    assert best_items(score, k)[2].tolist() == [item if item < 20 else -1 for item in first[2].tolist()]
+
+
 def test_contribution_is_the_share_of_the_utility():
     heads = np.array([[[0.5, 0.25], [0.5, 0.25]]])  # one slate of two items
     assert contribution_shares(heads, np.array([1.0, 2.0])).tolist() == [[0.5, 0.5]]

@@ -89,6 +89,8 @@ def test_a_planted_fault_is_named_once_with_what_to_try(rows, warning, caplog):
         rows_of(np.linspace(1, 6, 30)),
         [row | {"sessions/ended": 4.0} for row in rows_of(SWINGS)],  # four sessions a row: noise
         rows_of([4.0] * 8 + [2.5] * 8),
+        rows_of([-3.0] * 20),  # rewards below 0, as those of a similarity can be
+        rows_of([-3.0] * 24, value_mean=[0.01 * (-1) ** (number // 3) for number in range(24)]),
     ],
 )  # fmt: skip
 def test_what_only_looks_like_a_fault_causes_no_warning(rows, caplog):

@@ -102,5 +102,5 @@ def test_what_cannot_be_replayed_is_one_line(folder, longest):
         DataError, match=r"has 4 steps, but sessions of the policy .* have at most 3; train one with max"
     ):
         read_session(folder, longest, policy(steps=3))
-    with pytest.raises(ConfigError, match="no way to act named 'greedily'"):
+    with pytest.raises(ConfigError, match="no mode named 'greedily'"):
         replay_session(policy(), read_session(folder, longest, policy()), None, "greedily")

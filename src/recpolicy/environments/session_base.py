@@ -132,9 +132,14 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
 
     @property
     def max_return(self) -> float:
-        """Largest sum of rewards that a session can have."""
-        highest = self._low + self._span if self.config.reward == "rating" else 1.0
-        return highest * max(self.slate_size, 1) * self.config.max_episode_steps
+        """Upper bound of the absolute sum of rewards of a session."""
+        largest = 1.0
+        if self.config.reward == "rating":
+            largest = max(abs(self._low), abs(self._low + self._span))
+        elif self.config.reward == "similarity":  # a product of two vectors is at most that of their lengths
+            users, items = self._context[:, : self._embedding.shape[1]], self._embedding
+            largest = float(np.prod([tf.reduce_max(tf.norm(part, axis=1)) for part in (users, items)]))
+        return largest * max(self.slate_size, 1) * self.config.max_episode_steps
 
     def noise(self, round_number: tf.Tensor, steps: int | None = None, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Return the uniform numbers [B, streams] of one round, or [steps, B, streams] of a block of rounds.

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval, mean_interval
 from recpolicy.core.types import Array
@@ -102,8 +102,11 @@ def history_influence(
         seed: Seed of the users and the intervals.
 
     Raises:
-        ConfigError: The sessions of the policy are shorter, or no genre has enough items in its catalog.
+        ConfigError: The mode is unknown, the sessions of the policy are shorter, or no genre has enough items in its
+            catalog.
     """
+    if mode not in ACTS:
+        raise unknown_name_error("mode", mode, ACTS)
     artifact = policy.artifact
     longest = int(artifact.policy["steps"]) - 1 if policy.sequential else len(artifact.action_items) - 1
     if items_shown > longest:

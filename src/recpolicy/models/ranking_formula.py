@@ -199,7 +199,11 @@ def best_items(score: NDArray[np.floating], k: int) -> NDArray[np.int32]:
     Equal scores keep the order of the items.
     """
     k = min(k, score.shape[-1])
-    top = np.sort(np.argpartition(-score, k - 1, axis=-1)[..., :k], axis=-1)
+    limit = -np.partition(-score, k - 1, axis=-1)[..., k - 1 : k]  # the k-th best score
+    above, equal = score > limit, score == limit
+    left = k - above.sum(axis=-1, keepdims=True)
+    chosen = above | (equal & (np.cumsum(equal, axis=-1) <= left))
+    top = np.nonzero(chosen)[-1].reshape(*score.shape[:-1], k)
     value = np.take_along_axis(score, top, axis=-1)
     order = np.argsort(-value, axis=-1, kind="stable")
     top, value = np.take_along_axis(top, order, axis=-1), np.take_along_axis(value, order, axis=-1)

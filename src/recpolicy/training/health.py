@@ -42,7 +42,7 @@ class HealthWatch:
     """A monitor of the rows of a session training that warns once of each fault.
 
     Args:
-        max_return: Largest sum of rewards of a session; no value of a policy can be larger.
+        max_return: Bound of the absolute sum of rewards of a session; no value of a policy can be larger.
         past: Rows of metrics from before a resume; they cause no warning.
     """
 
@@ -76,7 +76,7 @@ class HealthWatch:
                 faults["divergence"] = (
                     f"{name} grows to {max(values):.4g}, but no session can earn more than {self._max_return:.4g}"
                 )
-        for name, error in ((_REWARD, noise), (_VALUE, _mean(reward) / 20)):
+        for name, error in ((_REWARD, noise), (_VALUE, abs(_mean(reward)) / 20)):
             values = self._series(name)
             if oscillates(values, error):
                 faults["oscillation"] = (
@@ -90,7 +90,8 @@ class HealthWatch:
         recent = _mean(reward[-_WINDOW:])
         if len(reward) >= _WINDOW:
             self._best_reward = max(self._best_reward, recent)
-        if recent < _LOW_REWARD * self._best_reward - _NOISE * noise / math.sqrt(_WINDOW):
+        lost = (1 - _LOW_REWARD) * abs(self._best_reward) + _NOISE * noise / math.sqrt(_WINDOW)
+        if math.isfinite(self._best_reward) and recent < self._best_reward - lost:
             faults["collapse of the reward"] = f"it was {self._best_reward:.3f} and is {recent:.3f}"
         return faults
 

@@ -142,7 +142,7 @@ def replay_session(policy: Policy, log: SessionLog, responses: UserModel | None,
         ConfigError: The mode is unknown.
     """
     if mode not in ACTS:
-        raise unknown_name_error("way to act", mode, ACTS)
+        raise unknown_name_error("mode", mode, ACTS)
     artifact, notes = policy.artifact, []
     candidates = log.candidates
     if candidates is not None and not np.array_equal(log.action_items, artifact.action_items):
