@@ -118,12 +118,11 @@ def _gru(weights: Mapping[str, tf.Tensor], inputs: tf.Tensor, filled: tf.Tensor,
     """Return the state [B, H] after the newest item; inputs [B, n, 3 H], filled [B, n, 1]."""
     kernel, bias = tf.convert_to_tensor(weights["recurrent"]), tf.convert_to_tensor(weights["recurrent_bias"])
     state = tf.zeros_like(inputs[:, 0, : kernel.shape[0]])
-    # Unstacked: the gradient of a slice is a table of zeros as large as all inputs, for each place.
-    for gates, present in zip(tf.unstack(inputs, axis=1)[::-1], tf.unstack(filled, axis=1)[::-1], strict=True):
-        update, reset, change = tf.split(gates, 3, axis=1)
+    for place in reversed(range(inputs.shape[1])):
+        update, reset, change = tf.split(inputs[:, place], 3, axis=1)
         own_update, own_reset, own_change = tf.split(tf.matmul(state, kernel) + bias, 3, axis=1)
         new = tf.tanh(change + tf.sigmoid(reset + own_reset) * own_change)
-        state += present * (1.0 - tf.sigmoid(update + own_update)) * (new - state)
+        state += filled[:, place] * (1.0 - tf.sigmoid(update + own_update)) * (new - state)
     return state
 
 
