@@ -106,6 +106,13 @@ def test_sessions_of_the_same_policy_are_noise_and_no_oscillation(caplog):
             assert warnings_of(HealthWatch(MAX_RETURN), rows, caplog) == []
 
 
+def test_rewards_of_both_signs_cause_no_warning(caplog):
+    rng = np.random.default_rng(1)
+    for level in (-2.0, 0.0):
+        rows = rows_of((level + rng.normal(0, 2, (100, 100)).mean(axis=1)).tolist(), value_loss=[3.0] * 100)
+        assert warnings_of(HealthWatch(MAX_RETURN), rows, caplog) == []
+
+
 def test_rows_in_which_no_session_ended_do_not_count(caplog):
     nothing = {"update/entropy": 0.0, "sessions/reward": float("nan")}
     rows = [row for one in ASLEEP for row in (one, nothing)]

@@ -22,7 +22,7 @@ _MIN_CROSSINGS = 3
 """Number of times that an oscillating series crosses its mean within the cycle."""
 _MIN_SWING = 0.25
 """Standard deviation of an oscillating series, relative to its mean."""
-_NOISE = 3.0
+_NOISE = 4.0
 """Multiples of the standard error of a row below which a change is noise."""
 _GROWTH = 1.2
 """Factor from one window to the next that counts as growth of values."""
@@ -69,7 +69,7 @@ class HealthWatch:
             self._first_entropy = row.get(_ENTROPY, math.nan)
         self._rows.append(row)
         reward, entropy, faults = self._series(_REWARD), self._series(_ENTROPY), {}
-        noise = max(reward_noise(row[_REWARD], row.get(_ENDED, math.inf)) for row in self._rows)
+        noise = _mean([reward_noise(row[_REWARD], row.get(_ENDED, math.inf), self._max_return) for row in self._rows])
         for name, bound in ((_LARGEST, self._max_return), (_SQUARED, self._max_return**2)):
             values = self._series(name)
             if diverges(values, bound):
@@ -101,9 +101,13 @@ class HealthWatch:
         return values if all(map(math.isfinite, values)) else []
 
 
-def reward_noise(reward: float, sessions: float) -> float:
-    """Return an approximate standard error of a mean reward; the standard deviation of sessions is near their mean."""
-    return math.sqrt(max(reward * reward, abs(reward)) / max(sessions, 1.0))
+def reward_noise(reward: float, sessions: float, max_return: float) -> float:
+    """Return an approximate standard error of a mean reward of sessions.
+
+    Their standard deviation is near the mean, or a tenth of the bound where rewards of both signs cancel.
+    """
+    floor = (0.1 * max_return) ** 2 if math.isfinite(max_return) else 0.0
+    return math.sqrt(max(reward * reward, abs(reward), floor) / max(sessions, 1.0))
 
 
 def diverges(values: Sequence[float], bound: float) -> bool:
