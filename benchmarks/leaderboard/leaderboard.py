@@ -1,8 +1,9 @@
 """The table of the leaderboard, from its cells: numbers, Markdown, HTML and the sentences that the intervals support.
 
 A cell is one agent on one fold with one training seed, under the key `AGENT/FOLD/SEED`. The table has means over the
-folds u1 to u5 with seed 0. The bounds of a mean are the means of the folds' bounds: the same users return in every
-fold, so the interval does not shrink with their number. The spread over training seeds on u1 is apart.
+folds u1 to u5 with seed 0, as far as every agent has them. The bounds of a mean are the means of the folds' bounds: the
+same users return in every fold, so the interval does not shrink with their number. The spread over training seeds on u1
+is apart.
 
 python benchmarks/leaderboard/leaderboard.py    # writes the table of results.json into README.md, as run.py does
 """
@@ -29,9 +30,18 @@ DIGITS = {"training_s": 0, "likes": 2, "likes_difference": 2, "recommend_ms": 2}
 Cells = Mapping[str, Mapping[str, Any]]
 
 
+def common_folds(cells: Cells) -> list[str]:
+    """Return the folds that all agents with the first fold have: folds differ, so rows are comparable only on these."""
+    agents = {key.split("/")[0] for key in cells if key.endswith(f"/{FOLDS[0]}/0")}
+    return [fold for fold in FOLDS if agents and all(f"{agent}/{fold}/0" in cells for agent in agents)]
+
+
 def mean_over_folds(cells: Cells, agent: str, column: str) -> dict[str, float] | None:
-    """Return the mean of a column over the folds that were run with seed 0, with bounds if it has some."""
-    found = [cells[f"{agent}/{fold}/0"].get(column) for fold in FOLDS if f"{agent}/{fold}/0" in cells]
+    """Return the mean of a column over the common folds, with bounds if it has some; None for an agent without them."""
+    folds = common_folds(cells)
+    if not all(f"{agent}/{fold}/0" in cells for fold in folds):
+        return None
+    found = [cells[f"{agent}/{fold}/0"].get(column) for fold in folds]
     values = [value if isinstance(value, Mapping) else {"value": value} for value in found if value is not None]
     if not values:
         return None
@@ -79,7 +89,7 @@ def rows(cells: Cells, agents: Mapping[str, str]) -> list[list[str]]:
     table = []
     for agent, kind in by_kind(agents):
         values = [shown(mean_over_folds(cells, agent, column), column) for column in COLUMNS]
-        if not any(f"{agent}/{fold}/0" in cells for fold in FOLDS):
+        if mean_over_folds(cells, agent, "choice") is None:
             values = [NOT_RUN] * len(COLUMNS)
         elif kind == "baseline":
             values[list(COLUMNS).index("training_s")] = "–"
@@ -138,10 +148,18 @@ def comparison_sentences(cells: Cells, agents: Mapping[str, str]) -> list[str]:
         f"Better than the greedy rating model on both: {', '.join(both)}." if both
         else "No agent is shown to be better than the greedy rating model on both."
     )  # fmt: skip
-    absent = [agent for agent in agents if not any(f"{agent}/{fold}/0" in cells for fold in FOLDS)]
+    absent = [agent for agent in agents if mean_over_folds(cells, agent, "choice") is None]
     if absent:
         sentences.append(f"Not run: {', '.join(absent)}.")
     return sentences
+
+
+def extent(cells: Cells, agents: Mapping[str, str]) -> str:
+    """Return how much was run, and of what the means in the table are."""
+    return (
+        f"{len(cells)} of {len(CELLS) * len(agents)} cells were run. The means are over the folds that every agent has:"
+        f" {', '.join(common_folds(cells)) or 'none yet'}."
+    )
 
 
 def _paying(cells: Cells, agents: Sequence[str] | Mapping[str, str]) -> list[str]:
@@ -170,8 +188,7 @@ def write_readme(results: Path) -> None:
         return
     body = json.loads(results.read_text(encoding="utf-8"))
     cells, agents = body["cells"], body["agents"]
-    run = f"{len(cells)} of {len(CELLS) * len(agents)} cells were run."
-    text = "\n\n".join([*comparison_sentences(cells, agents), run, markdown_table(cells, agents)])
+    text = "\n\n".join([*comparison_sentences(cells, agents), extent(cells, agents), markdown_table(cells, agents)])
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 

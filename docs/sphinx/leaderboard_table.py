@@ -11,7 +11,7 @@ from sphinx.util.docutils import SphinxDirective
 
 _FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "leaderboard"
 sys.path.append(str(_FOLDER))
-from leaderboard import comparison_sentences, html_table  # noqa: E402 - the benchmark is no package
+from leaderboard import comparison_sentences, extent, html_table  # noqa: E402 - the benchmark is no package
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -33,6 +33,6 @@ class Leaderboard(SphinxDirective):
         cells, agents = body["cells"], body["agents"]
         where = body["context"]
         text = "\n".join(f"- {sentence}" for sentence in comparison_sentences(cells, agents))
-        run = f"{len(cells)} of {body['figures']['cells']:.0f} cells were run, the last one on {where['date'][:10]}."
+        run = f"{extent(cells, agents)} The last one was run on {where['date'][:10]}."
         table = nodes.raw("", html_table(cells, agents), format="html")
         return [*self.parse_text_to_nodes(f"{text}\n\n{run}"), table]
