@@ -187,6 +187,10 @@ def test_record_tells_the_inputs_and_the_figures_without_a_limit():
     assert plain["figures"]["items that are the best of some user or round"] == 110
     assert plain["figures"]["share of the most frequent best item"] == 0.12
     assert plain["figures"]["gain on hits"] == 0.07
+    logged = GOOD["off_policy"]
+    assert plain["predicted_gain"]["off_policy"] == {
+        **logged["gain"]["t"], "baseline": logged["baseline"], "unit": "round",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["margin", "relative_gain", "held_out_margin", "min_mean_reward"])

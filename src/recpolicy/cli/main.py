@@ -27,6 +27,7 @@ from recpolicy.cli import (
     strategy,
     study,
     study_drl_put,
+    study_gain,
     study_recomind,
     study_retention,
     training,
@@ -72,6 +73,7 @@ for command in (
 log.app.command("import", epilog=log_import.EPILOG)(log_import.import_)
 log.app.command(epilog=log_export.EPILOG)(log_export.export)
 study.app.command("drl-put", epilog=study_drl_put.EPILOG)(study_drl_put.drl_put)
+study.app.command(epilog=study_gain.EPILOG)(study_gain.gain)
 study.app.command(epilog=study_recomind.EPILOG)(study_recomind.recomind)
 study.app.command(epilog=study_retention.EPILOG)(study_retention.retention)
 

@@ -113,6 +113,8 @@ class Gate:
     """Further figures, without a limit."""
     notes: tuple[str, ...] = ()
     """Notes that the reader of the figures must know."""
+    predicted_gain: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Gain with its interval, baseline and unit, on the log and in simulated sessions, to compare with a rollout."""
 
     def table(self) -> pd.DataFrame:
         """Return one row per criterion, as text."""
@@ -141,6 +143,7 @@ class Gate:
                 "verdict": self.verdict, "reasons": list(self.reasons), "config": as_dict(self.config),
                 "criteria": [{name: getattr(criterion, name) for name in names} for criterion in self.criteria],
                 "policy": self.policy, "inputs": self.inputs, "figures": self.figures, "notes": list(self.notes),
+                "predicted_gain": self.predicted_gain,
             }
         )  # fmt: skip
         return plain
@@ -175,8 +178,22 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
     reasons = tuple(str(criterion) for criterion in criteria if not criterion.passed)
     return Gate(
         verdict, criteria, reasons, config, evaluation["policy"], evaluation.get("inputs", {}), _figures(evaluation),
-        tuple(evaluation.get("notes", ())),
+        tuple(evaluation.get("notes", ())), _predicted_gain(evaluation, config),
     )  # fmt: skip
+
+
+def _predicted_gain(evaluation: Mapping[str, Any], config: GateConfig) -> dict[str, dict[str, Any]]:
+    """Return the gains over the baseline that the evaluation predicts, as far as it has any."""
+    gains: dict[str, dict[str, Any]] = {}
+    for part, place, unit in (("off_policy", ("gain", config.interval), "round"), ("sessions", ("gain",), "session")):
+        figures = evaluation.get(part)
+        value = math.nan if figures is None else _figure(figures, *place, "value")
+        if figures is not None and math.isfinite(value):
+            limits = {name: _figure(figures, *place, name) for name in ("lo", "hi")}
+            gains[part] = {
+                "value": value, **limits, "baseline": figures["baseline"], "unit": figures.get("unit", unit)
+            }  # fmt: skip
+    return gains
 
 
 def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
