@@ -50,7 +50,7 @@ class SessionReplay:
     def table(self) -> pd.DataFrame:
         """Return the steps as text."""
         text = {
-            name: [("" if np.isnan(value) else f"{value:.4f}") for value in self.steps[name]]
+            name: [("" if np.isnan(value) else f"{value:.3g}") for value in self.steps[name]]
             for name in ("propensity", "policy_probability", "p_like", "policy_p_like")
         }
         response = np.where(self.steps["liked"], "like", "skip")
