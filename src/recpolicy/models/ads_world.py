@@ -38,7 +38,7 @@ NUMERIC = 4
 """Activity, tenure and two more numbers of a user, standard normal."""
 TRAITS = 5
 """Of a request: quality of the three predictions, value of organic content, and whether the user browses or buys."""
-GROUPED = ActionGrid((*HEADS, "reserve"), (0, 0, 1, 2), (0.0, 0.0, 0.0, 0.0), (2.0, 2.0, 2.0, 0.6), 10)
+GROUPED = ActionGrid((*HEADS, "reserve"), (0, 0, 1, 2), (0.0, 0.0, 0.0, 0.0), (2.0, 2.0, 2.0, 0.8), 10)
 """1,000 actions: click and long click share an index."""
 FULL = ActionGrid((*HEADS, "reserve"), (0, 1, 2, 3), GROUPED.low, GROUPED.high, 10)
 """10,000 actions."""
@@ -57,13 +57,13 @@ class AdsWorldConfig:
 
     ads: Size = 12
     """Candidate ads of a request, M."""
-    slots: Size = 2
+    slots: Size = 3
     """Places of a request, K."""
-    heterogeneity: NonNegativeNumber = 4.0
+    heterogeneity: NonNegativeNumber = 6.0
     """Strength with which the quality of the predictions depends on the features; 0: the same in every request."""
     quality: Fraction = 0.8
     """Correlation of a prediction with the truth in a request of average features."""
-    organic: PositiveNumber = 0.5
+    organic: PositiveNumber = 0.8
     """Value of organic content to a user of average features."""
     world_seed: Seed = 0
     """Seed of the world's coefficients; the requests have another."""

@@ -23,6 +23,7 @@ from recpolicy.core.config import Count, LearningRate, Seed, config_dataclass
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval
+from recpolicy.core.types import Array
 from recpolicy.data.tuning_log import TuningFeatures, TuningLog
 from recpolicy.evaluation.diversity import action_diversity
 from recpolicy.evaluation.tuning_gates import TuningGates, hit_gates, tuning_gates
@@ -43,17 +44,17 @@ class AdsStudyConfig:
 
     rounds: Count = 300_000
     """Logged requests to train on."""
-    holdout: Count = 600_000
+    holdout: Count = 1_000_000
     """Logged requests of the gates."""
-    more_data: Count = 3
+    more_data: Count = 2
     """Factor of both for the full grid with more data."""
     true_requests: Count = 20_000
     """Requests of the true values."""
-    enumerated_requests: Count = 1_500
+    enumerated_requests: Count = 600
     """Requests on which all grid points are enumerated."""
-    steps: Count = 600
+    steps: Count = 800
     """Gradient steps of a training."""
-    full_steps: Count = 200
+    full_steps: Count = 150
     """Gradient steps on the full grid, whose steps cost ten times as much."""
     batch_size: Count = 512
     """Requests of a step."""
@@ -116,7 +117,7 @@ class StudyRow:
     true_gain: float
     """True value relative to that of uniform weights, less 1."""
     true_lift: float
-    """True value relative to that of the best static weights, less 1; these by enumeration of its grid."""
+    """True value relative to that of the best static weights, less 1; these by enumeration of the grouped grid."""
     revenue: float
     """True revenue of a request."""
     user_value: float
@@ -139,17 +140,19 @@ class _Truth:
     requests: AdRequests
     grid: ActionGrid
     uniform: float
-    best_static: int
+    """Value of uniform weights."""
+    static: float
+    """Value of the best static weights of the grouped grid."""
 
     def objectives(self, action: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the mean true objectives [2] of serving these actions [n]."""
-        slate, _ = self.world.serve(self.requests, self.grid.weights(action), STATIC)
-        mean: NDArray[np.float64] = self.world.expected(self.requests, slate).mean(axis=0)
-        return mean
+        return _true_objectives(self.world, self.requests, self.grid.weights(action))
 
-    def static_value(self) -> float:
-        """Return the true value of the best static weights."""
-        return float(self.objectives(np.full(len(self.requests), self.best_static)).sum())
+
+def _true_objectives(world: AdsWorld, requests: AdRequests, weights: Array) -> NDArray[np.float64]:
+    slate, _ = world.serve(requests, weights, STATIC)
+    mean: NDArray[np.float64] = world.expected(requests, slate).mean(axis=0)
+    return mean
 
 
 def draw_ads_log(world: AdsWorld, grid: ActionGrid, count: int, rng: np.random.Generator) -> TuningLog:
@@ -185,7 +188,7 @@ def run_ads_study(
     """
     config = config or AdsStudyConfig()
     world = AdsWorld(config.world)
-    truths = {name: _truth(world, grid, config) for name, grid in (("grouped", GROUPED), ("full", FULL))}
+    truths = _true_values(world, config)
     rows = []
     with progress("study", config.seeds * len(CONFIGURATIONS), unit="trainings", show=show_progress) as bar:
         for seed in range(config.seed, config.seed + config.seeds):
@@ -195,16 +198,19 @@ def run_ads_study(
     return rows
 
 
-def _truth(world: AdsWorld, grid: ActionGrid, config: AdsStudyConfig) -> _Truth:
+def _true_values(world: AdsWorld, config: AdsStudyConfig) -> dict[str, _Truth]:
+    """Return the true values of both grids. The best static weights are those of the grouped grid, by enumeration."""
     rng = generator(config.world.world_seed, "ads study/truth")
-    values = world.action_values(world.requests(config.enumerated_requests, rng), grid, STATIC).sum(axis=2)
-    static = values.mean(axis=0, dtype=np.float64)
+    values = world.action_values(world.requests(config.enumerated_requests, rng), GROUPED, STATIC).sum(axis=2)
+    best = GROUPED.weights(int(values.mean(axis=0, dtype=np.float64).argmax()))
     requests = world.requests(config.true_requests, rng)
-    best, uniform = int(static.argmax()), float(static.mean())
-    # Both kinds of requests differ by chance: the ratio of best to mean is that of the enumerated ones.
-    slate, _ = world.serve(requests, grid.weights(np.full(len(requests), best)), STATIC)
-    reached = float(world.expected(requests, slate).sum(axis=1).mean())
-    return _Truth(world, requests, grid, reached * uniform / float(static.max()), best)
+    static = float(_true_objectives(world, requests, np.tile(best, (len(requests), 1))).sum())
+    truths = {}
+    for name, grid in (("grouped", GROUPED), ("full", FULL)):
+        action, _ = uniform_actions(grid, len(requests), rng)
+        uniform = float(_true_objectives(world, requests, grid.weights(action)).sum())
+        truths[name] = _Truth(world, requests, grid, uniform, static)
+    return truths
 
 
 def _run_seed(
@@ -287,9 +293,7 @@ def _row(
 ) -> StudyRow:  # fmt: skip
     revenue, user_value = truth.objectives(action).tolist()
     value = revenue + user_value
-    return StudyRow(
-        name, gates, value / truth.uniform - 1, value / truth.static_value() - 1, revenue, user_value, history
-    )
+    return StudyRow(name, gates, value / truth.uniform - 1, value / truth.static - 1, revenue, user_value, history)
 
 
 def study_figures(rows: list[list[StudyRow]]) -> dict[str, float]:
