@@ -50,7 +50,7 @@ def test_tune_writes_a_layer_and_prints_its_gates_as_json(folders, tmp_path):
     body = json.loads(done.stdout)
     assert body["gates"]["verdict"] in ("pass", "fail", "cannot tell")
     assert set(body["static_weights"]) == set(HEADS.split(","))
-    assert {path.name for path in (tmp_path / "layer").iterdir()} == {"tuning.json", "arrays.npz"}
+    assert {path.name for path in (tmp_path / "layer").iterdir()} == {"tuning.json", "arrays.npz", "pareto.svg"}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def tune(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Gradient steps (1,500).")] = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option("--reward", help="OBJECTIVE=WEIGHT: like or session_continues, repeatable (like=1)."),
+        typer.Option("--reward", help="OBJECTIVE=WEIGHT: like, session_continues or novelty (like=1)."),
     ] = None,
     pairs: Annotated[
         Path | None, typer.Option("--head-table", help="Own heads: Parquet or CSV with user_id, item_id and numbers.")

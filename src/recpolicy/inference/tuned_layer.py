@@ -11,6 +11,7 @@ import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError, UnknownIdError
-from recpolicy.core.files import atomic_directory, content_digest, read_versioned_json, write_json
+from recpolicy.core.files import atomic_directory, content_digest, read_versioned_json, write_json, write_text
 from recpolicy.core.types import Array
 from recpolicy.data.tuning_log import TuningFeatures
 from recpolicy.inference.artifact_files import artifact_errors
@@ -121,8 +122,8 @@ class TunedLayer:
         )  # fmt: skip
 
 
-def write_tuned_layer(layer: TunedLayer, folder: Path) -> None:
-    """Write a layer, whole or not at all."""
+def write_tuned_layer(layer: TunedLayer, folder: Path, texts: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write a layer and further files of text by name, whole or not at all."""
     base = layer.utility.scorer.metadata.get("policy_digest", "")
     body = {
         "format": FORMAT, "version": FORMAT_VERSION, "base_policy": base, "scaling": layer.utility.scaling.as_dict(),
@@ -131,6 +132,8 @@ def write_tuned_layer(layer: TunedLayer, folder: Path) -> None:
     }  # fmt: skip
     with atomic_directory(folder) as temporary:
         np.savez(temporary / ARRAYS, **layer.policy.arrays())  # type: ignore[arg-type]
+        for name, text in texts.items():
+            write_text(temporary / name, text)
         write_json(temporary / LAYER, body)
 
 

@@ -21,6 +21,7 @@ from recpolicy.agents.utility_tuning import (
 )
 from recpolicy.core.config import Number, OpenFraction, config_dataclass
 from recpolicy.core.errors import ConfigError, unknown_name_error
+from recpolicy.core.plotting import draw_legend, new_axes, to_svg
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval, paired_difference
 from recpolicy.core.types import Array
@@ -35,8 +36,9 @@ from recpolicy.models.tuning_policy import TunedPolicy
 from recpolicy.workflows.artifacts import check_absent
 from recpolicy.workflows.weight_logs import OBJECTIVES, SlateTable, read_weight_log, slate_table
 
+PARETO = "pareto.svg"
 ALPHAS = tuple(np.linspace(0.0, 1.0, 25).tolist())
-"""Weights of a like in the sweep over objectives; the rest is that of a continued session."""
+"""Weights of a like in the sweep over objectives; the rest is that of novelty."""
 
 
 @config_dataclass
@@ -44,7 +46,7 @@ class LayerTuningConfig:
     """Settings of a tuned layer."""
 
     reward: Mapping[str, Number] = field(default_factory=lambda: {"like": 1.0})
-    """Weight of each objective in the reward: like, session_continues."""
+    """Weight of each objective in the reward: like, session_continues, novelty."""
     holdout: OpenFraction = 0.5
     """Share of the log that only the gates see."""
     agent: UtilityTuningConfig = UtilityTuningConfig(method="value_regression", learning_rate=0.003)
@@ -72,7 +74,7 @@ class TuningResult:
     mean_action: int
     """Grid point nearest to the mean weights of the layer: the control of personalization."""
     pareto: list[dict[str, float]]
-    """For each alpha: values of both objectives at hits of the held-out half, and the number of hits."""
+    """For each alpha: values of the objectives at hits of the held-out half, and the number of hits."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -120,7 +122,7 @@ def tune_layer(
     layer = TunedLayer(utility, tuned, UserFeatures.fit(policy.scorer), static, metadata)
     mean = mean_weights_action(tuned, train.features)
     pareto = [] if values is None else _pareto(values, holdout)
-    write_tuned_layer(layer, Path(out))
+    write_tuned_layer(layer, Path(out), {PARETO: pareto_figure(pareto, holdout, static)} if pareto else {})
     return TuningResult(layer, gates, mean, pareto)
 
 
@@ -144,7 +146,7 @@ def _pareto(values: TunedPolicy, holdout: TuningLog) -> list[dict[str, float]]:
     """Return the objectives at hits for each alpha of the sweep."""
     points = []
     for alpha in ALPHAS:
-        action = values.with_objectives((alpha, 1.0 - alpha)).actions(holdout.features)
+        action = values.with_objectives((alpha, 0.0, 1.0 - alpha)).actions(holdout.features)
         figures = {
             name: hit_value(holdout.with_reward(np.eye(len(OBJECTIVES))[place]), action)
             for place, name in enumerate(OBJECTIVES)
@@ -154,13 +156,30 @@ def _pareto(values: TunedPolicy, holdout: TuningLog) -> list[dict[str, float]]:
     return points
 
 
+def pareto_figure(points: list[dict[str, float]], holdout: TuningLog, static_action: int) -> str:
+    """Return the plot of likes and novelty over the sweep, with static and random weights, as SVG."""
+    figure, axes = new_axes()
+    axes.plot([p["novelty"] for p in points], [p["like"] for p in points], marker=".", label="tuned, by alpha")
+    for label, action, marker in (("best static weights", static_action, "s"), ("random weights", None, "x")):
+        mean = {
+            name: float(holdout.objectives[:, place].mean()) if action is None
+            else hit_value(holdout.with_reward(np.eye(len(OBJECTIVES))[place]), action)
+            for place, name in enumerate(OBJECTIVES)
+        }  # fmt: skip
+        axes.plot([mean["novelty"]], [mean["like"]], marker=marker, ls="", label=label)
+    axes.set_xlabel("novelty of the slate, 0 to 1")
+    axes.set_ylabel("likes per slate")
+    draw_legend(axes)
+    return to_svg(figure, themed=False)
+
+
 @dataclass(frozen=True)
 class WorldComparison:
     """Exact rewards of the tuned layer and its rivals in one world, means over users."""
 
     world: str
     values: Mapping[str, Mapping[str, float]]
-    """For each policy: reward, both objectives, and the mean novelty of its slates in bits."""
+    """For each policy: reward, likes, continued sessions, and the mean novelty of its slates in bits."""
     over_static: Interval
     """Tuned layer minus best static weights, per slate, over users."""
     over_policy: Interval

@@ -1,10 +1,10 @@
 """Simulate and read logs of uniform weights: each slate of a policy is ranked by weights drawn from a grid.
 
 W users of the world, A grid points, K places, I items. A simulated slate is the first of a session in the training
-world (models/slate_outcomes.py); a log has the weights, their propensity, and two rewards: a like, and whether the
-session goes on.
+world (models/slate_outcomes.py). A log has the weights, their propensity, and three objectives: a like, whether the
+session goes on, and the mean novelty of the slate on 0..1.
 
-    weights.parquet    user_id, action, propensity, fallback, like, session_continues
+    weights.parquet    user_id, action, propensity, fallback, like, session_continues, novelty
     weights.json       heads, bounds of their scaling, grid, policy, world, settings
 """
 
@@ -34,7 +34,7 @@ from recpolicy.workflows.training_data import coerce
 
 FORMAT, FORMAT_VERSION = "recpolicy weight log", 1
 EVENTS, METADATA = "weights.parquet", "weights.json"
-OBJECTIVES = ("like", "session_continues")
+OBJECTIVES = ("like", "session_continues", "novelty")
 _COLUMNS = ("user_id", "action", "propensity", "fallback", *OBJECTIVES)
 
 
@@ -64,10 +64,12 @@ class SlateTable:
     likes: Array  # [W, A] P(a like)
     continues: Array  # [W, A] P(the session goes on)
     novelty: Array  # [W, A] mean novelty of the slate, in bits
+    max_novelty: float
+    """Bits of the most novel item."""
 
     def objectives(self) -> Array:
-        """Return both probabilities [W, A, 2]."""
-        return np.stack([self.likes, self.continues], axis=2)
+        """Return the expected objectives [W, A, 3], each on 0..1."""
+        return np.stack([self.likes, self.continues, self.novelty / self.max_novelty], axis=2)
 
 
 def tuning_utility(policy: Policy, heads: Sequence[str], own: OwnHeads = NO_OWN_HEADS) -> RankingUtility:
@@ -96,7 +98,7 @@ def slate_table(
         person = np.full(grid.size, place)
         likes[place], continues[place] = first_slate_outcomes(world, person, slate, continuation_probability)
         novelty[place] = information[slate].mean(axis=1)
-    return SlateTable(users, likes, continues, novelty)
+    return SlateTable(users, likes, continues, novelty, float(information.max()))
 
 
 def simulate_weight_log(
@@ -137,12 +139,13 @@ def simulate_weight_log(
     table = slate_table(utility, grid, world, settings.slots, settings.continuation_probability)
     rng = generator(seed, "weight log")
     person, action = rng.integers(len(table.users), size=settings.slates), rng.integers(grid.size, size=settings.slates)
-    chance = table.objectives()[person, action]  # [N, 2]
-    happened = rng.random(chance.shape) < chance
+    expected = table.objectives()[person, action]  # [N, 3]
+    happened = rng.random((settings.slates, 2)) < expected[:, :2]
     events = pd.DataFrame(
         {
             "user_id": np.array(table.users)[person], "action": action.astype(np.int64), "propensity": 1.0 / grid.size,
             "fallback": False, "like": happened[:, 0], "session_continues": happened[:, 1],
+            "novelty": expected[:, 2],
         }
     )  # fmt: skip
     body = {
