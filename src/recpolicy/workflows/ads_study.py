@@ -52,9 +52,9 @@ class AdsStudyConfig:
     """Requests of the true values."""
     enumerated_requests: Count = 600
     """Requests on which all grid points are enumerated."""
-    steps: Count = 800
+    steps: Count = 600
     """Gradient steps of a training."""
-    full_steps: Count = 150
+    full_steps: Count = 100
     """Gradient steps on the full grid, whose steps cost ten times as much."""
     batch_size: Count = 512
     """Requests of a step."""
