@@ -14,7 +14,7 @@ from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
 from recpolicy.workflows.retention_study import LABEL, RetentionStudyConfig, run_retention_study
 
-SEEDS = 2
+SEEDS = 5
 
 
 def main() -> None:
