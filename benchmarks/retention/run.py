@@ -12,15 +12,14 @@ from common import arguments, context, write_results
 
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
-from recpolicy.workflows.retention_study import LABEL, RetentionStudyConfig, run_retention_study
+from recpolicy.workflows.retention_study import LABEL, QUICK, RetentionStudyConfig, run_retention_study
 
 SEEDS = 5
 
 
 def main() -> None:
     options = arguments(__doc__.splitlines()[0])
-    quick = RetentionStudyConfig(seeds=1, blocks=4, chains=2)
-    config = quick if options.quick else RetentionStudyConfig(seeds=SEEDS)
+    config = RetentionStudyConfig(**(QUICK if options.quick else {"seeds": SEEDS}))
     began = time.monotonic()
     study = run_retention_study(split(load_ratings("ml-100k"), "u1"), config)
     for world in study.results:

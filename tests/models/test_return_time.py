@@ -80,6 +80,18 @@ def test_returns_of_a_log_join_by_user_and_censor_the_last_session():
         return_rate(times, 11)
 
 
+def test_the_return_rate_is_not_biased_near_the_end_of_a_log():
+    # 3,000 users come back after d days with probability .1 .9^(d-1), again and again; the log ends after 14 days.
+    rng = np.random.default_rng(0)
+    gaps = rng.geometric(0.1, (3000, 15))
+    start = np.concatenate([np.zeros((3000, 1), int), np.cumsum(gaps, axis=1)], axis=1) * DAY
+    inside = start <= 14 * DAY
+    user = np.broadcast_to(np.arange(3000)[:, None], start.shape)[inside]
+    times = return_times(user, start[inside], start[inside], 14 * DAY)
+    for days in (3, 7, 10):
+        assert return_rate(times, days)[0].mean() == pytest.approx(1 - 0.9**days, abs=0.02)
+
+
 def test_users_without_returns_are_censored_and_counted():
     lonely = return_times(np.array([0, 1]), np.array([0, 5]), np.array([1, 6]), 100)
     with pytest.raises(DataError, match="no return within 10 days in 2 sessions, 2 of them censored"):
@@ -94,7 +106,12 @@ def planted(users: int, gaps: int, mean: float = -0.5, std: float = 1.0, seed: i
     mass = day_probabilities(1 / (1 + np.exp(-rng.normal(mean, std, users))))
     day = (rng.random((users, gaps, 1)) > np.cumsum(mass, axis=1)[:, None]).sum(axis=2) + 1
     user = np.repeat(np.arange(users, dtype=np.int32), gaps)
-    return ReturnTimes(user, np.minimum(day, 10).ravel(), np.ones(users * gaps, bool))
+    return followed_up(user, np.minimum(day, 10).ravel(), np.ones(users * gaps, bool))
+
+
+def followed_up(user, day, observed) -> ReturnTimes:
+    """Gaps of sessions that ended long before the data."""
+    return ReturnTimes(user, day, observed, np.full(len(user), 99))
 
 
 def test_the_fit_recovers_the_population_and_the_users():
@@ -106,14 +123,14 @@ def test_the_fit_recovers_the_population_and_the_users():
     assert drawn.mean() == pytest.approx(-0.5, abs=0.15)
     assert drawn.std() == pytest.approx(1.0, abs=0.15)
     # A user who always came back on day 1 has a higher p than one who never did before day 10.
-    extremes = ReturnTimes(np.repeat([0, 1], 5).astype(np.int32), np.repeat([1, 10], 5), np.ones(10, bool))
+    extremes = followed_up(np.repeat([0, 1], 5).astype(np.int32), np.repeat([1, 10], 5), np.ones(10, bool))
     first, tenth = fit_return_model(extremes, 3).day_probabilities(np.array([0, 1]))[:, 0]
     assert first > tenth
 
 
 def test_a_session_that_is_still_out_lowers_the_return_probability():
     few = planted(40, 2)
-    waiting = ReturnTimes(
+    waiting = followed_up(
         np.append(few.user, 0).astype(np.int32), np.append(few.day, 9), np.append(few.observed, False)
     )
     before, after = (fit_return_model(times, 40).day_probabilities(np.array([0]))[0, 0] for times in (few, waiting))
@@ -135,7 +152,7 @@ def test_calibration_is_close_for_the_same_population_and_not_for_another():
 
 def shifted(times: ReturnTimes) -> ReturnTimes:
     """The same gaps of other users, whom the fit did not see."""
-    return ReturnTimes((times.user + 1000).astype(np.int32), times.day, times.observed)
+    return followed_up((times.user + 1000).astype(np.int32), times.day, times.observed)
 
 
 @pytest.mark.band

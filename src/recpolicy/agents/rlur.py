@@ -68,9 +68,9 @@ class RLURConfig:
     """Strength of the soft regularizer; 0 disables it. At the article's 1.5, a training of 20 blocks hardly moves."""
     noise: PositiveFraction = 0.3
     """Standard deviation of the Gaussian actor, in units of weights of -1..1."""
-    target_noise: Fraction = 0.1
+    target_policy_noise: Fraction = 0.1
     """Standard deviation of the noise on target actions, clipped at twice that."""
-    target_rate: PositiveFraction = 0.01
+    tau: PositiveFraction = 0.01
     """Share by which target networks move at each update."""
     layers: tuple[Size, ...] = (32, 32)
     """Units of the hidden layers (ReLU) of each network."""
@@ -200,7 +200,7 @@ class RLUR(tf.Module):
             name: tf.Variable(0.0, trainable=False, name=name)
             for name in (
                 "lambda_return", "lambda_immediate", "gamma_sessions", "gamma_requests", "gamma_immediate", "rnd_coef",
-                "regularizer", "noise", "target_noise", "target_rate",
+                "regularizer", "noise", "target_policy_noise", "tau",
             )
         }  # fmt: skip
         self.restart(config, seed)
@@ -230,8 +230,8 @@ class RLUR(tf.Module):
 
     def targets(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the targets [B] of the retention critic and of the immediate critic; no gradient flows through."""
-        settings, limit = self.settings, 2.0 * self.settings["target_noise"]
-        noise = settings["target_noise"] * normal(tf.shape(batch.action), seed)
+        settings, limit = self.settings, 2.0 * self.settings["target_policy_noise"]
+        noise = settings["target_policy_noise"] * normal(tf.shape(batch.action), seed)
         action = self.target_actor(batch.next_observation) + tf.clip_by_value(noise, -limit, limit)
         following = tf.concat([batch.next_observation, tf.clip_by_value(action, -1.0, 1.0)], axis=1)
         days = tf.reduce_max(self.target_critic(following)[..., 0], axis=0)  # the pessimistic one of a cost
@@ -272,7 +272,7 @@ class RLUR(tf.Module):
             factor = tf.where(batch.explored, 1.0, drift_factor(own, logged, settings["regularizer"]))
             loss = regularized_loss(cost, factor)
         self._actor_trainer.descend(tape, loss)
-        self._follow(settings["target_rate"])
+        self._follow(settings["tau"])
         return tf.reduce_mean(cost)
 
     def _cost(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:

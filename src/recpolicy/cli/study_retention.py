@@ -19,10 +19,12 @@ def retention(
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Policy whose heads are weighted (default: the rating model).")
     ] = None,
-    items: Annotated[int, typer.Option("--items", min=1, help="Size of the catalog, without --policy.")] = 200,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of training seeds.")] = 3,
-    blocks: Annotated[int, typer.Option("--blocks", min=1, help="Blocks of 12,800 requests in each training.")] = 20,
-    chains: Annotated[int, typer.Option("--chains", min=1, help="Chains of each user in an evaluation.")] = 10,
+    items: Annotated[int | None, typer.Option("--items", help="Size of the catalog, without --policy (200).")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Number of training seeds (3).")] = None,
+    blocks: Annotated[
+        int | None, typer.Option("--blocks", help="Blocks of 12,800 requests in each training (20).")
+    ] = None,
+    chains: Annotated[int | None, typer.Option("--chains", help="Chains of each user in an evaluation (10).")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small part: 1 seed, 4 blocks, 2 chains.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the worlds and of the rating model.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -31,14 +33,15 @@ def retention(
 
     Three worlds: one with a conflict of likes and return, one without, and one in which no policy moves the return.
     """
+    from recpolicy.core.config import build
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.retention_study import LABEL, RetentionStudyConfig, run_retention_study
+    from recpolicy.workflows.retention_study import LABEL, QUICK, RetentionStudyConfig, run_retention_study
 
-    if quick:
-        seeds, blocks, chains = 1, 4, 2
-    config = RetentionStudyConfig(items=items, seeds=seeds, blocks=blocks, chains=chains)
+    given = {"items": items, "seeds": seeds, "blocks": blocks, "chains": chains}
+    settings = {**(QUICK if quick else {}), **{name: value for name, value in given.items() if value is not None}}
+    config = build(RetentionStudyConfig, settings, "study retention")
     parts = split_ratings(load_ratings(data), split, seed)
     loaded = None if policy is None else load_policy(policy)
     study = run_retention_study(parts, config, policy=loaded, out=out, seed=seed)

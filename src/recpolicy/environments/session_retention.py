@@ -205,7 +205,10 @@ def _check(
             f"chains of sessions: the world has {users} users and {items} items; found context of {len(context)} users,"
             f" personal {personal.shape} and heads {heads.shape}"
         )
-    if item_novelty.shape != (items,) or not np.isfinite(heads).all() or heads.min() < 0 or heads.max() > 1:
+    if not np.isfinite(personal).all():
+        raise ConfigError("chains of sessions: a personal return log-odds is not finite")
+    inside = [np.isfinite(part).all() and part.min() >= 0 and part.max() <= 1 for part in (heads, item_novelty)]
+    if item_novelty.shape != (items,) or not all(inside):
         raise ConfigError("chains of sessions: heads and item_novelty must be finite, in 0..1, for each candidate")
     if config.slate_size * config.requests > items or config.requests > world.steps:
         raise ConfigError(

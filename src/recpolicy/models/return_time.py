@@ -36,6 +36,7 @@ class ReturnTimes:
     user: NDArray[np.int32]  # [N] rows of the users table
     day: NDArray[np.int64]  # [N] return day 1..10, or 11 for later; if censored, full days without a return, 0..10
     observed: NDArray[np.bool_]  # [N] False for the last session of a user
+    followed: NDArray[np.int64]  # [N] full days from the end of the session to the end of the data
 
     @property
     def returning_users(self) -> int:
@@ -50,7 +51,7 @@ class ReturnTimes:
     def of_users(self, users: Ints) -> "ReturnTimes":
         """Return the gaps of these users (rows)."""
         mine = np.isin(self.user, users)
-        return ReturnTimes(self.user[mine], self.day[mine], self.observed[mine])
+        return ReturnTimes(self.user[mine], self.day[mine], self.observed[mine], self.followed[mine])
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def return_times(user: Ints, start: Ints, end: Ints, until: int) -> ReturnTimes:
     seconds = np.where(observed, np.append(start[1:], until)[: len(user)], until) - end
     returned = np.clip(-(-seconds // DAY_SECONDS), 1, RETURN_DAYS + 1)
     waited = np.clip(seconds // DAY_SECONDS, 0, RETURN_DAYS)
-    return ReturnTimes(user.astype(np.int32), np.where(observed, returned, waited), observed)
+    followed = (until - end) // DAY_SECONDS
+    return ReturnTimes(user.astype(np.int32), np.where(observed, returned, waited), observed, followed)
 
 
 def return_times_of_ratings(ratings: Ratings, gap_minutes: float = GAP_MINUTES) -> ReturnTimes:
@@ -166,11 +168,12 @@ def return_times_of_log(log: SessionLog, until: int | None = None) -> ReturnTime
 def return_rate(times: ReturnTimes, days: int) -> tuple[Array, NDArray[np.int32]]:
     """Return 1 for each session with a return within `days` days and 0 for others, with the users, both [n].
 
-    Sessions that are censored before are left out: nobody knows. Raises DataError for days outside of 1..10.
+    Sessions that ended fewer days before the end of the data are left out, returned or not: to keep those with a
+    return would raise the rate. Raises DataError for days outside of 1..10.
     """
     if not 1 <= days <= RETURN_DAYS:
         raise DataError(f"return rate within {days} days; expected 1 to {RETURN_DAYS}")
-    known = times.observed | (times.day >= days)
+    known = times.followed >= days
     returned = times.observed & (times.day <= days)
     return returned[known].astype(np.float64), times.user[known]
 

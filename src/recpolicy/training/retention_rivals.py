@@ -71,7 +71,8 @@ class CrossEntropyTraining(tf.Module):
     def __init__(self, environment: RetentionEnvironment, config: RetentionTrainConfig):
         super().__init__(name="cross_entropy_training")
         self.config, self._heads = config, environment.head_count
-        self._rollout = Rollout(environment, config.chains, config.requests, copies=_MEMBERS)
+        self._each = max(config.chains // _MEMBERS, 1)
+        self._rollout = Rollout(environment, self._each * _MEMBERS, config.requests, copies=_MEMBERS)
         self._widths = environment.observation_width, environment.head_count
         self._days = tf.function(self._days_of, jit_compile=True, autograph=False)
 
@@ -87,7 +88,7 @@ class CrossEntropyTraining(tf.Module):
 
     def _days_of(self, draws: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Return the mean days [members] of weight vectors [members, H]."""
-        weights = tf.repeat(draws, self.config.chains // _MEMBERS, axis=0)
+        weights = tf.repeat(draws, self._each, axis=0)
         records = self._rollout(lambda _: weights, tf.constant(0.0), tf.constant(False), seed)
         parts = unpack(records, *self._widths)
         days, sessions = (

@@ -77,6 +77,10 @@ class RetentionStudyConfig:
     """Days in which sessions are counted, the second measure."""
 
 
+QUICK: Mapping[str, int] = {"seeds": 1, "blocks": 4, "chains": 2}
+"""A small part of the study."""
+
+
 @dataclass(frozen=True)
 class RetentionStudy:
     """Results per world and policy; each is the mean over seeds, per user."""
