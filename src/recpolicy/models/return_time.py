@@ -136,7 +136,7 @@ def return_times(user: Ints, start: Ints, end: Ints, until: int) -> ReturnTimes:
     seconds = np.where(observed, np.append(start[1:], until)[: len(user)], until) - end
     returned = np.clip(-(-seconds // DAY_SECONDS), 1, RETURN_DAYS + 1)
     waited = np.clip(seconds // DAY_SECONDS, 0, RETURN_DAYS)
-    followed = (until - end) // DAY_SECONDS
+    followed = ((until - end) // DAY_SECONDS).astype(np.int64)
     return ReturnTimes(user.astype(np.int32), np.where(observed, returned, waited), observed, followed)
 
 
