@@ -20,7 +20,7 @@ from recpolicy.models.tuning_policy import TunedPolicy
 
 LINE = ActionGrid.full(["w"], [0.0], [1.0], 3)
 SQUARE = ActionGrid.full(["v", "w"], [0.0, 0.0], [1.0, 2.0], 5)
-SMALL = TuningNetworkConfig(embedding=3, hidden=(16,))
+SMALL = TuningNetworkConfig(embedding=3, layers=(16,))
 
 
 def make_log(features, action, reward, grid, propensity=None, fallback=None, objectives=None):
@@ -150,7 +150,7 @@ def test_gradients_agree_with_differences():
     features = TuningFeatures(
         rng.integers(3, size=(6, 2)).astype(np.int32), rng.normal(size=(6, 2)).astype(np.float32), (3, 3)
     )
-    network = TuningNetwork.initial((3, 3), 2, 4, TuningNetworkConfig(embedding=2, hidden=(5, 4)), rng)
+    network = TuningNetwork.initial((3, 3), 2, 4, TuningNetworkConfig(embedding=2, layers=(5, 4)), rng)
     network.params = {name: part.astype(np.float64) for name, part in network.params.items()}  # exact differences
     network.params["weight_out"] *= 50
     target = rng.normal(size=(6, 4))

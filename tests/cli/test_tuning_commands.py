@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
         genres=np.zeros((items, 1), np.float32),
     )  # fmt: skip
     simulate_weight_log(
-        policy, world, HEADS.split(","), folder / "log", config={"slates": 3_000, "slots": 2, "points": 3}
+        policy, world, HEADS.split(","), folder / "log", config={"slates": 3_000, "slate_size": 2, "points": 3}
     )
     return folder
 

@@ -1,5 +1,7 @@
 """The gates of a tuned formula: values worked out by hand, no verdict without hits, and controls that must fail."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,17 @@ def test_intervals_cover_the_truth(rng):
         gates = tuning_gates(log, np.full(2_000, 4), 0, rng)
         inside += gates.lift.lo <= 0.2 / 0.3 <= gates.lift.hi
     assert inside / 200 >= 0.91  # nominal 0.95, standard error 0.015
+
+
+def test_users_with_many_requests_are_resampled_as_a_whole(rng):
+    user = np.repeat(np.arange(40), 100)  # the reward differs between users only
+    action = rng.integers(4, size=4_000)
+    log = make_log(action, 1 + rng.normal(size=40)[user] ** 2, 4)
+    served = (user % 4).astype(int)
+    alone, by_user = (tuning_gates(part, served, 0, rng) for part in (log, replace(log, unit=user)))
+    assert by_user.lift.value == alone.lift.value
+    assert by_user.lift.hi - by_user.lift.lo > 2 * (alone.lift.hi - alone.lift.lo)
+    assert by_user.relative_gain.hi - by_user.relative_gain.lo > 2 * (alone.relative_gain.hi - alone.relative_gain.lo)
 
 
 def test_equal_rewards_of_few_hits_still_leave_an_interval(rng):

@@ -68,7 +68,7 @@ def world(policy):
 @pytest.fixture(scope="module")
 def log(policy, world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / "log"
-    settings = {"slates": 60_000, "slots": 2, "points": 5}
+    settings = {"slates": 60_000, "slate_size": 2, "points": 5}
     written = simulate_weight_log(policy, world, HEADS, folder, config=settings)
     assert written["slates"] == 60_000
     return folder

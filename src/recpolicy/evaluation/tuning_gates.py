@@ -8,8 +8,9 @@ reward estimates the policy's value without a model, because every action had th
     lift           mean reward of the policy's hits - mean reward of the hits of the best static action, relative to it
 
 A constant policy at the best static action has a relative gain above 0, but a lift of 0: only the lift shows
-personalization. All intervals are bootstrap intervals whose variance is that of the hits, with the margin for rare
-rewards of core/statistics.py. Below MIN_HITS hits there is no verdict.
+personalization. All intervals are bootstrap intervals over hits, with the margin for rare rewards of
+core/statistics.py. Where the log names its users, users are resampled, because the hits of one belong together. Below
+MIN_HITS hits there is no verdict.
 
 Sources: Yang et al. 2025 (DRL-PUT) names diversity and relative gain without formulas, so these are our reading;
 PRL-PUTS 2026 (reward at hits, difference to the static production action).
@@ -126,8 +127,8 @@ def hit_gates(
         diversity=_diversity_interval(share, spread.diversity, rng, level),
         distinct=spread.distinct,
         modal_share=spread.modal_share,
-        relative_gain=_relative_gain(log.reward, hit, mean, rng, level),
-        lift=_lift(log.reward, hit, static, rng, level),
+        relative_gain=_relative_gain(log, hit, mean, rng, level),
+        lift=_lift(log, hit, static, rng, level),
         hits=int(hit.sum()),
         static_hits=int(static.sum()),
         fallbacks=int(log.fallback.sum()),
@@ -150,31 +151,45 @@ def _diversity_interval(share: NDArray[np.float64], value: float, rng: np.random
     return percentile_interval(value, drawn + (value - float(drawn.mean())), level)
 
 
+def _sums_by_user(log: TuningLog, *columns: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Return the sums of columns [N] over the requests of each user [C, U]."""
+    user = np.unique(log.unit, return_inverse=True)[1] if log.unit is not None else np.arange(len(log))
+    return np.stack([np.bincount(user, column.astype(np.float64)) for column in columns])
+
+
 def _relative_gain(
-    reward: NDArray[np.float64], hit: NDArray[np.bool_], mean: float, rng: np.random.Generator, level: float
+    log: TuningLog, hit: NDArray[np.bool_], mean: float, rng: np.random.Generator, level: float
 ) -> Interval:
-    hits = reward[hit]
+    reward, hits = log.reward, log.reward[hit]
     if len(hits) < 2:
         return Interval.unbounded(float(hits.mean()) / mean - 1 if len(hits) else float("nan"), level)
     value = float(hits.mean()) / mean - 1
-    # The mean of all requests has an error, too; the hits are a small part of it.
-    means = mean + rng.normal(0, float(reward.std()) / np.sqrt(len(reward)), RESAMPLES)
-    drawn = resampled_means(hits[np.newaxis], rng, RESAMPLES)[:, 0] / means - 1
+    if log.unit is None:
+        # The mean of all requests has an error, too; the hits are a small part of it.
+        means = mean + rng.normal(0, float(reward.std()) / np.sqrt(len(reward)), RESAMPLES)
+        drawn = resampled_means(hits[np.newaxis], rng, RESAMPLES)[:, 0] / means - 1
+    else:
+        sums = _sums_by_user(log, reward * hit, hit, reward, np.ones(len(log)))
+        part = resampled_means(sums, rng, RESAMPLES)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            drawn = part[:, 0] * part[:, 3] / (part[:, 1] * part[:, 2]) - 1
+        drawn = drawn[np.isfinite(drawn)]
     return _with_rare_rewards(percentile_interval(value, drawn, level), reward, len(hits), mean)
 
 
 def _lift(
-    reward: NDArray[np.float64], hit: NDArray[np.bool_], static: NDArray[np.bool_], rng: np.random.Generator,
-    level: float,
+    log: TuningLog, hit: NDArray[np.bool_], static: NDArray[np.bool_], rng: np.random.Generator, level: float
 ) -> Interval:  # fmt: skip
     """Return the lift over the hits of the static action; requests that are hits of both are drawn together."""
-    either = hit | static
     if np.array_equal(hit, static):
         return Interval(0.0, 0.0, 0.0, level)
     if hit.sum() < 2 or static.sum() < 2:
         return Interval.unbounded(level=level)
-    paid, mine, other = reward[either], hit[either].astype(np.float64), static[either].astype(np.float64)
-    means = resampled_means(np.stack([paid * mine, mine, paid * other, other]), rng, RESAMPLES)
+    reward = log.reward
+    rows = np.flatnonzero(hit | static) if log.unit is None else np.arange(len(log))
+    chosen, mine, other = log.take(rows), hit[rows], static[rows]
+    sums = _sums_by_user(chosen, chosen.reward * mine, mine, chosen.reward * other, other)
+    means = resampled_means(sums, rng, RESAMPLES)
     base = float(reward[static].mean())
     if base <= 0:
         return Interval.unbounded(level=level)

@@ -30,7 +30,7 @@ class TuningNetworkConfig:
 
     embedding: Size = 4
     """Length of the embedding of each categorical feature."""
-    hidden: tuple[Size, ...] = (64,)
+    layers: tuple[Size, ...] = (64,)
     """Widths of the hidden layers."""
 
 
@@ -62,7 +62,7 @@ class TuningNetwork:
         for place, size in enumerate(sizes):
             params[f"embedding{place}"] = rng.normal(0, 0.5, (size, config.embedding)).astype(np.float32)
         width = len(sizes) * config.embedding + numeric
-        for layer, hidden in enumerate(config.hidden):
+        for layer, hidden in enumerate(config.layers):
             params[f"gain{layer}"], params[f"shift{layer}"] = np.ones(width, np.float32), np.zeros(width, np.float32)
             running[f"mean{layer}"], running[f"var{layer}"] = np.zeros(width, np.float32), np.ones(width, np.float32)
             params[f"weight{layer}"] = rng.normal(0, np.sqrt(2 / max(width, 1)), (width, hidden)).astype(np.float32)
@@ -70,7 +70,7 @@ class TuningNetwork:
             width = hidden
         params["weight_out"] = rng.normal(0, 0.01, (width, outputs)).astype(np.float32)
         params["bias_out"] = np.zeros(outputs, np.float32)
-        return cls(params, running, len(config.hidden))
+        return cls(params, running, len(config.layers))
 
     def forward(self, features: TuningFeatures, *, training: bool = False) -> Single:
         """Return outputs [B, O]; training normalizes by the batch and keeps what `backward` needs."""

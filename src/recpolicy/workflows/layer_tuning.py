@@ -47,7 +47,7 @@ class LayerTuningConfig:
 
     reward: Mapping[str, Number] = field(default_factory=lambda: {"like": 1.0})
     """Weight of each objective in the reward: like, session_continues, novelty."""
-    holdout: OpenFraction = 0.5
+    evaluation_share: OpenFraction = 0.5
     """Share of the log that only the gates see."""
     agent: UtilityTuningConfig = UtilityTuningConfig(method="value_regression", learning_rate=0.003)
     """Method and settings of the training."""
@@ -109,14 +109,14 @@ def tune_layer(
     log, utility, grid, described = read_weight_log(log_path, policy, heads, own)
     log.check_uniform("tuning")
     log = log.with_reward(np.array(config.reward_weights))
-    train, holdout = _halves(log, config.holdout, seed)
+    train, holdout = _halves(log, config.evaluation_share, seed)
     tuned, values = _trained(train, grid, config, seed)
     static = best_static_action(train, grid)
     action = tuned.actions(holdout.features)
     gates = tuning_gates(holdout, action, static, generator(seed, "tune/gates"))
     metadata = {
         "log": str(log_path), "log_digest": log.digest, "seed": seed, "method": config.agent.method,
-        "reward": dict(config.reward), "slots": described["config"]["slots"], "gates": gates.as_dict(),
+        "reward": dict(config.reward), "slate_size": described["config"]["slate_size"], "gates": gates.as_dict(),
         "continuation_probability": described["config"]["continuation_probability"],
     }  # fmt: skip
     layer = TunedLayer(utility, tuned, UserFeatures.fit(policy.scorer), static, metadata)
@@ -212,7 +212,7 @@ def compare_in_world(result: TuningResult, world: SessionWorld, seed: int = 0) -
     """Return the exact rewards of the layer and its rivals in a world; `policy alone` needs a grid that contains 0."""
     layer, grid = result.layer, result.layer.policy.grid
     table = slate_table(
-        layer.utility, grid, world, int(layer.metadata["slots"]), float(layer.metadata["continuation_probability"])
+        layer.utility, grid, world, int(layer.metadata["slate_size"]), float(layer.metadata["continuation_probability"])
     )
     features = layer.features.of(layer.utility.scorer, table.users)
     served = layer.policy.actions(features)

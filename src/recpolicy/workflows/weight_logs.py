@@ -44,7 +44,7 @@ class WeightLogConfig:
 
     slates: Count = 200_000
     """Slates to log."""
-    slots: Size = 5
+    slate_size: Size = 5
     """Items of a slate, K."""
     points: Size = 7
     """Points of each weight, evenly spaced."""
@@ -136,7 +136,7 @@ def simulate_weight_log(
     grid = ActionGrid.full(heads, *bounds, settings.points)
     grid.check_size(force)
     utility = tuning_utility(policy, heads, own)
-    table = slate_table(utility, grid, world, settings.slots, settings.continuation_probability)
+    table = slate_table(utility, grid, world, settings.slate_size, settings.continuation_probability)
     rng = generator(seed, "weight log")
     person, action = rng.integers(len(table.users), size=settings.slates), rng.integers(grid.size, size=settings.slates)
     expected = table.objectives()[person, action]  # [N, 3]
