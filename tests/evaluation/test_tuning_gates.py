@@ -90,10 +90,10 @@ def test_intervals_cover_the_truth(rng):
 
 
 def test_users_with_many_requests_are_resampled_as_a_whole(rng):
-    user = np.repeat(np.arange(40), 100)  # the reward differs between users only
-    action = rng.integers(4, size=4_000)
-    log = make_log(action, 1 + rng.normal(size=40)[user] ** 2, 4)
-    served = (user % 4).astype(int)
+    user = np.repeat(np.arange(40), 100)
+    action, served = rng.integers(4, size=4_000), user % 4
+    gain = 3 * rng.normal(size=40)[user] ** 2  # of the user's own action; it differs between users only
+    log = make_log(action, 1 + np.where(action == served, gain, 0.0), 4)
     alone, by_user = (tuning_gates(part, served, 0, rng) for part in (log, replace(log, unit=user)))
     assert by_user.lift.value == alone.lift.value
     assert by_user.lift.hi - by_user.lift.lo > 2 * (alone.lift.hi - alone.lift.lo)
