@@ -92,6 +92,9 @@ def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
     assert "ppo" in written["sessions"]["evaluation_world"]
     assert written["sessions"]["sessions"] == 60
     assert "--sessions" in refused(recpolicy(capsys, "evaluate", "run", "--sessions", 1))
+    failed = recpolicy(capsys, "evaluate", "run", "--like-model", "nowhere:like")
+    assert "like model 'nowhere:like' cannot be imported" in refused(failed)
+    assert json.loads((run / "metrics.json").read_text()) == written  # all or nothing
 
 
 def test_predict_and_recommend_know_the_session_so_far(run, capsys):

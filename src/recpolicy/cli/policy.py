@@ -83,19 +83,22 @@ def evaluate(
         simulation = {"sessions": sessions, "ensemble": worlds, "like_model": like_model}
         _evaluate_checkpoint(folder, checkpoint, data, simulation, seed, as_json)
         return
+    from recpolicy.core.files import write_json
     from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.held_out_evaluation import METRICS_FILE
     from recpolicy.workflows.held_out_evaluation import evaluate as evaluate_policies
     from recpolicy.workflows.session_evaluation import evaluate_or_read_sessions, read_metrics
 
     policy = load_policy(folder)
     policies, split = {policy.artifact.agent: policy}, load_training_split(policy, data)
     stored = read_metrics(folder)
-    result = evaluate_policies(policies, split, seed=seed, out=folder)
+    result = evaluate_policies(policies, split, seed=seed)
     in_sessions, notes = (
         evaluate_or_read_sessions(policy, split, folder, seed, stored, sessions, worlds, like_model)
         if policy.sequential or (sessions, worlds, like_model) != (None, None, None)
         else (None, [])
     )
+    write_json(folder / METRICS_FILE, _figures(result, in_sessions))  # after all that can fail
     _print_evaluation(str(folder), policy, result, in_sessions, as_json)
     for note in [] if as_json else notes:
         print_text(f"\n{note}")
@@ -117,7 +120,8 @@ def _evaluate_checkpoint(
     policy = policy_of_checkpoint(work, split, checkpoint)
     policies = {policy.artifact.agent: policy}
     result = evaluate_policies(policies, split, seed=seed)
-    sessions = evaluate_sessions(policies, split, **simulation, seed=seed) if policy.sequential else None
+    simulated = policy.sequential or any(value is not None for value in simulation.values())
+    sessions = evaluate_sessions(policies, split, **simulation, seed=seed) if simulated else None
     _print_evaluation(f"{folder} at step {policy.metadata['training']['step']:,}", policy, result, sessions, as_json)
 
 
@@ -126,13 +130,18 @@ def _print_evaluation(
 ) -> None:
     """Print an evaluation of one policy."""
     if as_json:
-        print_json({**result.as_dict(), **({} if sessions is None else {"sessions": sessions.as_dict()})})
+        print_json(_figures(result, sessions))
         return
     print_frame(result.table(), f"{name}, {_title(result)}")
     _print_more(result, policy.artifact.agent)
     if sessions is not None:
         print_text()
         sessions.show()
+
+
+def _figures(result: "HeldOutEvaluation", sessions: "SessionEvaluation | None") -> dict[str, Any]:
+    """Return the figures of an evaluation as plain values."""
+    return {**result.as_dict(), **({} if sessions is None else {"sessions": sessions.as_dict()})}
 
 
 def compare(
