@@ -74,7 +74,7 @@ def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
     assert answer.code == 0, answer.err
     held_out, differences, lists, *groups, sessions, count, over_worlds = answer.out.split("\n\n")
     assert count == "60 sessions of each policy in the evaluation world."
-    assert "2 evaluation worlds, each fitted on a random half of the users" in over_worlds
+    assert "2 versions of the evaluation world, each fitted on a random half of its users" in over_worlds
     assert "gain over worlds" in sessions
     assert "held-out ratings of u1" in held_out
     assert "rmse" in held_out.lower()

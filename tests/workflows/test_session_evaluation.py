@@ -100,7 +100,9 @@ def test_an_ensemble_has_intervals_over_worlds(together, worlds, tmp_path):
     several = {"sees five": policy("ppo", "last_n"), "sees one": policy("dqn", "last_item")}
     several["of rounds"] = changed(policy("ppo", "last_n"), {}, agent="greedy", estimator="rating_model", policy={})
     several["of rounds"] = changed(several["of rounds"], {}, head="greedy")
-    result = evaluate_sessions(several, miniature_split(), worlds=worlds, ensemble=3, out=tmp_path)
+    with pytest.raises(ConfigError, match="leave out like_model and ensemble"):
+        evaluate_sessions(several, miniature_split(), worlds=worlds, ensemble=3)
+    result = evaluate_sessions(several, miniature_split(), ensemble=3, out=tmp_path)
     over = result.ensemble
     assert list(over) == [*several, "random", "most_popular", "highest_mean", "rating_model"]
     # It shows the rating model's items, but for ties deep in long sessions.
@@ -117,7 +119,7 @@ def test_an_ensemble_has_intervals_over_worlds(together, worlds, tmp_path):
     assert result.table().loc["fatigue_aware", "gain over worlds"] == ""
     written = json.loads((tmp_path / "metrics.json").read_text())["sessions"]["ensemble"]
     assert {name: module.EnsembleReturns.from_dict(plain) for name, plain in written.items()} == over
-    assert "3 evaluation worlds, each fitted on a random half of the users" in result.notes[-1]
+    assert "3 versions of the evaluation world, each fitted on a random half of its users" in result.notes[-1]
     # The figures of the one world do not depend on the ensemble.
     assert result.evaluation_world["sees one"] == together[0].evaluation_world["sees one"]
 

@@ -48,7 +48,7 @@ Worlds = Annotated[
         "--worlds",
         min=2,
         max=1_000,
-        help="Number of evaluation worlds, each fitted on half of the users: limits that include the simulator's"
+        help="Number of evaluation worlds, each fitted on half of its users: limits that include the simulator's"
         " uncertainty.",
     ),
 ]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import content_digest
 from recpolicy.core.types import Array
+from recpolicy.data.head_tables import read_head_table
 from recpolicy.data.rating_sessions import Sessions
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.logistic import sigmoid
@@ -87,7 +88,7 @@ class HistoryFit:
     """Log-odds per point of expected rating by which the interest has turned."""
     weights: Array  # [2] of HISTORY
     explained: float
-    """Share of the variance of the change in log-odds that the approximation explains; 1 without any change."""
+    """Share of the mean squared change of the log-odds that the approximation explains; 1 without any change."""
     error: float
     """Root mean square error of the probability."""
 
@@ -173,22 +174,14 @@ def _import_function(text: str) -> LikeFunction:
 
 def _read_table(path: Path, ratings: Ratings) -> NDArray[np.float32]:
     """Return the log-odds [U, I] of a table with a row for each pair."""
-    try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; expected a table of P(like)") from None
-    except Exception as error:
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
-    missing = [name for name in ("user_id", "item_id", "probability") if name not in frame]
-    if missing:
-        raise DataError(f"{path}: no column {missing[0]!r}; expected user_id, item_id and probability")
+    frame = read_head_table(path, ("user_id", "item_id"), ("probability",))
     table = np.full(ratings.shape, np.nan)
     rows, columns = (
         pd.Index(ids.astype(str)).get_indexer(pd.Index(frame[name].astype(str)))
         for ids, name in ((ratings.users["user_id"], "user_id"), (ratings.items["item_id"], "item_id"))
     )
     known = (rows >= 0) & (columns >= 0)  # others are of no use here, and no fault
-    values = pd.to_numeric(frame["probability"], errors="coerce").to_numpy(np.float64)[known]
+    values = frame["probability"].to_numpy(np.float64)[known]
     table[rows[known], columns[known]] = _checked(values, int(known.sum()), str(path))
     gaps = np.argwhere(np.isnan(table))
     if len(gaps):

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ENSEMBLE_NOTE = (
-    "Over worlds: 95 % limits from {worlds} evaluation worlds, each fitted on a random half of the users. They include"
-    " the uncertainty of the fitted simulator; limits by users take the world as given."
+    "Over worlds: 95 % limits from {worlds} versions of the evaluation world, each fitted on a random half of its users."
+    " They include the uncertainty of the fitted simulator; limits by users take the world as given."
 )
 MAX_SESSIONS = 1_000_000
 """Most sessions of a policy; bounds memory and time."""
@@ -160,7 +160,7 @@ def evaluate_sessions(
     Args:
         policies: The policies by name.
         split: The split that all of them were trained on.
-        worlds: The simulated worlds; without them, they are fitted.
+        worlds: The simulated worlds; without them, they are fitted, with `like_model`.
         ensemble: Number K of evaluation worlds, fitted on half-samples of the users (`fit_evaluation_worlds`). Their
             spread gives intervals that include the uncertainty of the simulator. None fits no further world.
         sessions: Number of sessions in each world; None simulates SESSIONS_PER_USER of each user.
@@ -178,6 +178,8 @@ def evaluate_sessions(
     """
     if not policies:
         raise ConfigError("evaluate_sessions: no policies given; expected at least one")
+    if worlds is not None and (like_model is not None or ensemble is not None):
+        raise ConfigError("worlds are given, so nothing is fitted here: leave out like_model and ensemble")
     if sessions is not None and not 2 <= sessions <= MAX_SESSIONS:
         raise ConfigError(f"sessions is {sessions}; expected 2 to {MAX_SESSIONS:,}")
     require_extra("train", "a simulation of sessions")
