@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ENSEMBLE_NOTE = (
-    "Over worlds: 95 % limits from {worlds} versions of the evaluation world, each fitted on a random half of its users."
-    " They include the uncertainty of the fitted simulator; limits by users take the world as given."
+    "Over worlds: 95 % limits from {worlds} versions of the evaluation world, each fitted on a random half of its"
+    " users. They include the uncertainty of the fitted simulator; limits by users take the world as given."
 )
 MAX_SESSIONS = 1_000_000
 """Most sessions of a policy; bounds memory and time."""
