@@ -25,6 +25,7 @@ def test_train_then_evaluate_with_nothing_but_the_folder(capsys, directory):
     words = ("train", "popular", "--split", "u2", "--config", "tiny.toml", "--seed", 3, "--out", "runs/popular")
     assert recpolicy(capsys, *words).out == (
         "trained popular on ml-100k/u2/train (seed 3): runs/popular\nrewards: 57.6% positive\n"
+        "state: 5 numbers\n"
         "next: recpolicy evaluate runs/popular\n"
     )
     manifest = json.loads((directory / "runs" / "popular" / "recpolicy.json").read_text())
