@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from recpolicy.core.config import Count, Fraction, PositiveFraction, Size, SizeOrZero, config_dataclass
+from recpolicy.core.config import Count, Fraction, PositiveFraction, Seed, Size, SizeOrZero, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.models.user_model import SessionWorldConfig
 
@@ -85,7 +85,7 @@ class RecoMindConfig:
     """Sessions of training that count as its beginning."""
     seeds: Count = 5
     """Number of seeds: of networks, exploration, users and random responses; the worlds have one."""
-    seed: Count | Literal[0] = 0
+    seed: Seed = 0
     """Seed of the worlds and of the rating model."""
 
     def __post_init__(self) -> None:

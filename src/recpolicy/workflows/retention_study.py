@@ -7,7 +7,7 @@ with a bootstrap over users. All returns are simulated, and the influence of rec
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.session_worlds import TwoWorlds
+from recpolicy.workflows.logging_policies import Days
 
 if TYPE_CHECKING:
     from recpolicy.training.retention_loop import ChainResults
@@ -73,7 +74,7 @@ class RetentionStudyConfig:
     """Chains of each user in an evaluation."""
     sessions: Size = 10
     """Sessions in a chain."""
-    horizon: float = field(default=14.0)
+    horizon: Days = 14.0
     """Days in which sessions are counted, the second measure."""
 
 
