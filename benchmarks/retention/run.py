@@ -27,7 +27,7 @@ def main() -> None:
     seconds = time.monotonic() - began
     figures = study.figures() | {"seconds": seconds}
     print(f"\ncontrol, independent random numbers: {study.independent_gain()}; {seconds:.0f} s")
-    circumstances = context(range(config.seeds), label=LABEL, **study.facts)
+    circumstances = context(range(config.seeds), label=LABEL, study=study.facts)
     write_results(options.out, figures, circumstances, study.trials())
 
 
