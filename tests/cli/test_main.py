@@ -10,11 +10,11 @@ import pytest
 from command_line import recpolicy
 
 import recpolicy as package
+from recpolicy.cli import evaluation, policy, training
 from recpolicy.cli import main as main_module
-from recpolicy.cli import policy, training
 from recpolicy.core.memory import check_memory
 
-COMMANDS = [command.function.__name__ for command in (*training.COMMANDS, *policy.COMMANDS)]
+COMMANDS = [command.function.__name__ for command in (*training.COMMANDS, *evaluation.COMMANDS, *policy.COMMANDS)]
 
 
 @pytest.fixture(autouse=True)

@@ -53,8 +53,8 @@ def gate(
 
     Exit code 0: pass, 1: no pass, 2: wrong input.
     """
+    from recpolicy.cli.evaluation import load_training_split
     from recpolicy.cli.output import print_frame, print_json
-    from recpolicy.cli.policy import load_training_split
     from recpolicy.evaluation.gate import VERDICTS, gate_tables
     from recpolicy.inference.feature_artifact import is_feature_policy
     from recpolicy.inference.feature_policy import FeaturePolicy

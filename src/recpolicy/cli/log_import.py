@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recpolicy.cli.log import AsJson, check_one_source, print_rewards, vocabulary_of
+from recpolicy.cli.log_ingest import AsJson, check_one_source, print_rewards, vocabulary_of
 from recpolicy.cli.output import print_json, print_text
 
 if TYPE_CHECKING:

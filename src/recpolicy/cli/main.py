@@ -11,11 +11,13 @@ from recpolicy.cli import (
     admin,
     coldstart,
     data,
+    evaluation,
     features,
     gate,
     log,
     log_export,
     log_import,
+    log_ingest,
     ope,
     pipeline,
     policy,
@@ -64,6 +66,7 @@ app.add_typer(study.app, name="study")
 for command in (
     *training.COMMANDS,
     *tuning.COMMANDS,
+    *evaluation.COMMANDS,
     *policy.COMMANDS,
     *rank.COMMANDS,
     *gate.COMMANDS,
@@ -72,6 +75,7 @@ for command in (
     app.command(epilog=command.example)(command.function)
 log.app.command("import", epilog=log_import.EPILOG)(log_import.import_)
 log.app.command(epilog=log_export.EPILOG)(log_export.export)
+log.app.command(epilog=log_ingest.EPILOG)(log_ingest.ingest)
 study.app.command("drl-put", epilog=study_drl_put.EPILOG)(study_drl_put.drl_put)
 study.app.command(epilog=study_gain.EPILOG)(study_gain.gain)
 study.app.command(epilog=study_recomind.EPILOG)(study_recomind.recomind)

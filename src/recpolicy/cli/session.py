@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recpolicy.cli.evaluation import LikeModel
 from recpolicy.cli.output import print_frame, print_json, print_text
-from recpolicy.cli.policy import LikeModel
 
 if TYPE_CHECKING:
     from recpolicy.evaluation.history_influence import HistoryInfluence
@@ -44,7 +44,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Play one logged session with another policy: at each step the logged item and the policy's choice."""
-    from recpolicy.cli.policy import load_training_split
+    from recpolicy.cli.evaluation import load_training_split
     from recpolicy.inference.predictor import load_policy
     from recpolicy.workflows.session_what_if import fit_response_model, read_session, replay_session
 

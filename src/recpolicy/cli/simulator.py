@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from recpolicy.cli.config_tables import read_config_with_data
+from recpolicy.cli.evaluation import LikeModel
 from recpolicy.cli.output import print_text
-from recpolicy.cli.policy import LikeModel
 
 app = typer.Typer(help="Validate the session simulator against real sessions.", no_args_is_help=True)
 

@@ -10,8 +10,8 @@ import typer
 
 from recpolicy.cli.command import Command
 from recpolicy.cli.config_tables import read_config_with_data
+from recpolicy.cli.evaluation import LikeModel
 from recpolicy.cli.output import print_frame, print_json, print_text
-from recpolicy.cli.policy import LikeModel
 
 if TYPE_CHECKING:
     from recpolicy.inference.predictor import Policy

@@ -96,7 +96,7 @@ def _rewards(words: list[str]) -> dict[str, float]:
 
 
 def _compared(result: "TuningResult", policy: "Policy", data: str | None, seed: int) -> "list[WorldComparison]":
-    from recpolicy.cli.policy import load_training_split
+    from recpolicy.cli.evaluation import load_training_split
     from recpolicy.models.session_worlds import fit_two_worlds
     from recpolicy.workflows.layer_tuning import compare_in_world
 
