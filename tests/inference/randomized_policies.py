@@ -160,11 +160,12 @@ def agent(variant: str, view: str, shaken: bool = True) -> SessionAgent:
     return made
 
 
-@cache
 def saved(variant: str, view: str, shaken: bool = True) -> Path:
-    """Its artifact, without SavedModels."""
+    """Its artifact, without SavedModels; made once in a process."""
     name = f"{variant}-{view}-{shaken}".replace(" ", "-")
     folder = Path(os.environ["RECPOLICY_CACHE"]) / f"shaken-policies-{os.getpid()}" / name
+    if folder.exists():
+        return folder
     folder.mkdir(parents=True)
     made, kept = agent(variant, view, shaken), settings(view)
     exported = with_view(made.learner.export(), kept, miniature_split())

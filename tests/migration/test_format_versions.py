@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from recpolicy.data import bandit_log_files, feature_log_files, ratings_store, session_log_files, slate_log_files
-from recpolicy.inference import artifact, feature_artifact, lookup_tables
+from recpolicy.inference import artifact, feature_artifact, lookup_tables, tuned_layer
 from recpolicy.models import rating_model_io
 from recpolicy.registry import aliases, version_files
 from recpolicy.server.backup import create
 from recpolicy.server.online import checkpoints
-from recpolicy.workflows import evaluation_files, gating, imported_logs
+from recpolicy.workflows import evaluation_files, gating, imported_logs, weight_logs
 
 _PAGE = Path(__file__).parents[2] / "docs" / "conventions.md"
 _WRITTEN = {
     module.FORMAT: module.FORMAT_VERSION
     for module in (
         artifact, bandit_log_files, checkpoints, create, evaluation_files, feature_artifact, feature_log_files,
-        rating_model_io, ratings_store, session_log_files, slate_log_files,
+        rating_model_io, ratings_store, session_log_files, slate_log_files, tuned_layer, weight_logs,
     )
 } | {
     module._FORMAT: module._FORMAT_VERSION for module in (aliases, lookup_tables, version_files)
