@@ -16,7 +16,7 @@ MAX_PLACES = 200
 
 @dataclass(frozen=True)
 class SequenceLayout:
-    """Where an observation holds the last n items, and which encoder reads them."""
+    """The places of the last n items in an observation, and the encoder that reads them."""
 
     kind: str
     """The encoder: a name in SEQUENCE_VIEWS."""
