@@ -1,6 +1,8 @@
 """`recpolicy tune` and `log simulate --weights`: from a log to a layer, and one line for wrong input."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -86,3 +88,11 @@ def test_wrong_input_of_a_log_of_weights_is_refused(tmp_path, words, message):
     )
     assert done.exit_code == 2
     assert message in done.output
+
+
+@pytest.mark.parametrize("words", [("tune", "nowhere", "--log", "x", "--out", "y"), ("study", "drl-put", "--out", ".")])
+def test_a_wrong_folder_is_one_line_without_banners_of_libraries(words, tmp_path):
+    command = [sys.executable, "-c", "from recpolicy.cli.main import main; main()", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr

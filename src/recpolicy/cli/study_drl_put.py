@@ -25,11 +25,16 @@ def drl_put(
     After DRL-PUT (2509.05292), whose full text was not available: six configurations, rivals, two controls.
     """
     from recpolicy.core.config import build
-    from recpolicy.workflows.ads_study import QUICK, AdsStudyConfig, run_ads_study, study_figures
-    from recpolicy.workflows.ads_study_report import NOTE, answer, diversity_table, table, write_ads_study
+    from recpolicy.core.optional_deps import require_extra
+    from recpolicy.core.tensorflow_setup import silence_libraries
     from recpolicy.workflows.artifacts import check_absent
 
-    check_absent(out)
+    check_absent(out)  # before the agents are imported, and TensorFlow with them
+    require_extra("train", "recpolicy study drl-put")
+    silence_libraries()
+    from recpolicy.workflows.ads_study import QUICK, AdsStudyConfig, run_ads_study, study_figures
+    from recpolicy.workflows.ads_study_report import NOTE, answer, diversity_table, table, write_ads_study
+
     given: dict[str, Any] = {"rounds": rounds, "holdout": holdout, "steps": steps, "seeds": seeds, "seed": seed}
     settings = {**(QUICK if quick else {}), **{name: value for name, value in given.items() if value is not None}}
     config = build(AdsStudyConfig, settings, "study drl-put")

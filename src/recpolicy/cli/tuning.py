@@ -50,10 +50,15 @@ def tune(
     The policy itself is not changed. The layer is written whatever the gates say.
     """
     from recpolicy.core.config import build
+    from recpolicy.core.optional_deps import require_extra
+    from recpolicy.core.tensorflow_setup import silence_libraries
     from recpolicy.inference.predictor import load_policy
+
+    policy = load_policy(folder)  # before the agents are imported, and TensorFlow with them
+    require_extra("train", "recpolicy tune")
+    silence_libraries()
     from recpolicy.workflows.layer_tuning import LayerTuningConfig, tune_layer
 
-    policy = load_policy(folder)
     agent: dict[str, Any] = {"method": method, "learning_rate": 0.003, **({} if steps is None else {"steps": steps})}
     settings: dict[str, Any] = {"agent": agent}
     if reward:
