@@ -242,3 +242,16 @@ def test_a_policy_of_another_split_and_a_folder_that_exists_are_refused(tmp_path
         simulate_session_log(other, tmp_path / "log", logging_policy=learnt[0], worlds=worlds)
     with pytest.raises(ArtifactError, match="already exists"):
         simulate_session_log(miniature_split(), log[1], worlds=worlds)
+
+
+def test_a_log_with_return_times_says_that_their_influence_is_assumed(tmp_path, worlds):
+    """With an influence of likes alone, users who liked more come back sooner."""
+    split, out = miniature_split(), tmp_path / "log"
+    effects = {"influence": 3.0, "like_weight": 4.0, "novelty_weight": 0.0}
+    settings = {"sessions": 150, "days": 60.0}
+    log = simulate_session_log(split, out, config=settings, train=TRAIN, worlds=worlds, returns=effects)
+    assert read_log(out, IdVocabulary.from_ratings(split.train)).digest == log.digest
+    noted = json.loads((out / "simulation.json").read_text())["returns"]
+    assert (noted["influence"], noted["label"]) == (3.0, "simulated; the influence on the return is assumed")
+    back, likes = log.returns.returned, np.add.reduceat(log.liked, log.start[:-1]) / log.length
+    assert np.corrcoef(likes[back], log.returns.days[back])[0, 1] < -0.2

@@ -42,7 +42,10 @@ def simulate(
     ] = "ml-100k",
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="TOML file with the tables \\[data], \\[train], \\[log], \\[rating_model]."),
+        typer.Option(
+            "--config",
+            help="TOML file with the tables \\[data], \\[train], \\[log], \\[rating_model] and \\[retention].",
+        ),
     ] = None,
     rounds: Annotated[
         int | None, typer.Option("--rounds", min=1, help="Number of rounds to log. Overrides the file.")
@@ -78,6 +81,15 @@ def simulate(
         Path | None, typer.Option("--item-table", help="Own heads of items: Parquet or CSV with item_id and numbers.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Take a grid of more than 10,000 weight vectors.")] = False,
+    returns: Annotated[
+        bool,
+        typer.Option(
+            "--returns",
+            help="With --sessions: sessions of a user follow each other, and the log has the days between them. Their"
+            " influence on the return is assumed (\\[retention]).",
+        ),
+    ] = False,
+    days: Annotated[float | None, typer.Option("--days", help="Days that the log covers. Overrides the file.")] = None,
     like_model: LikeModel = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")] = 0,
     as_json: AsJson = False,
@@ -95,9 +107,11 @@ def simulate(
         raise typer.BadParameter(
             "needs --sessions: worlds of single rounds have no like model", param_hint="--like-model"
         )
+    if returns and sessions is None:
+        raise typer.BadParameter("needs --sessions: only whole sessions have a return", param_hint="--returns")
     logging_policy = logging_policy or ("rating_model" if sessions is None else "random")
-    tables, source = read_config_with_data(config, ("train", "log", "rating_model"))
-    options = {**sizes, "temperature": temperature, "uniform_mix": uniform_mix}
+    tables, source = read_config_with_data(config, ("train", "log", "rating_model", "retention"))
+    options = {**sizes, "temperature": temperature, "uniform_mix": uniform_mix, "days": days}
     settings = {**tables.get("log", {}), **{key: value for key, value in options.items() if value is not None}}
     with reading_for("config", config):
         parts = split_ratings(load_ratings(data, **source), split, seed)
@@ -112,7 +126,10 @@ def simulate(
         )  # fmt: skip
         return
     if sessions is not None:
-        _simulate_sessions(parts, out, policy, settings, tables.get("train"), like_model, seed, as_json=as_json)
+        effects = tables.get("retention", {}) if returns else None
+        _simulate_sessions(
+            parts, out, policy, settings, tables.get("train"), like_model, effects, seed, as_json=as_json
+        )
         return
     if slates is not None:
         _simulate_slates(parts, out, policy, settings, tables, seed, as_json=as_json)
@@ -139,12 +156,19 @@ def simulate(
 
 def _simulate_sessions(
     parts: "Split", out: Path, policy: "str | Policy", settings: dict[str, Any], train: Any, like_model: str | None,
-    seed: int, *, as_json: bool,
+    effects: dict[str, Any] | None, seed: int, *, as_json: bool,
 ) -> None:  # fmt: skip
     from recpolicy.workflows.session_logs import simulate_session_log
 
     log = simulate_session_log(
-        parts, out, logging_policy=policy, config=settings, train=train, like_model=like_model, seed=seed
+        parts,
+        out,
+        logging_policy=policy,
+        config=settings,
+        train=train,
+        like_model=like_model,
+        returns=effects,
+        seed=seed,
     )
     name = policy if isinstance(policy, str) else policy.artifact.agent
     count = len(log.length)
@@ -156,9 +180,14 @@ def _simulate_sessions(
             "data": parts.train.name,
             "seed": seed,
         }
+        if log.returns is not None:
+            metadata["returned"] = int(log.returns.returned.sum())
         print_json({"out": str(out), **metadata})
         return
     print_text(f"logged {count:,} sessions ({len(log):,} steps) of {name} on {parts.train.name} (seed {seed}): {out}")
+    if log.returns is not None:
+        back, alone = int(log.returns.returned.sum()), log.returns.without_return(log.session_user)
+        print_text(f"{back:,} sessions with a return, {count - back:,} censored; {alone:,} users without any return")
     world = seed if isinstance(policy, str) else policy.metadata["seed"]
     print_text(
         f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy"

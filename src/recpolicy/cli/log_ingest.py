@@ -168,6 +168,12 @@ def _ingest_sessions(
         (report.training, "sessions for training"),
         (report.evaluation, "sessions for evaluation, all of which ended later"),
     )
+    if report.returned is not None:
+        _print_counts(
+            (report.returned, "sessions with a return"),
+            (report.censored or 0, "sessions without one: censored"),
+            (report.users_without_return or 0, "users without any return"),
+        )
     print_text(f"\nwritten: {out}")
     print_text(f"next: recpolicy ope estimate POLICY --log {out}")
 

@@ -26,10 +26,16 @@ class SessionIngestReport:
     """Sessions to learn from."""
     evaluation: int
     """Sessions that only evaluation sees, all of which ended later."""
+    returned: int | None = None
+    """Sessions with a return; None for a log without return times."""
+    censored: int | None = None
+    """Sessions without a return."""
+    users_without_return: int | None = None
+    """Users none of whose sessions has a return."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def find_sessions(path: Path, ingested: str = EVALUATION) -> Path | None:
@@ -75,4 +81,8 @@ def ingest_sessions(folder: Path, out: Path, tables: IdVocabulary, share: float)
     write_sessions(out / TRAINING, train, tables)
     if len(evaluation):
         write_sessions(out / EVALUATION, evaluation, tables)
-    return SessionIngestReport(len(log.length), len(log), len(train.length), len(evaluation.length))
+    counts = len(log.length), len(log), len(train.length), len(evaluation.length)
+    if log.returns is None:
+        return SessionIngestReport(*counts)
+    back = int(log.returns.returned.sum())
+    return SessionIngestReport(*counts, back, counts[0] - back, log.returns.without_return(log.session_user))

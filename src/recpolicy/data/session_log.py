@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import content_digest
 from recpolicy.data.candidates import CandidateSets, digest_parts
+from recpolicy.data.session_returns import DAYS, RETURNED, SessionReturns, check_returns
 
 COLUMNS = (
     "event_id", "time", "user", "session", "step", "item", "reward", "liked", "ended", "policy", "version",
@@ -46,6 +47,8 @@ class SessionLog:
     name: str
     candidates: CandidateSets | None = None
     """Of N steps over action_items, items that the session has shown aside; None: the whole catalog at every step."""
+    returns: SessionReturns | None = None
+    """The second reward: days until the user's next session, of M sessions; None: the log does not have it."""
 
     def __post_init__(self) -> None:
         columns: dict[str, NDArray[Any]] = {column: getattr(self, column) for column in COLUMNS}
@@ -59,6 +62,10 @@ class SessionLog:
         self._check_values()
         for wrong, what in session_faults(columns):
             self._refuse(wrong, self.session, f"{what} (session {{!r}})")
+        if self.returns is not None:
+            first, last = self.start[:-1], self.start[1:] - 1
+            ids = self.session[first]
+            check_returns(self.returns, self.user[first], self.time[first], self.time[last], ids, self.name)
 
     def _check_values(self) -> None:
         if self.log_propensity is not None:
@@ -100,20 +107,36 @@ class SessionLog:
         """Steps of each session [M]."""
         return np.diff(self.start)
 
+    @property
+    def session_user(self) -> NDArray[np.int32]:
+        """User of each session [M]."""
+        return self.user[self.start[:-1]]
+
+    def require_returns(self) -> SessionReturns:
+        """Return the return times; raise DataError for a log without them."""
+        if self.returns is None:
+            raise DataError(
+                f"{self.name}: no columns {DAYS} and {RETURNED}; expected a log with return times, such as one of"
+                " `log export --task sessions` or `log simulate --sessions N --returns`"
+            )
+        return self.returns
+
     def select_sessions(self, mask: NDArray[np.bool_]) -> "SessionLog":
         """Return the sessions for which mask [M] is true."""
         rows = np.repeat(mask, self.length)
         columns: dict[str, Any] = {column: getattr(self, column)[rows] for column in COLUMNS}
         propensity = None if self.log_propensity is None else self.log_propensity[rows]
         candidates = None if self.candidates is None else self.candidates.take(np.flatnonzero(rows)).compact()
-        return replace(self, log_propensity=propensity, candidates=candidates, **columns)
+        returns = None if self.returns is None else self.returns.select(mask)
+        return replace(self, log_propensity=propensity, candidates=candidates, returns=returns, **columns)
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that was logged, in order; the name plays no part."""
         columns = [getattr(self, column) for column in COLUMNS]
         sets = () if self.candidates is None else digest_parts(self.candidates, self.action_items)
-        return content_digest(*columns, self.log_propensity, self.action_items, list(self.scale), *sets)
+        second = () if self.returns is None else (self.returns.days, self.returns.returned)
+        return content_digest(*columns, self.log_propensity, self.action_items, list(self.scale), *sets, *second)
 
 
 def session_faults(columns: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArray[np.bool_], str]]:

@@ -3,7 +3,8 @@
     event_id, time, user_id, session_id, step (0, 1, ...), item_id, log_propensity (float64; all rows or none),
     reward, liked, ended, policy, policy_version,
     candidates (candidate_columns.py; the items that the step could show, those aside that the session has shown; may be
-    left out: the whole catalog)
+    left out: the whole catalog),
+    days_to_return, returned (session_returns.py; equal in all steps of a session; may be left out, both)
 
 `ended`: the user left after this step; a session without such a step was cut. The metadata of the file have the
 catalog and the scale of the rewards; without them, the catalog is all items and the rewards are in 0..1. Rows may
@@ -43,6 +44,7 @@ from recpolicy.data.log_metadata import (
     read_metadata,
 )
 from recpolicy.data.session_log import SessionLog, session_faults
+from recpolicy.data.session_returns import DAYS, RETURNED, SessionReturns, describe_wrong_days, wrong_days
 
 SESSIONS = "sessions.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy session log", VERSION
@@ -79,6 +81,9 @@ def write_sessions(path: Path, log: SessionLog, tables: IdVocabulary) -> None:
         catalog = item_id[log.action_items]
         kind = pa.int64() if catalog.dtype.kind in "iu" else pa.string()
         columns[CANDIDATES] = candidate_arrays(log.candidates, catalog, kind)[CANDIDATES]
+    if log.returns is not None:
+        columns[DAYS] = pa.array(np.repeat(log.returns.days, log.length), pa.float64())
+        columns[RETURNED] = pa.array(np.repeat(log.returns.returned, log.length), pa.bool_())
     table = pa.table(columns).replace_schema_metadata(encode_metadata(metadata))
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -118,6 +123,7 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
             "ended": _flags(piece, "ended"),
             "policy": read.texts(piece, "policy"),
             "version": read.texts(piece, "policy_version"),
+            **_returns(piece),
         }
         strange = ~np.isin(columns["item"], action_items)
         piece.refuse(strange, lambda _: "the item shown is not in the catalog of this log")
@@ -133,11 +139,12 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
     _refuse_gaps(together["log_propensity"], path)
     order = _order(together, path)
     ordered: dict[str, Any] = {key: values[order] for key, values in together.items()}
+    returns = _session_returns(ordered, order, path)
     joined = join_candidates(sets, len(action_items))
     ordered["candidates"] = None if joined is None else joined.take(order)
     if np.isnan(ordered["log_propensity"]).all():
         ordered["log_propensity"] = None
-    return SessionLog(action_items=action_items, scale=scale, name=str(path), **ordered)
+    return SessionLog(action_items=action_items, scale=scale, name=str(path), returns=returns, **ordered)
 
 
 def _order(columns: dict[str, NDArray[Any]], path: Path) -> NDArray[np.intp]:
@@ -151,6 +158,39 @@ def _order(columns: dict[str, NDArray[Any]], path: Path) -> NDArray[np.intp]:
             session, step = ordered["session"][place], ordered["step"][place]
             raise DataError(f"{path}: row {order[place] + 1}: {what} (session {session!r}, step {step})")
     return order
+
+
+def _returns(piece: read.Piece) -> dict[str, NDArray[Any]]:
+    """Return the days and flags of each row [n]; empty for a file without them."""
+    present = [name for name in (DAYS, RETURNED) if piece.has(name)]
+    if len(present) == 1:
+        other = RETURNED if present == [DAYS] else DAYS
+        raise DataError(f"{piece.path}: column {present[0]} without {other}; expected both, or neither")
+    if not present:
+        return {}
+    column = piece.batch.column(DAYS)
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        piece.refuse_type(DAYS, "numbers")
+    _refuse_missing(piece, DAYS)
+    days = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+    piece.refuse(wrong_days(days), lambda row: describe_wrong_days(float(days[row])))
+    return {DAYS: days, RETURNED: _flags(piece, RETURNED)}
+
+
+def _session_returns(ordered: dict[str, Any], order: NDArray[np.intp], path: Path) -> SessionReturns | None:
+    """Take the second reward out of the columns of ordered steps; return that of each session."""
+    if DAYS not in ordered:
+        return None
+    days, returned = ordered.pop(DAYS), ordered.pop(RETURNED)
+    first = ordered["step"] == 0
+    same = (np.diff(days, prepend=0) == 0) & ~np.diff(returned, prepend=False)
+    if (wrong := ~first & ~same).any():
+        place = int(wrong.argmax())
+        raise DataError(
+            f"{path}: row {order[place] + 1}: {DAYS} or {RETURNED} differs from the previous step"
+            f" (session {ordered['session'][place]!r}); expected the same in all steps of a session"
+        )
+    return SessionReturns(days[first], returned[first])
 
 
 def _log_propensities(piece: read.Piece) -> NDArray[np.float64]:

@@ -21,10 +21,12 @@ from recpolicy.core.types import Array, Floats, Ints
 from recpolicy.data.rating_sessions import GAP_MINUTES, split_into_sessions
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.session_log import SessionLog
+from recpolicy.data.session_returns import SessionReturns
 
 RETURN_DAYS = 10
 """Longest return time in days."""
 DAY_SECONDS = 86_400
+_ROUNDING = 1e-9  # days; times of 20,000 days and more leave 4e-12
 _ODDS = np.linspace(-6.0, 6.0, 121)  # grid of logit p
 _MEANS, _SPREADS, _FINER = (-4.0, 4.0), (0.2, 3.0), 4
 
@@ -150,19 +152,35 @@ def return_times_of_ratings(ratings: Ratings, gap_minutes: float = GAP_MINUTES) 
 
 
 def return_times_of_log(log: SessionLog, until: int | None = None) -> ReturnTimes:
-    """Return the gap after each session of a log, joined by user.
+    """Return the gap after each session of a log: its return times if it has them, else joined by user.
 
     Args:
         log: The log.
-        until: Second at which the log ends; without it, the second of its last step.
+        until: Second at which a log without return times ends; None: the second of its last step. Where a log has
+            return times, all its users were followed until one time, the latest that they speak of.
 
     Raises:
-        DataError: Two sessions of a user overlap, or one ends after `until`.
+        DataError: Two sessions of a user overlap, or one ends after `until`; or a log with return times, and `until`.
     """
+    if log.returns is not None:
+        if until is not None:
+            raise DataError(f"{log.name}: has return times of its own; leave out `until`")
+        return _noted_times(log, log.returns)
     second = log.time // 1000
     end = int(second.max(initial=0)) if until is None else until
     first, last = log.start[:-1], log.start[1:] - 1
     return return_times(log.user[first], second[first], second[last], end)
+
+
+def _noted_times(log: SessionLog, returns: SessionReturns) -> ReturnTimes:
+    """Return the gaps that a log notes, in the order of its sessions."""
+    end = log.time[log.start[1:] - 1] / (1000 * DAY_SECONDS)
+    known = end + returns.days  # the latest is that of a censored session: the end of the data
+    day = np.where(
+        returns.returned, np.clip(np.ceil(returns.days), 1, RETURN_DAYS + 1), np.minimum(returns.days, RETURN_DAYS)
+    )
+    followed = np.floor(known.max(initial=0) - end + _ROUNDING)
+    return ReturnTimes(log.session_user, day.astype(np.int64), returns.returned, followed.astype(np.int64))
 
 
 def return_rate(times: ReturnTimes, days: int) -> tuple[Array, NDArray[np.int32]]:

@@ -43,6 +43,7 @@ from recpolicy.workflows.training_data import coerce, select_action_items
 
 if TYPE_CHECKING:
     from recpolicy.environments.session import SessionEnvironment
+    from recpolicy.environments.session_retention import RetentionConfig
     from recpolicy.training.rollout_sessions import Probabilities, SessionRollout
 
 SESSION_LOGGING_POLICIES = ("random", "popular")
@@ -75,6 +76,7 @@ def simulate_session_log(
     train: SessionTrainConfig | Mapping[str, Any] | None = None,
     worlds: TwoWorlds | None = None,
     like_model: "str | Path | LikeFunction | None" = None,
+    returns: "RetentionConfig | Mapping[str, Any] | None" = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> SessionLog:
@@ -89,6 +91,8 @@ def simulate_session_log(
         train: Settings of the sessions (SessionTrainConfig).
         worlds: The simulated worlds; without them, they are fitted with `seed`, or with the seed of the policy.
         like_model: Your own P(like), which replaces the fitted model of these worlds; see `read_like_model`.
+        returns: A RetentionConfig or its settings, of which the assumed influence counts: sessions of a user follow
+            each other, with return times (session_log_returns.py). None: sessions start at even intervals.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
@@ -114,6 +118,14 @@ def simulate_session_log(
         policy = _loaded(logging_policy, split)
         world = (worlds or make_worlds(split, policy.training, logging_policy.metadata["seed"], own)).training_world
     log = rollout_session_log(policy, world, split, settings, seed, show_progress)
+    noted: dict[str, Any] = {}
+    if returns is not None:
+        from recpolicy.environments.session_retention import RetentionConfig
+        from recpolicy.workflows.session_log_returns import with_return_times
+
+        effects = coerce(RetentionConfig, returns, "retention")
+        log = with_return_times(log, world, split, effects, day_start(settings.first_day), settings.days, seed)
+        noted["returns"] = {"label": "simulated; the influence on the return is assumed", **as_dict(effects)}
     metadata = {
         "logging_policy": policy.name,
         "version": log.version[0],
@@ -123,6 +135,7 @@ def simulate_session_log(
         "world": world.name,
         "train_digest": split.train.digest,
         **({} if own is None else {LIKE_MODEL: {"name": own.name, "digest": own.digest}}),
+        **noted,
     }
     with atomic_directory(Path(out)) as folder:
         write_sessions(folder / SESSIONS, log, IdVocabulary.from_ratings(split.train))
