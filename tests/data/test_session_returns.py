@@ -109,9 +109,9 @@ def test_return_times_of_a_log_are_those_that_it_notes():
         return_times_of_log(log, 10**9)
 
 
-def test_the_next_start_of_a_user_is_not_before_the_end_of_the_session():
+def test_the_next_start_of_a_user_is_after_the_end_of_the_session():
     """Sessions of user 1 that overlap (2 starts before 1 ends) have the same next one; user 2 has none."""
-    user, start, end = np.array([1, 1, 2, 1]), np.array([0, 5, 3, 9]), np.array([7, 9, 4, 11])
+    user, start, end = np.array([1, 1, 2, 1]), np.array([0, 5, 3, 9]), np.array([7, 8, 3, 11])
     assert next_starts(user, end, user, start).tolist() == [3, 3, -1, -1]
     assert next_starts(user, end, user[:0], start[:0]).tolist() == [-1] * 4
     assert next_starts(user, end, np.array([2, 1]), np.array([3, 20])).tolist() == [1, 1, -1, 1]

@@ -78,7 +78,7 @@ def check_returns(
 
 
 def next_starts(user: Ints, end: Ints, start_user: Ints, start: Ints) -> Ints:
-    """Return for each session [M] the place of the first start of its user that is not before its end; -1 for none.
+    """Return for each session [M] the place of the first start of its user after its end; -1 for none.
 
     Args:
         user: [M]. end: [M] times.
@@ -86,7 +86,7 @@ def next_starts(user: Ints, end: Ints, start_user: Ints, start: Ints) -> Ints:
     """
     users, times = np.concatenate([user, start_user]), np.concatenate([end, start])
     starts = np.repeat([False, True], [len(user), len(start_user)])
-    order = np.lexsort((starts, times, users))  # of equal times the end comes first
+    order = np.lexsort((~starts, times, users))  # of equal times the end comes last: a session may have one step
     places = np.flatnonzero(starts[order])
     ends = np.flatnonzero(~starts[order])
     following = np.searchsorted(places, ends)
