@@ -93,9 +93,10 @@ def test_sessions_become_a_session_log(tmp_path, monkeypatch, capsys):
     assert "already exists" in refused(recpolicy(capsys, "log", "export", folder, "--task", "sessions", "--out", out))
 
 
-def test_sessions_of_a_policy_of_rounds_are_one_line(state, tmp_path, capsys):
+def test_a_bandit_whose_requests_named_no_session_has_none_to_write(state, tmp_path, capsys):
     answer = recpolicy(capsys, "log", "export", state, "--task", "sessions", "--out", tmp_path / "log")
-    assert "linucb acts in single rounds; export its rounds" in refused(answer)
+    assert answer.out.startswith("no complete sessions to write; a request names its session by session_id")
+    assert not (tmp_path / "log").exists()
 
 
 def test_sessions_of_a_registry_without_a_champion_are_one_line(tmp_path, monkeypatch, capsys):
@@ -104,5 +105,5 @@ def test_sessions_of_a_registry_without_a_champion_are_one_line(tmp_path, monkey
     Registry(folder / "registry").register(write_tiny_sessions(tmp_path / "tiny"))
     open_store(sqlite_url(folder / "server.db")).dispose()
     answer = recpolicy(capsys, "log", "export", folder, "--task", "sessions", "--out", tmp_path / "log")
-    assert "only for a session policy" in refused(answer)
+    assert "only for a policy of ratings" in refused(answer)
     assert not (tmp_path / "log").exists()

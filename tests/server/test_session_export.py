@@ -6,10 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sqlalchemy import insert
-from tiny_policies import write_tiny
 from tiny_session_policies import write_tiny_sessions
 
-from recpolicy.core.errors import ConfigError
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.session_log_files import SESSIONS, read_sessions
 from recpolicy.inference.guardrails import GuardrailConfig, bind
@@ -237,7 +235,7 @@ def test_a_session_with_a_fault_is_left_out_as_a_whole_and_counted(server, tmp_p
         insert_events(connection, [good._replace(id="f" * 32, session_id="rounds", history=None)])
     done, log = server.export(tmp_path / "log")
     assert set(log.session) == {"good"}
-    assert done.left_out == {"broken": 3, "new_user": 1, "other_policy": 1}
+    assert done.left_out == {"broken": 3, "new_user": 1, "no_history": 1}
 
 
 def candidates(server, log):
@@ -292,11 +290,3 @@ def test_a_log_of_a_smaller_catalog_has_the_sessions_that_could_show_none_of_the
     assert set(log.session) == {"without"}
     assert len(log.action_items) == 10
     assert log.candidates is None  # of the ten, all could be shown
-
-
-def test_a_policy_of_rounds_has_no_sessions_to_export(tmp_path, engine):
-    registry = Registry(tmp_path / "registry")
-    registry.register(write_tiny(tmp_path / "tiny"), gate={"verdict": "pass"})
-    registry.promote(1)
-    with pytest.raises(ConfigError, match="acts in single rounds"):
-        export_sessions(engine, LogPolicy(registry), SessionExportOptions(tmp_path / "log"))

@@ -1,7 +1,7 @@
 """`recpolicy log export`: write the events and rewards of a server as a log.
 
-Lists of a policy of ratings become a log to ingest, complete sessions of a session policy a session log, ranks of a
-policy of features a feature log.
+Lists of a policy of ratings become a log to ingest, complete sessions a session log, ranks of a policy of features a
+feature log.
 """
 
 import os
@@ -45,8 +45,8 @@ def export(
         Literal["policy", "sessions", "strategy"],
         typer.Option(
             "--task",
-            help="policy: lists or ranks of the policies; sessions: complete sessions of a session policy; strategy:"
-            " events of the strategy engine.",
+            help="policy: lists or ranks of the policies; sessions: complete sessions whose requests had a session id"
+            " or a history; strategy: events of the strategy engine.",
         ),
     ] = "policy",
     wait_hours: Annotated[
@@ -65,6 +65,15 @@ def export(
             help="With --task sessions: a session without a request for so long has ended.",
         ),
     ] = 30.0,
+    max_steps: Annotated[
+        int,
+        typer.Option(
+            "--max-steps",
+            min=1,
+            help="With --task sessions: items after which a session of a policy of single rounds is cut; a session"
+            " policy has a longest session of its own.",
+        ),
+    ] = 20,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="With --task strategy: TOML file of the engine, with the server's weights."),
@@ -89,7 +98,7 @@ def export(
     if _ranks(versions, version):
         if task == "sessions":
             raise typer.BadParameter(
-                "only for a session policy; leave it out for a policy of features, or a registry without a champion",
+                "only for a policy of ratings; leave it out for a policy of features, or a registry without a champion",
                 param_hint="--task sessions",
             )
         _export_features(state, out, as_json)
@@ -97,7 +106,7 @@ def export(
     policy = LogPolicy(versions, version)
     with _store(state) as engine:
         if task == "sessions":
-            options = SessionExportOptions(out, wait_hours=wait_hours, gap_minutes=gap_minutes)
+            options = SessionExportOptions(out, wait_hours=wait_hours, gap_minutes=gap_minutes, max_steps=max_steps)
             _export_sessions(engine, policy, options, as_json)
             return
         done = export_log(engine, policy, ExportOptions(out, places=places), show_progress=False if as_json else None)
@@ -120,9 +129,10 @@ def _export_sessions(engine: "Engine", policy: "LogPolicy", options: "SessionExp
     if as_json:
         print_json(done.as_dict())
         return
-    print_text(
-        f"wrote {done.sessions:,} sessions of {done.steps:,} steps: {options.out}" if done.sessions else "no sessions"
-    )
+    if done.sessions:
+        print_text(f"wrote {done.sessions:,} sessions of {done.steps:,} steps: {options.out}")
+    else:
+        print_text("no complete sessions to write; a request names its session by session_id, and sends its history")
     for reason, count in sorted(done.left_out.items()):
         print_text(f"dropped: {count:,} sessions ({_SESSION_REASONS[reason]})")
     if done.sessions:
@@ -176,7 +186,8 @@ _SESSION_REASONS = {
     "broken": "events are missing or contradict each other, or a reward is for an item that was not shown",
     "new_user": "the user is unknown to the version, or the request described the user",
     "no_propensity": "no propensity",
-    "other_policy": "chosen by a policy of single rounds, or among items that the version does not have",
+    "no_history": "a policy of single rounds answered requests without a history, so what was shown is not known",
+    "other_policy": "chosen among items that the version does not have",
     "unplaced": "the user had a request that fits no session, as during an outage, so the session may have gone on",
 }
 _RANK_REASONS = {

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.types import Bools
 from recpolicy.inference.block_prediction import BatchScores
 from recpolicy.inference.guarded_draw import GuardedSlate
 from recpolicy.inference.guarded_lists import guarded_slates
 from recpolicy.inference.guardrails import Guardrails, of_request
 from recpolicy.inference.new_item_slot import add_guarded, choose_with_slot, guard_with_slot
-from recpolicy.inference.scorer import Array, FoldIn, Learned, Prediction, Scorer
+from recpolicy.inference.scorer import Array, FoldIn, History, Learned, Prediction, Scorer
 from recpolicy.inference.slate_selection import (
     ExplorationConfig,
     Slate,
@@ -63,7 +63,7 @@ class ComputedList:
     context: bytes | None
     """The float32 context of a user whom a posterior or the request describes; None for one as in the training."""
     history: bytes | None
-    """The packed session that a session policy saw; None for other policies."""
+    """The packed session of the request; None for a policy of single rounds, if nothing was shown."""
     guardrails: bytes | None = None
     """The guardrails (db/guardrail_record.py); None: there were none."""
     note: bytes = b""
@@ -216,7 +216,7 @@ def compute_list(
     if request.plain:
         answer = next(scorer.score_batches([request.user], learned=learned)).of_user(0)
     else:
-        answer = scorer.predict_one(request.user, fold_in, request.session(), context, learned)
+        answer = scorer.predict_one(request.user, fold_in, _policy_history(scorer, request), context, learned)
     excluded = [*request.exclude, *(each.item for each in request.history or ())]
     years = request.first_and_last_year()
     allowed = allowed_rows(
@@ -304,6 +304,18 @@ def _item_json(version: LoadedVersion, row: int) -> str:
 def _number_texts(values: Array) -> list[str]:
     """Return the numbers as JSON; null where one is not finite."""
     return ["null" if number is None else repr(number) for number in finite(values)]
+
+
+def _policy_history(scorer: Scorer, request: RecommendRequest) -> History | None:
+    """Return the history that the policy reads; None for a policy of single rounds, which only leaves its items out."""
+    if scorer.sequential or not request.history:
+        return request.session()
+    if request.session_id is None:
+        raise ConfigError(
+            f"{scorer.artifact.agent} does not use the session: leave out `history`; or name the session by"
+            " `session_id`, and its items are left out of the list"
+        )
+    return None
 
 
 def _packed_history(scorer: Scorer, request: RecommendRequest) -> bytes:

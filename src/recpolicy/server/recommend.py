@@ -253,7 +253,7 @@ def choose(
         ratings=computed.ratings,
         allowed=computed.allowed,
         context=computed.context,
-        history=computed.history,
+        history=computed.history if request.history is None or place is None else computed.history or b"",
         guardrails=computed.guardrails,
         session_id=None if place is None else place.session_id,
         step=None if place is None else place.step,

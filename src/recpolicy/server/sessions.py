@@ -2,7 +2,8 @@
 
 A request may name its session. Without a name, a session policy begins a session at an empty history, or continues the
 latest of the user's sessions that the history fits and that is not older than a gap. Requests of other policies without
-a name belong to no session and read nothing.
+a name belong to no session and read nothing. A named session of such a policy is checked like one of a session policy
+if its requests have a history.
 
 A database that is down, or does not answer within READ_SECONDS, delays no request further: then the event keeps the
 session and step that the request claims. The event of a history that fits no known session has a step and no session.
@@ -92,7 +93,8 @@ class RequestSessions:
         Args:
             request: The request.
             user_key: Its user.
-            sequential: True for a session policy. The step of another policy counts the lists before it.
+            sequential: True for a session policy. Without a history, the step of another policy counts the lists
+                before it.
 
         Raises:
             SessionError: The request does not continue the session that it names.
@@ -101,7 +103,7 @@ class RequestSessions:
         if request.session_id is None:
             return self._own_place(user_key, history, id(request)) if sequential else None
         session = self.sessions.get(request.session_id)
-        if not sequential:
+        if not sequential and request.history is None:
             if session is not None and session.user_key != user_key:
                 raise SessionError(f"session_id {request.session_id}: {find_conflict(session, user_key, history)}")
             return SessionPlace(request.session_id, 0 if session is None else session.last_step + 1)
@@ -147,14 +149,19 @@ class SessionService:
         named = [request.session_id for request in requests if request.session_id is not None]
         unnamed = [id_key(request.user) for request in requests if request.session_id is None and request.history]
         sequential = _any_sequential(live)
+        with_items = sequential or any(request.history is not None for request in requests)
         if self._store is None or not (named or (unnamed and sequential)):
             return NO_SESSIONS
-        result = NO_SESSIONS if self._store.writer.down else await self._read_in_time(named, unnamed, sequential)
+        result = (
+            NO_SESSIONS
+            if self._store.writer.down
+            else await self._read_in_time(named, unnamed if sequential else (), with_items)
+        )
         if not result.is_read:
             self.unread += len(requests)
         return result
 
-    async def _read_in_time(self, named: Sequence[str], unnamed: Sequence[str], sequential: bool) -> RequestSessions:
+    async def _read_in_time(self, named: Sequence[str], unnamed: Sequence[str], with_items: bool) -> RequestSessions:
         """Return the stored sessions; NO_SESSIONS if they are not read within READ_SECONDS."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + READ_SECONDS
@@ -162,7 +169,7 @@ class SessionService:
             await asyncio.wait_for(self._slots.acquire(), READ_SECONDS)
         except TimeoutError:
             return NO_SESSIONS
-        task = loop.run_in_executor(None, self._read, named, unnamed, sequential)
+        task = loop.run_in_executor(None, self._read, named, unnamed, with_items)
         task.add_done_callback(self._end_read)
         done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - loop.time()))
         return task.result() if done and task.exception() is None else NO_SESSIONS
@@ -175,7 +182,7 @@ class SessionService:
             logger.error("sessions could not be read: %s", reason)
         self._failure = reason
 
-    def _read(self, named: Sequence[str], unnamed: Sequence[str], sequential: bool) -> RequestSessions:
+    def _read(self, named: Sequence[str], unnamed: Sequence[str], with_items: bool) -> RequestSessions:
         """Read sessions; NO_SESSIONS while events wait in a spool, because their sessions may be there."""
         assert self._store is not None
         if not self._store.writer.spools_are_empty():
@@ -183,11 +190,10 @@ class SessionService:
         with self._store.engine.connect() as connection:
             since = now_ms() - self._gap_ms
             recent = {
-                user_key: read_recent_sessions(connection, user_key, since)
-                for user_key in (dict.fromkeys(unnamed) if sequential else ())
+                user_key: read_recent_sessions(connection, user_key, since) for user_key in dict.fromkeys(unnamed)
             }
             ids = dict.fromkeys([*named, *chain.from_iterable(recent.values())])
-            sessions = {session_id: read_session(connection, session_id, sequential) for session_id in ids}
+            sessions = {session_id: read_session(connection, session_id, with_items) for session_id in ids}
             return RequestSessions(sessions, recent, is_read=True, lossless=self.lossless)
 
 

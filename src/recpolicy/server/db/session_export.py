@@ -5,6 +5,9 @@ that it has shown, each with the propensity and the candidates that the event st
 liked, follows from the histories of its events; rewards join by event id and position. No rule looks at the responses:
 of the last list, all items count as shown, and a like that came late changes only the reward. A session with a fault is
 left out as a whole, counted by its reason (SessionExported.left_out). The whole log is in memory: about 1 kB per step.
+
+A policy of single rounds does not look at the history, so its propensities are exact, too. But only the history tells
+what was shown: sessions whose requests had none are left out, from their first list on.
 """
 
 import json
@@ -31,9 +34,10 @@ from recpolicy.server.db.guardrail_record import unpack_list
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.db.session_history import unpack_history
 
-BROKEN, UNPLACED = "broken", "unplaced"
+BROKEN, UNPLACED, NO_HISTORY = "broken", "unplaced", "no_history"
 """Reasons: events are missing or contradict each other, or a reward is for an item that was not shown; a request of the
-user within the gap fits no session, as during an outage, so the session may have gone on."""
+user within the gap fits no session, as during an outage, so the session may have gone on; a policy of single rounds
+answered a request without a history, so nobody knows what the session had shown."""
 _HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
 _SESSIONS_AT_ONCE = 500
 _LIKE_AT = 0.75
@@ -59,6 +63,8 @@ class SessionExportOptions:
     """Rewards that came this long after their event count; a session is complete only then."""
     gap_minutes: float = 30.0
     """A session without a request for so long has ended."""
+    max_steps: int = 20
+    """Items after which the session of a policy of single rounds is cut; a session policy has a longest session."""
 
     def last_time(self) -> int:
         """Return the latest time that the last event of a complete session may have."""
@@ -109,10 +115,11 @@ def export_sessions(engine: Engine, policy: LogPolicy, options: SessionExportOpt
     """Write the complete sessions as `sessions.parquet` in `options.out`; no file if there are none.
 
     Raises:
-        ConfigError: The version of the log is not a session policy.
+        ConfigError: `max_steps` is below 1.
     """
-    if not policy.artifact.sequential:
-        raise ConfigError(f"{policy.artifact.agent} acts in single rounds; export its rounds (recpolicy log export)")
+    if options.max_steps < 1:
+        raise ConfigError(f"max_steps is {options.max_steps}; expected 1 or more")
+    longest = _longest(policy, options)
     until, left_out, steps = options.last_time(), Counter[str](), list[Step]()
     gap = round(options.gap_minutes * _MINUTE_MS)
     with engine.connect() as connection:
@@ -123,7 +130,7 @@ def export_sessions(engine: Engine, policy: LogPolicy, options: SessionExportOpt
             part = ids[first : first + _SESSIONS_AT_ONCE]
             joined = _read_rewards(connection, part, options.wait_hours)
             for session in _read_sessions(connection, part):
-                result = session_steps(session, joined, policy)
+                result = session_steps(session, joined, policy, longest)
                 if _is_unplaced(session, unplaced, gap):
                     result = UNPLACED
                 if isinstance(result, str):
@@ -131,7 +138,7 @@ def export_sessions(engine: Engine, policy: LogPolicy, options: SessionExportOpt
                 else:
                     steps += result
     if steps:
-        log = make_log(steps, policy)
+        log = make_log(steps, policy, longest)
         options.out.mkdir(parents=True, exist_ok=True)
         write_sessions(options.out / SESSIONS, log, _vocabulary(policy))
     return SessionExported(len({step.session for step in steps}), len(steps), until, dict(left_out))
@@ -186,13 +193,18 @@ def _read_rewards(connection: Connection, ids: Sequence[str], wait_hours: float)
     return {(event, position): reward for event, position, reward in connection.execute(query)}
 
 
-def session_steps(session: Sequence[Any], joined: Rewards, policy: LogPolicy) -> list[Step] | str:
+def _longest(policy: LogPolicy, options: SessionExportOptions) -> int:
+    return int(policy.artifact.policy["steps"]) if policy.artifact.sequential else options.max_steps
+
+
+def session_steps(session: Sequence[Any], joined: Rewards, policy: LogPolicy, longest: int) -> list[Step] | str:
     """Return the steps of a session, or the reason for leaving it out.
 
     Args:
         session: Its events, by step.
         joined: The rewards of its items.
         policy: The policy of the log.
+        longest: Most steps; later ones are left out.
     """
     lists = [json.loads(event.item_ids) for event in session]
     propensities = [json.loads(event.propensities) for event in session]
@@ -220,7 +232,7 @@ def session_steps(session: Sequence[Any], joined: Rewards, policy: LogPolicy) ->
             row, item = f"{event.id}:{position}", lists[place][position]
             chosen = (item, propensities[place][position], liked, earned, reward, event.agent, event.policy_digest)
             steps.append(Step(row, event.time, event.user_key, event.session_id, step, *chosen, sets[position]))
-    return steps[: int(policy.artifact.policy["steps"])]
+    return steps[:longest]
 
 
 def _refusal(session: Sequence[Any], propensities: Sequence[Sequence[float]], policy: LogPolicy) -> str | None:
@@ -229,7 +241,9 @@ def _refusal(session: Sequence[Any], propensities: Sequence[Sequence[float]], po
     if session[0].step != 0 or len({event.user_key for event in session}) > 1 or times != sorted(times):
         return BROKEN
     for event, probability in zip(session, propensities, strict=True):
-        if event.history is None or not policy.takes(event.version):
+        if event.history is None:
+            return NO_HISTORY
+        if not policy.takes(event.version):
             return OTHER_POLICY
         if event.context is not None or json.loads(event.user_key) not in policy.user_rows:
             return NEW_USER
@@ -278,7 +292,7 @@ def _is_like(reward: float | None, policy: LogPolicy) -> bool:
     return reward is not None and reward >= low + _LIKE_AT * (high - low)
 
 
-def make_log(steps: Sequence[Step], policy: LogPolicy) -> SessionLog:
+def make_log(steps: Sequence[Step], policy: LogPolicy, longest: int) -> SessionLog:
     """Return the steps as a session log, with rewards in the unit of the policy's training."""
     reward, scale = _in_unit(steps, policy)
     item_row = {item: row for row, item in enumerate(policy.artifact.tables.item_ids)}
@@ -289,7 +303,7 @@ def make_log(steps: Sequence[Step], policy: LogPolicy) -> SessionLog:
         session=np.array(columns["session"], object), step=np.array(columns["step"], np.int32),
         item=np.array([item_row[item] for item in columns["item"]], np.int32),
         log_propensity=np.log(np.minimum(columns["propensity"], 1.0)), reward=reward,
-        liked=np.array(columns["liked"], bool), ended=_ended(columns["session"], columns["step"], policy),
+        liked=np.array(columns["liked"], bool), ended=_ended(columns["session"], columns["step"], longest),
         policy=np.array(columns["policy"], object), version=np.array(columns["version"], object),
         action_items=policy.artifact.action_items, scale=scale, name="sessions of a server",
         candidates=_joined(columns["candidates"], len(policy.artifact.action_items)),
@@ -305,14 +319,17 @@ def _joined(packed: Sequence[bytes], actions: int) -> CandidateSets | None:
     return CandidateSets.without_exclusions(matrix, np.array([sets[each] for each in packed]), actions)
 
 
-def _ended(session: Sequence[str], step: Sequence[int], policy: LogPolicy) -> Any:
-    """Return True [N] for the last step of each session that is shorter than the policy's longest."""
+def _ended(session: Sequence[str], step: Sequence[int], longest: int) -> Any:
+    """Return True [N] for the last step of each session that is shorter than the longest."""
     last = np.append(np.array(session[1:], object) != np.array(session[:-1], object), True)
-    return last & (np.array(step) + 1 < int(policy.artifact.policy["steps"]))
+    return last & (np.array(step) + 1 < longest)
 
 
 def _in_unit(steps: Sequence[Step], policy: LogPolicy) -> tuple[Any, tuple[float, float]]:
-    """Return the rewards [N] in the unit of the policy's training (likes if it had no feedback), and their scale."""
+    """Return the rewards [N] in the unit of the policy's training, and their scale.
+
+    They are likes if the training had no feedback, and for a policy of single rounds.
+    """
     settings = policy.artifact.metadata.get("config", {}).get("train", {})
     kind, decay = settings.get("reward", "like"), float(settings.get("reward_decay", 1.0))
     low, high = policy.artifact.scale

@@ -160,7 +160,9 @@ class RecommendRequest(BaseModel):
         default=None, description="Context vector of the user, in place of the one that the policy has."
     )
     history: Annotated[list[SessionItem], Field(max_length=MAX_K)] | None = Field(
-        default=None, description="Only for session policies: the items that this session has shown, oldest first."
+        default=None,
+        description="The items that this session has shown, oldest first; they are left out. Session policies read it."
+        " A policy of single rounds takes it only with a `session_id`, and then an empty one, too.",
     )
     session_id: SessionId | None = Field(
         default=None,
