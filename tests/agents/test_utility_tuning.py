@@ -179,14 +179,6 @@ def test_a_policy_survives_its_arrays(two_kinds):
         assert np.array_equal(again.actions(features), policy.actions(features))
 
 
-@pytest.mark.parametrize("method", ["reinforce", "value_regression", "gaussian_reinforce"])
-def test_serves_is_the_comparison_with_the_actions(two_kinds, method):
-    policy = trained(two_kinds, method, SQUARE, steps=30)
-    features = two_kinds.features.take(slice(0, 2_000))
-    asked = np.random.default_rng(0).integers(25, size=2_000)
-    assert np.array_equal(policy.serves(features, asked), policy.actions(features) == asked)
-
-
 def test_the_same_seed_gives_the_same_policy(two_kinds):
     first, second = (trained(two_kinds, "actor_critic", SQUARE, steps=20) for _ in range(2))
     assert np.array_equal(first.network.params["weight_out"], second.network.params["weight_out"])
@@ -214,6 +206,14 @@ def test_gaussian_exploration_has_exact_propensities():
     share = np.bincount(action, minlength=25) / 50_000
     for a, p in exact.items():
         assert share[a] == pytest.approx(p, abs=5 * np.sqrt(p / 50_000))
+
+
+def test_values_learn_from_fallbacks_and_policy_gradients_do_not():
+    # Point 2 pays .9 where it serves, which is rare: its fallbacks pay 0. Its value is .3, and point 1 is the best.
+    reward, action = [0.2, 0.5, 0.9, 0.0, 0.0], [0, 1, 2, 2, 2]
+    log = make_log(no_features(5), action, reward, LINE, fallback=np.array([False, False, False, True, True]))
+    assert trained(log, "value_regression").actions(no_features(1)).tolist() == [1]
+    assert trained(log, "reinforce").actions(no_features(1)).tolist() == [2]
 
 
 def test_bad_logs_are_errors_of_one_line():

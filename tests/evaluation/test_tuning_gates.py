@@ -7,7 +7,8 @@ import pytest
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.tuning_log import TuningFeatures, TuningLog
-from recpolicy.evaluation.tuning_gates import TuningGates, hit_value, rounds_needed, tuning_gates
+from recpolicy.evaluation.hit_values import HitValue, action_hits
+from recpolicy.evaluation.tuning_gates import TuningGates, rounds_needed, tuning_gates
 
 
 def make_log(action, reward, actions, fallback=None, propensity=None):
@@ -29,8 +30,8 @@ def test_hits_by_hand(rng):
     # static action 2 has rounds 2 and 5, worth 1/2. All rounds: 2/3. So the relative gain is 0, the lift 1/6 of 1/2.
     log = make_log([1, 2, 1, 3, 2, 1], [1, 0, 0, 1, 1, 1], 4)
     action = np.array([1, 1, 1, 3, 3, 2])
-    assert hit_value(log, action) == pytest.approx(2 / 3)
-    assert hit_value(log, 2) == 0.5
+    assert HitValue.of_hits(log, action_hits(log, action)).value == pytest.approx(2 / 3)
+    assert HitValue.of_hits(log, action_hits(log, 2)).value == 0.5
     gates = tuning_gates(log, action, 2, rng)
     assert gates.relative_gain.value == pytest.approx(0)
     assert gates.lift.value * 0.5 == pytest.approx(1 / 6)
@@ -60,12 +61,14 @@ def test_a_policy_that_personalizes_passes_and_one_for_other_requests_does_not(r
     assert permuted.lift.lo < 0 < permuted.lift.hi
 
 
-def test_fallbacks_count_as_requests_and_are_no_hits(rng):
-    action = rng.integers(2, size=400)
-    fallback = np.arange(400) < 100
-    gates = tuning_gates(make_log(action, np.ones(400), 2, fallback), np.zeros(400, int), 1, rng)
-    assert gates.hits == int(((action == 0) & ~fallback).sum())
-    assert gates.fallbacks == 100
+def test_fallbacks_count_for_the_point_that_was_logged(rng):
+    # Point 0 falls back in the poor half of the requests. Its value contains these; leaving them out would double it.
+    action, poor = rng.integers(2, size=4_000), np.arange(4_000) % 2 == 0
+    fallback = poor & (action == 0)
+    gates = tuning_gates(make_log(action, np.where(poor, 0.0, 1.0), 2, fallback), np.zeros(4_000, int), 1, rng)
+    assert (gates.hits, gates.fallbacks) == (int((action == 0).sum()), int(fallback.sum()))
+    assert gates.lift.lo < 0 < gates.lift.hi
+    assert gates.lift.value == pytest.approx(0, abs=0.1)
 
 
 def test_few_hits_give_no_verdict_but_a_failed_gate_still_fails(rng):
@@ -75,7 +78,7 @@ def test_few_hits_give_no_verdict_but_a_failed_gate_still_fails(rng):
     assert gates.hits < 30
     assert gates.verdict == "cannot tell"
     assert gates.reason().startswith("cannot tell: ")
-    assert gates.reason().endswith("hits, at least 30 are needed; log more")
+    assert gates.reason().endswith(" effective hits, at least 30 are needed; log more")
     assert tuning_gates(make_log(action, np.ones(2_000), 1_000), np.zeros(2_000, int), 5, rng).verdict == "fail"
 
 

@@ -78,3 +78,16 @@ def test_worth_by_hand(world):
 def test_the_same_seed_gives_the_same_world():
     first, second = (AdsWorld().requests(10, np.random.default_rng(3)) for _ in range(2))
     assert np.array_equal(first.organic, second.organic)
+
+
+@pytest.mark.parametrize("grid", [GROUPED, FULL], ids=["grouped", "full"])
+def test_the_share_of_grid_points_with_the_same_slate_agrees_with_enumeration(world, requests, grid):
+    few = requests.take(slice(0, 12))
+    action = np.random.default_rng(0).integers(grid.size, size=12)
+    slate, fallback = world.serve(few, grid.weights(action), STATIC)
+    assert fallback.any()
+    assert (slate[~fallback] < 0).any()
+    many = few.take(np.repeat(np.arange(12), grid.size))
+    every, _ = world.serve(many, np.tile(grid.all_weights, (12, 1)), STATIC)
+    same = (every.reshape(12, grid.size, -1) == slate[:, np.newaxis]).all(axis=2)
+    assert world.slate_shares(few, slate, grid, STATIC) == pytest.approx(same.mean(axis=1))

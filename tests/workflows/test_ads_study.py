@@ -11,6 +11,7 @@ from recpolicy.core.statistics import Interval
 from recpolicy.evaluation.tuning_gates import TuningGates
 from recpolicy.models.ads_world import GROUPED, AdsWorld
 from recpolicy.workflows import ads_study
+from recpolicy.workflows.ads_logs import draw_ads_log, draw_held_out
 from recpolicy.workflows.ads_study import (
     BEST_STATIC,
     CONFIGURATIONS,
@@ -18,7 +19,6 @@ from recpolicy.workflows.ads_study import (
     RANDOM,
     AdsStudyConfig,
     StudyRow,
-    draw_ads_log,
     run_ads_study,
     study_figures,
     study_table,
@@ -26,8 +26,8 @@ from recpolicy.workflows.ads_study import (
 from recpolicy.workflows.ads_study_report import answer, write_ads_study
 
 TINY = {
-    "rounds": 2_000, "holdout": 3_000, "more_data": 1, "true_requests": 300, "enumerated_requests": 4, "steps": 10,
-    "full_steps": 2, "batch_size": 64, "seeds": 1,
+    "rounds": 2_000, "holdout": 3_000, "full_holdout": 500, "more_data": 1, "true_requests": 300,
+    "enumerated_requests": 4, "steps": 10, "full_steps": 2, "batch_size": 64, "seeds": 1,
 }  # fmt: skip
 
 
@@ -67,11 +67,22 @@ def test_a_log_of_the_world_is_uniform_and_its_fallbacks_are_marked():
     assert log.reward == pytest.approx(log.objectives.sum(axis=1))
 
 
+def test_held_out_hits_are_the_requests_with_the_same_slate():
+    held_out = draw_held_out(AdsWorld(), GROUPED, 500, np.random.default_rng(0))
+    own = held_out.hits(held_out.log.action)
+    assert own.match.all()
+    assert (own.propensity >= 1 / GROUPED.size).all()
+    # A request that fell back does so at every grid point of the highest reserve, such as 9.
+    reserve = held_out.hits(np.full(500, 9))
+    assert reserve.match[held_out.log.fallback].all()
+    assert reserve.count > 5 * (held_out.log.action == 9).sum()
+
+
 def make_row(name, diversity, lift, true_lift, hits=100):
     narrow = Interval(0.5, 0.4, 0.6)
     gates = TuningGates(
         diversity=Interval(diversity, diversity, diversity), distinct=1, modal_share=1.0, relative_gain=narrow,
-        lift=Interval(lift, lift - 0.1, lift + 0.1), hits=hits, static_hits=hits, fallbacks=0,
+        lift=Interval(lift, lift - 0.1, lift + 0.1), hits=hits, static_hits=hits, effective_hits=hits, fallbacks=0,
     )  # fmt: skip
     return StudyRow(name, gates, 0.1, true_lift, 1.0, 2.0)
 

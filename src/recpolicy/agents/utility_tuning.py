@@ -94,7 +94,8 @@ def train_tuning(
     """Return a policy trained on a log.
 
     Args:
-        log: Logged requests whose actions are points of the grid; fallbacks are left out.
+        log: Logged requests whose actions are points of the grid. Values learn from all of them; policy gradients leave
+            out fallbacks, whose rewards the weights did not earn.
         grid: The grid.
         config: Method and settings.
         seed: Seed of the initial weights and of the order of the batches.
@@ -111,11 +112,14 @@ def train_tuning(
         raise ConfigError(f"the log has {log.actions} actions; expected the {grid.size} of the grid")
     if config.method not in WEIGHTED and config.method != "value_regression":
         log.check_uniform(f"method {config.method!r}")
-    rows = np.flatnonzero(~log.fallback)
-    if not len(rows):
+    if log.fallback.all():
         raise ConfigError("every logged request is a fallback: nothing to learn from; lower the reserve")
-    trainer = _ValueTrainer if config.method == "value_regression" else _PolicyTrainer
-    training = trainer(log.take(rows) if log.fallback.any() else log, grid, config, seed)
+    training: _ValueTrainer | _PolicyTrainer
+    if config.method == "value_regression":
+        training = _ValueTrainer(log, grid, config, seed)
+    else:
+        chosen = log.take(np.flatnonzero(~log.fallback)) if log.fallback.any() else log
+        training = _PolicyTrainer(chosen, grid, config, seed)
     wanted = set(watch_steps)
     for step, batch in enumerate(_Batches(training.log, config.batch_size, generator(seed, "tuning/batches")), 1):
         training.set_rate(config.learning_rate * (1 - (step - 1) / config.steps))

@@ -2,9 +2,11 @@
 
 N requests, C categorical and F numeric features, K objectives. The reward is what a training maximizes; objectives are
 its parts, such as likes and continued sessions, for trade-offs. A request that no eligible item could answer was served
-by the static weights: it is logged as a fallback, counts among the requests, and is no hit of any action.
+by the static weights: it is logged as a fallback, and its reward counts for the grid point that was drawn, whose
+consequence it is.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import content_digest
 
+_COLUMNS = ("action", "propensity", "reward", "objectives", "fallback")
 _EQUAL = 1e-6  # relative difference of propensities that counts as none
 
 
@@ -96,10 +99,22 @@ class TuningLog:
 
     def take(self, rows: "slice | NDArray[np.integer]") -> "TuningLog":
         """Return some of the requests."""
-        columns = ("action", "propensity", "reward", "objectives", "fallback")
         unit = None if self.unit is None else self.unit[rows]
-        parts = {name: getattr(self, name)[rows] for name in columns}
+        parts = {name: getattr(self, name)[rows] for name in _COLUMNS}
         return replace(self, features=self.features.take(rows), unit=unit, **parts)
+
+    @classmethod
+    def joined(cls, parts: "Iterable[TuningLog]") -> "TuningLog":
+        """Return one log of the requests of several, which have the same grid, objectives and kinds of features."""
+        logs = list(parts)
+        first, units = logs[0], [log.unit for log in logs if log.unit is not None]
+        features = TuningFeatures(
+            np.concatenate([log.features.categorical for log in logs]),
+            np.concatenate([log.features.numeric for log in logs]), first.features.sizes,
+        )  # fmt: skip
+        columns = {name: np.concatenate([getattr(log, name) for log in logs]) for name in _COLUMNS}
+        unit = np.concatenate(units) if len(units) == len(logs) else None
+        return replace(first, features=features, unit=unit, **columns)
 
     def with_reward(self, weights: NDArray[np.floating]) -> "TuningLog":
         """Return the log whose reward is the weighted sum of the objectives [K]."""

@@ -46,6 +46,7 @@ _BASE = np.array([[0.45, 0.45, 1e-9], [0.15, 0.45, 0.4], [0.15, 0.45, 1e-9]])
 """Typical probabilities [type, head]: of a click, of a long click given a click, and of a conversion."""
 _APPETITE = np.array([2.0, 2.0, 5.0], np.float32)  # largest factor of the user's value of each head
 _REVENUE_SHARE = 0.2  # of a bid; the unit of revenue against that of user value
+_CELLS = 1 << 16  # scores of weights and requests held at once: what the caches hold
 _SPREAD = 0.7  # of the logarithms of the probabilities
 _BID_SPREAD = 0.7
 _PROBABILITY_BOUND, _REVENUE_BOUND = 0.9, 1.5  # frozen upper bounds of the scaling
@@ -176,6 +177,65 @@ class AdsWorld:
             slate, _ = self.serve(many, np.tile(grid.all_weights, (len(part), 1)), static)
             result[first : first + step] = self.expected(many, slate).reshape(len(part), actions, 2)
         return result
+
+    def slate_shares(
+        self, requests: AdRequests, slate: NDArray[np.int32], grid: ActionGrid, static: NDArray[np.floating]
+    ) -> NDArray[np.float64]:
+        """Return the share [n] of the grid points that show these slates [n, K]: their propensity in a uniform log.
+
+        For C weight vectors of the heads, a slate is shown at the reserves above which every better ad outside of it
+        drops out, and below which all of its own ads are eligible. Counting these costs n C M instead of n A M.
+
+        Args:
+            requests: n requests.
+            slate: [n, K], -1 for organic content.
+            grid: A grid whose last group is the reserve.
+            static: [4], the static weights of the fallback.
+        """
+        points = grid.all_weights.reshape(-1, grid.points, len(grid.names)).astype(np.float32)
+        columns, reserves = points[:, 0, :3].T, points[0, :, 3]  # [3, C], [N]
+        value, heads = _scaled(requests)
+        level = np.searchsorted(reserves, value, side="right").astype(np.int8)  # [n, M] reserves that leave an ad in
+        above_all = np.tile([0.0, 0.0, 0.0, np.inf], (len(slate), 1))
+        fallback = (slate == self.serve(requests, above_all, static)[0]).all(axis=1)
+        total = fallback * columns.shape[1] * (grid.points - level.max(axis=1).astype(np.float64))
+        step = max(1, _CELLS // columns.shape[1])
+        for first in range(0, len(slate), step):
+            rows = slice(first, first + step)
+            total[rows] += _reserves_that_show(value[rows], heads[rows] @ columns, level[rows], slate[rows])
+        return np.maximum(total, 1.0) / grid.size
+
+
+def _reserves_that_show(
+    value: NDArray[np.float32], head_score: NDArray[np.float32], level: NDArray[np.int8], slate: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """Return for how many weights and reserves [n] these slates [n, K] are shown, without fallbacks.
+
+    Args:
+        value: [n, M].
+        head_score: [n, M, C], weighted heads.
+        level: [n, M], number of reserves at which an ad is eligible.
+        slate: [n, K].
+    """
+    row, shown = np.arange(len(slate)), slate >= 0
+    score = head_score + value[:, :, np.newaxis]
+    place = np.maximum(slate, 0)
+    ordered = np.ones((len(slate), score.shape[2]), bool)
+    for before, after in zip(range(slate.shape[1]), range(1, slate.shape[1]), strict=False):
+        upper, lower = score[row, place[:, before]], score[row, place[:, after]]
+        first = (place[:, before] < place[:, after])[:, np.newaxis]  # of equal scores, the first ad
+        ordered &= np.where(first, upper >= lower, upper > lower) | ~shown[:, after, np.newaxis]
+    full, last = shown[:, -1], place[:, -1]
+    limit = np.where(full[:, np.newaxis], score[row, last], -np.inf)  # a place without an ad: no ad is left
+    blocked = np.zeros(limit.shape, np.int8)
+    for ad in range(value.shape[1]):
+        outside = (slate != ad).all(axis=1)
+        first = (full & (ad < last))[:, np.newaxis]
+        better = np.where(first, score[:, ad] >= limit, score[:, ad] > limit)
+        own = np.where(outside, level[:, ad], 0).astype(np.int8)
+        np.maximum(blocked, own[:, np.newaxis] * better, out=blocked)
+    lowest = np.where(shown, np.take_along_axis(level, place, axis=1), np.iinfo(np.int8).max).min(axis=1)
+    return np.asarray((np.maximum(lowest[:, np.newaxis] - blocked, 0) * ordered).sum(axis=1, dtype=np.int64))
 
 
 def _probabilities(z: NDArray[np.floating], kind: NDArray[np.int8]) -> NDArray[np.float32]:

@@ -74,12 +74,6 @@ class TuningNetwork:
 
     def forward(self, features: TuningFeatures, *, training: bool = False) -> Single:
         """Return outputs [B, O]; training normalizes by the batch and keeps what `backward` needs."""
-        return np.asarray(
-            self.hidden(features, training=training) @ self.params["weight_out"] + self.params["bias_out"]
-        )
-
-    def hidden(self, features: TuningFeatures, *, training: bool = False) -> Single:
-        """Return what the last linear layer multiplies [B, H]."""
         p, cache = self.params, {"categorical": features.categorical}
         columns = [p[f"embedding{place}"][column] for place, column in enumerate(features.categorical.T)]
         x = np.concatenate([*columns, features.numeric], axis=1)
@@ -99,7 +93,7 @@ class TuningNetwork:
         cache["last"] = x
         if training:
             self._cache = cache
-        return np.asarray(x)
+        return np.asarray(x @ p["weight_out"] + p["bias_out"])
 
     def _moments(self, layer: int, x: Single, *, training: bool) -> tuple[Single, Single]:
         names = f"mean{layer}", f"var{layer}"

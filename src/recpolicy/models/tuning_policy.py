@@ -48,32 +48,6 @@ class TunedPolicy:
         parts = [scores(features.take(block)).argmax(axis=1) for block in self._blocks(features)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    def serves(self, features: TuningFeatures, action: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Return True where the policy would serve these grid points [B]; far cheaper than `actions` for many requests.
-
-        An action loses as soon as any other scores more, and most lose against the first few.
-        """
-        if self.form == "gaussian":
-            return np.asarray(self.actions(features) == action)
-        if self.form == "values":
-            left, right = self._towers(features)
-            weighted = left * np.asarray(self.objective_weights, np.float32)[:, np.newaxis]
-            inner, columns = weighted.reshape(len(left), -1), right.reshape(len(right), -1).T
-            offset = np.zeros(self.grid.size, np.float32)
-        else:
-            inner, columns = self.network.hidden(features), self.network.params["weight_out"]
-            offset = self.network.params["bias_out"]
-        score = np.einsum("bh,bh->b", inner, columns.T[action]) + offset[action]
-        limit = score + 1e-6 * (1 + np.abs(score))  # rounding differs between both products
-        rows, first = np.arange(len(score)), 0
-        while first < self.grid.size and len(rows):
-            last = min(self.grid.size, max(64, 4 * first))
-            best = (inner[rows] @ columns[:, first:last] + offset[first:last]).max(axis=1)
-            rows, first = rows[best <= limit[rows]], last
-        result = np.zeros(len(score), bool)
-        result[rows] = True
-        return result
-
     def probabilities(self, features: TuningFeatures) -> NDArray[np.float32]:
         """Return the probabilities [B, A] of a softmax policy."""
         if self.form != "softmax":

@@ -24,18 +24,16 @@ from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval
 from recpolicy.core.types import Array
-from recpolicy.data.tuning_log import TuningFeatures, TuningLog
+from recpolicy.data.tuning_log import TuningLog
 from recpolicy.evaluation.diversity import action_diversity
-from recpolicy.evaluation.tuning_gates import TuningGates, hit_gates, tuning_gates
-from recpolicy.models.ads_world import CATEGORIES, FULL, GROUPED, OBJECTIVES, AdRequests, AdsWorld, AdsWorldConfig
+from recpolicy.evaluation.tuning_gates import TuningGates, hit_gates
+from recpolicy.models.ads_world import FULL, GROUPED, AdRequests, AdsWorld, AdsWorldConfig
 from recpolicy.models.ranking_formula import ActionGrid
 from recpolicy.models.tuning_policy import TunedPolicy
+from recpolicy.workflows.ads_logs import STATIC, HeldOutAds, draw_ads_log, draw_held_out
 
-_BLOCK = 50_000  # requests drawn at once
-_SERVED = 20_000  # requests of the diversity
+_SERVED = 20_000  # requests of the mean weights
 _WATCHED = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the steps: diversity over training
-STATIC = np.array([1.0, 1.0, 1.0, 0.0])
-"""Static weights of the fallback."""
 
 
 @config_dataclass
@@ -46,8 +44,10 @@ class AdsStudyConfig:
     """Logged requests to train on."""
     holdout: Count = 1_000_000
     """Logged requests of the gates."""
+    full_holdout: Count = 300_000
+    """The same on the full grid, where finding out which grid points share a slate costs ten times as much."""
     more_data: Count = 2
-    """Factor of both for the full grid with more data."""
+    """Factor of the rounds for the full grid with more data."""
     true_requests: Count = 20_000
     """Requests of the true values."""
     enumerated_requests: Count = 600
@@ -71,8 +71,8 @@ class AdsStudyConfig:
 
 
 QUICK: Mapping[str, Any] = {
-    "rounds": 20_000, "holdout": 20_000, "more_data": 2, "true_requests": 1_000, "enumerated_requests": 50, "steps": 40,
-    "full_steps": 3, "batch_size": 128, "seeds": 1,
+    "rounds": 20_000, "holdout": 20_000, "full_holdout": 5_000, "more_data": 2, "true_requests": 1_000,
+    "enumerated_requests": 50, "steps": 40, "full_steps": 3, "batch_size": 128, "seeds": 1,
 }  # fmt: skip
 """A small part of the study, to see that it runs."""
 
@@ -155,23 +155,6 @@ def _true_objectives(world: AdsWorld, requests: AdRequests, weights: Array) -> N
     return mean
 
 
-def draw_ads_log(world: AdsWorld, grid: ActionGrid, count: int, rng: np.random.Generator) -> TuningLog:
-    """Return a log of uniform weights: n requests, each ranked by its own grid point."""
-    parts = []
-    for first in range(0, count, _BLOCK):
-        requests = world.requests(min(_BLOCK, count - first), rng)
-        action, propensity = uniform_actions(grid, len(requests), rng)
-        slate, fallback = world.serve(requests, grid.weights(action), STATIC)
-        objectives = world.draw(requests, slate, rng)
-        features = requests.features
-        parts.append((features.categorical, features.numeric, action, propensity, objectives, fallback))
-    categorical, numeric, action, propensity, objectives, fallback = map(np.concatenate, zip(*parts, strict=True))
-    return TuningLog(
-        TuningFeatures(categorical, numeric, CATEGORIES), action, propensity, objectives.sum(axis=1), objectives,
-        OBJECTIVES, fallback, grid.size,
-    )  # fmt: skip
-
-
 def run_ads_study(
     config: AdsStudyConfig | None = None, *, show_progress: bool | None = None,
     store: Callable[[int, list[StudyRow]], None] | None = None,
@@ -217,10 +200,11 @@ def _run_seed(
     world: AdsWorld, truths: Mapping[str, _Truth], config: AdsStudyConfig, seed: int, advance: Callable[[], None]
 ) -> list[StudyRow]:
     rng = generator(seed, "ads study/logs")
+    sizes = {"grouped": config.holdout, "full": config.full_holdout}
     logs = {
         name: (
             draw_ads_log(world, truth.grid, config.rounds, rng),
-            draw_ads_log(world, truth.grid, config.holdout, rng),
+            draw_held_out(world, truth.grid, sizes[name], rng),
         )
         for name, truth in truths.items()
     }
@@ -231,29 +215,30 @@ def _run_seed(
         fixed = static[configuration.grid]
         if configuration.control == "more data":
             train = draw_ads_log(world, truth.grid, config.rounds * config.more_data, rng)
-            holdout = draw_ads_log(world, truth.grid, config.holdout * config.more_data, rng)
             fixed = best_static_action(train, truth.grid)
         policy, history = _train(_prepared(train, configuration, rng), truth, configuration, config, seed)
-        gates = _gates(policy, holdout, fixed, generator(seed, f"ads study/{configuration.name}"))
+        action = policy.actions(holdout.log.features)
+        gates = _gates(action, holdout, fixed, generator(seed, f"ads study/{configuration.name}"))
         rows.append(_row(configuration.name, gates, truth, policy.actions(truth.requests.features), history))
         if configuration.name == GROUPED_REINFORCE:
             served = np.array([mean_weights_action(policy, train.features.take(slice(0, _SERVED)))])
         advance()
     truth, (_, holdout) = truths["grouped"], logs["grouped"]
-    for name, fixed in ((BEST_STATIC, static["grouped"]), (MEAN_WEIGHTS, int(served[0]))):
-        gates = tuning_gates(holdout, np.full(len(holdout), fixed), static["grouped"], generator(seed, name))
-        rows.append(_row(name, gates, truth, np.full(len(truth.requests), fixed)))
     rng = generator(seed, RANDOM)
-    gates = tuning_gates(holdout, uniform_actions(GROUPED, len(holdout), rng)[0], static["grouped"], rng)
-    rows.append(_row(RANDOM, gates, truth, uniform_actions(GROUPED, len(truth.requests), rng)[0]))
+    count, many = len(holdout.log), len(truth.requests)
+    fixed = static["grouped"]
+    for name, action, true_action in (
+        (BEST_STATIC, np.full(count, fixed), np.full(many, fixed)),
+        (MEAN_WEIGHTS, np.full(count, served[0]), np.full(many, served[0])),
+        (RANDOM, uniform_actions(GROUPED, count, rng)[0], uniform_actions(GROUPED, many, rng)[0]),
+    ):
+        rows.append(_row(name, _gates(action, holdout, fixed, generator(seed, name)), truth, true_action))
     return rows
 
 
-def _gates(policy: TunedPolicy, holdout: TuningLog, fixed: int, rng: np.random.Generator) -> TuningGates:
-    served = policy.actions(holdout.features.take(slice(0, _SERVED)))
-    parts = [slice(first, first + _BLOCK) for first in range(0, len(holdout), _BLOCK)]
-    matches = [policy.serves(holdout.features.take(part), holdout.action[part]) for part in parts]
-    return hit_gates(holdout, np.concatenate(matches), served, fixed, rng)
+def _gates(action: NDArray[np.int64], holdout: HeldOutAds, fixed: int, rng: np.random.Generator) -> TuningGates:
+    static = holdout.hits(np.full(len(action), fixed))
+    return hit_gates(holdout.log, holdout.hits(action), static, action, rng)
 
 
 def _prepared(log: TuningLog, configuration: Configuration, rng: np.random.Generator) -> TuningLog:

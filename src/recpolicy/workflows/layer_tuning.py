@@ -26,7 +26,8 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval, paired_difference
 from recpolicy.core.types import Array
 from recpolicy.data.tuning_log import TuningLog
-from recpolicy.evaluation.tuning_gates import TuningGates, hit_value, tuning_gates
+from recpolicy.evaluation.hit_values import HitValue, action_hits
+from recpolicy.evaluation.tuning_gates import TuningGates, tuning_gates
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.ranking_utility import NO_OWN_HEADS, OwnHeads
 from recpolicy.inference.tuned_layer import TunedLayer, UserFeatures, write_tuned_layer
@@ -146,13 +147,12 @@ def _pareto(values: TunedPolicy, holdout: TuningLog) -> list[dict[str, float]]:
     """Return the objectives at hits for each alpha of the sweep."""
     points = []
     for alpha in ALPHAS:
-        action = values.with_objectives((alpha, 0.0, 1.0 - alpha)).actions(holdout.features)
+        hits = action_hits(holdout, values.with_objectives((alpha, 0.0, 1.0 - alpha)).actions(holdout.features))
         figures = {
-            name: hit_value(holdout.with_reward(np.eye(len(OBJECTIVES))[place]), action)
+            name: HitValue.of_hits(holdout.with_reward(np.eye(len(OBJECTIVES))[place]), hits).value
             for place, name in enumerate(OBJECTIVES)
         }
-        hits = int(((holdout.action == action) & ~holdout.fallback).sum())
-        points.append({"alpha": alpha, **figures, "hits": float(hits)})
+        points.append({"alpha": alpha, **figures, "hits": float(hits.count)})
     return points
 
 
@@ -163,7 +163,9 @@ def pareto_figure(points: list[dict[str, float]], holdout: TuningLog, static_act
     for label, action, marker in (("best static weights", static_action, "s"), ("random weights", None, "x")):
         mean = {
             name: float(holdout.objectives[:, place].mean()) if action is None
-            else hit_value(holdout.with_reward(np.eye(len(OBJECTIVES))[place]), action)
+            else HitValue.of_hits(
+                holdout.with_reward(np.eye(len(OBJECTIVES))[place]), action_hits(holdout, action)
+            ).value
             for place, name in enumerate(OBJECTIVES)
         }  # fmt: skip
         axes.plot([mean["novelty"]], [mean["like"]], marker=marker, ls="", label=label)
