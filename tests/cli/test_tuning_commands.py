@@ -52,7 +52,15 @@ def test_tune_writes_a_layer_and_prints_its_gates_as_json(folders, tmp_path):
     body = json.loads(done.stdout)
     assert body["gates"]["verdict"] in ("pass", "fail", "cannot tell")
     assert set(body["static_weights"]) == set(HEADS.split(","))
-    assert {path.name for path in (tmp_path / "layer").iterdir()} == {"tuning.json", "arrays.npz", "pareto.svg"}
+    assert {path.name for path in (tmp_path / "layer" / "layer").iterdir()} == {
+        "tuning.json", "arrays.npz", "pareto.svg",
+    }  # fmt: skip
+    shown = run("recommend", tmp_path / "layer", "--user", 1, "-k", 3, "--json")
+    assert shown.exit_code == 0, shown.output
+    rated = [run("predict", tmp_path / name, "--user", 1, "--json") for name in ("layer",)]
+    assert [row["rating"] for row in json.loads(rated[0].stdout)] == [
+        row["rating"] for row in json.loads(run("predict", folders / "policy", "--user", 1, "--json").stdout)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def list_versions(folder: Folder, as_json: Json = False) -> None:
     columns = {
         "version": [str(version.number) for version in versions],
         "alias": [_names(registry, version.number) for version in versions],
-        "agent": [version.agent for version in versions],
+        "agent": [f"{version.agent}{_layer(version, ', ')}" for version in versions],
         "gate": [version.verdict or "none" for version in versions],
         "registered": [f"{version.registered_at[:19]}Z" for version in versions],
         "digest": [version.digest[:12] for version in versions],
@@ -73,7 +73,8 @@ def show(folder: Folder, name: Name, as_json: Json = False) -> None:
     split = split.get("name", "unknown") if isinstance(split, dict) else split
     rows = {
         "version": version.number, "alias": _names(registry, version.number) or "none", "agent": version.agent,
-        "gate": version.verdict or "none", "data": lineage.get("data", "unknown"), "catalog": _catalog(lineage),
+        "layer": _layer(version) or "none", "gate": version.verdict or "none",
+        "data": lineage.get("data", "unknown"), "catalog": _catalog(lineage),
         "split": split, "seed": lineage.get("seed", "unknown"),
         "registered": version.registered_at, "note": _plain(version.note), "digest": version.digest,
         "policy": version.policy_digest, "folder": registry.resolve(name),
@@ -267,6 +268,11 @@ def _say_changed(registry: "Registry", version: "Version", as_json: bool) -> Non
     )
     print_text(f"registered: version {version.number}, version {version.lineage['changed_from']} with {counts}")
     print_text(f"next: recpolicy registry promote {registry.folder} {version.number} --ungated, or gate it first")
+
+
+def _layer(version: "Version", before: str = "") -> str:
+    """Return the text that names the policy below a tuned layer; an empty one without a layer."""
+    return "" if version.layer is None else f"{before}tuned layer over {str(version.layer['base_policy'])[:12]}"
 
 
 def _note(message: str | None) -> "Note":

@@ -19,7 +19,7 @@ def tune(
         Path,
         typer.Option("--log", help="Log of uniform weights, such as of `recpolicy log simulate --weights uniform`."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tuned layer.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the policy with its tuned layer.")],
     heads: Annotated[
         str | None, typer.Option("--heads", help="The expected heads, separated by commas (default: those of the log).")
     ] = None,
@@ -47,14 +47,15 @@ def tune(
 ) -> None:
     """Tune the weights of a ranking formula on a log of uniform weights, and pass it through three gates.
 
-    The policy itself is not changed. The layer is written whatever the gates say.
+    The policy itself is not changed: the folder gets a copy of it with the layer, and is a policy itself. It is written
+    whatever the gates say.
     """
     from recpolicy.core.config import build
     from recpolicy.core.optional_deps import require_extra
     from recpolicy.core.tensorflow_setup import silence_libraries
     from recpolicy.inference.predictor import load_policy
 
-    policy = load_policy(folder)  # before the agents are imported, and TensorFlow with them
+    policy = load_policy(folder).base  # before the agents are imported, and TensorFlow with them
     require_extra("train", "recpolicy tune")
     silence_libraries()
     from recpolicy.workflows.layer_tuning import LayerTuningConfig, tune_layer
@@ -65,7 +66,14 @@ def tune(
         settings["reward"] = _rewards(reward)
     config = build(LayerTuningConfig, settings, "tune")
     result = tune_layer(
-        policy, log, out, heads=parse_heads(heads), config=config, own=own_heads(policy, pairs, items), seed=seed
+        policy,
+        log,
+        out,
+        base=folder,
+        heads=parse_heads(heads),
+        config=config,
+        own=own_heads(policy, pairs, items),
+        seed=seed,
     )
     compared = _compared(result, policy, data, seed) if worlds else []
     if as_json:

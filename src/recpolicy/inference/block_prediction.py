@@ -35,6 +35,18 @@ _SCORES_ARE_VALUES = ("session_values", "session_table")
 
 
 @dataclass(frozen=True)
+class WeightChoice:
+    """The weights of a ranking formula by which n users are ranked."""
+
+    action: NDArray[np.int64]  # [n] point of the grid of weights
+    fallback: NDArray[np.bool_]  # [n] True where the static weights stand in for those of the layer
+
+    def of_user(self, place: int) -> "WeightChoice":
+        """Return the choice of one user, with the axis n."""
+        return WeightChoice(self.action[place : place + 1], self.fallback[place : place + 1])
+
+
+@dataclass(frozen=True)
 class BatchPrediction:
     """Predictions for n users."""
 
@@ -44,6 +56,8 @@ class BatchPrediction:
     probability: Array  # [n, I] that the exploring policy shows the item; 0 outside its catalog
     score: Array  # [n, A] what the policy is greedy in when it has stopped exploring
     session_value: Array | None  # [n] expected discounted reward of the rest of the session, of session policies
+    choice: WeightChoice | None = None
+    """The weights behind the scores of a tuned layer; None without one."""
 
     def columns(self, parts: PolicyParts, items: "slice | NDArray[Any]") -> dict[str, Array]:
         """Return the columns [n, M] of a table of M items (rows or a slice of [0, I)), by name."""
@@ -75,11 +89,14 @@ class BatchScores:
     std: Array  # [n, I] of the expected rating, without the noise of one rating
     value: Array | None  # [n, I] the policy's estimate, within the scale; None for session policies
     score: Array  # [n, A] what the policy is greedy in when it has stopped exploring
+    choice: WeightChoice | None = None
+    """The weights behind the scores of a tuned layer; None without one."""
 
     def of_user(self, place: int) -> "BatchScores":
         """Return the scores of one user, without the axis n."""
         value = None if self.value is None else self.value[place]
-        return BatchScores(self.rating[place], self.std[place], value, self.score[place])
+        choice = None if self.choice is None else self.choice.of_user(place)
+        return BatchScores(self.rating[place], self.std[place], value, self.score[place], choice)
 
 
 def score_block(parts: PolicyParts, user: UserInput) -> BatchScores:

@@ -6,6 +6,7 @@ from recpolicy.inference.artifact import read_inference_artifact
 from recpolicy.inference.artifact_files import artifact_errors
 from recpolicy.inference.scorer import CACHE_BYTES, Scorer
 from recpolicy.inference.self_test import self_test
+from recpolicy.inference.tuned_scorer import with_layer
 
 
 def load_scorer(folder: str | Path, cache_bytes: int = CACHE_BYTES) -> Scorer:
@@ -15,7 +16,7 @@ def load_scorer(folder: str | Path, cache_bytes: int = CACHE_BYTES) -> Scorer:
     answers that are kept.
     """
     with artifact_errors(Path(folder)):
-        scorer = Scorer(read_inference_artifact(Path(folder)), cache_bytes)
+        scorer = with_layer(Scorer(read_inference_artifact(Path(folder)), cache_bytes), Path(folder))
         scorer.prepare()
         self_test(scorer)
         return scorer

@@ -42,6 +42,7 @@ from recpolicy.inference.reward_estimators import ESTIMATORS
 from recpolicy.inference.scorer import FoldIn, History, Scorer
 from recpolicy.inference.self_test import self_test
 from recpolicy.inference.slate_selection import ExplorationConfig, greedy_slate
+from recpolicy.inference.tuned_scorer import with_layer
 
 Array = NDArray[np.floating]
 _LIKE_AT = 0.75  # of the scale: 4 of 1 to 5
@@ -50,9 +51,9 @@ _LIKE_AT = 0.75  # of the scale: 4 of 1 to 5
 class Policy:
     """A trained policy that predicts and recommends; made by `load_policy`."""
 
-    def __init__(self, artifact: Artifact):
+    def __init__(self, artifact: Artifact, scorer: Scorer | None = None):
         self.artifact = artifact
-        self.scorer = Scorer(artifact)
+        self.scorer = scorer or Scorer(artifact)
         self._item_ids = artifact.items["item_id"].array
         self._titles = artifact.items["title"].array
 
@@ -64,6 +65,11 @@ class Policy:
     def sequential(self) -> bool:
         """True if the policy recommends in sessions and sees the history of each."""
         return self.scorer.sequential
+
+    @property
+    def base(self) -> "Policy":
+        """The policy without its tuned layer; itself if it has none."""
+        return Policy(self.artifact, self.scorer.base) if self.scorer.tuned else self
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -173,7 +179,7 @@ class Policy:
 
         Raises:
             ConfigError: k is below 1, there are fewer candidates than k, or the guardrails name an unknown category, or
-                a quota is larger than k.
+                a quota is larger than k; a sample of a tuned layer, which draws nothing.
             DataError: Nothing is left to recommend.
             UnknownIdError: An id is unknown.
         """
@@ -183,6 +189,8 @@ class Policy:
             raise ConfigError(f"candidates is {candidates}; expected at least k, {k}")
         ids, folded = as_list(users), fold_in or {}
         scorer, artifact = self.scorer, self.artifact
+        if sample and scorer.tuned:
+            raise ConfigError("a tuned layer ranks by its utility and draws nothing; leave out the sample")
         rails = None if guardrails is None else self._bound(guardrails, k)
         frames, short = [], {}
         given_before: Array
@@ -197,12 +205,14 @@ class Policy:
             if candidates is not None:
                 allowed = self._candidates(known, allowed, candidates)
             rows = action_items
-            if candidates is not None and rails is None and not artifact.policy.get("dueling", False):
+            few = candidates is not None and rails is None and not scorer.tuned
+            if few and not artifact.policy.get("dueling", False):
                 arms = np.flatnonzero(allowed)
                 block = predict_among(artifact, known, arms, [past])
                 rows, action_items, allowed = rows[arms], np.arange(len(arms), dtype=np.int32), np.ones(len(arms), bool)
             else:
                 block = predict_block(artifact, known, allowed, [past])
+                block = scorer.rank(block, [user], known, folded, allowed=allowed[np.newaxis])
             lot = generator(seed, f"recommend/{user}")
             if rails is not None:
                 slate = _guarded(block, action_items, allowed, k, rails, lot, sample)
@@ -259,8 +269,13 @@ class Policy:
             Greedy scores [U, I] and the policy's estimates of the reward [U, I], within the scale. Outside the
             catalog, the score is the lowest in it and the estimate is the rating model's; so it is for session
             policies everywhere.
+
+        Raises:
+            ConfigError: Contexts for a tuned layer, which ranks for users.
         """
         artifact = self.artifact
+        if self.scorer.tuned:
+            return self._tuned_scores(contexts)
         contexts = artifact.context if contexts is None else contexts
         scores, values = [], []
         for start in range(0, len(contexts), USERS_AT_ONCE):
@@ -271,6 +286,20 @@ class Policy:
             scores.append(score)
             values.append(policy_values(artifact, rating, estimate))
         return np.concatenate(scores), np.concatenate(values)
+
+    def _tuned_scores(self, contexts: Array | None) -> tuple[Array, Array]:
+        """Return utilities and the policy's estimates [U, I] of all users under the tuned layer; see `scores`."""
+        if contexts is not None:
+            raise ConfigError(
+                "a tuned layer ranks for users, not for contexts; estimate the policy below it on logged rounds, and"
+                " judge the layer with `recpolicy gate` on a log of weights"
+            )
+        scores = []
+        for block in self.scorer.score_batches(list(self.scorer.user_ids)):
+            score = np.repeat(block.score.min(axis=1, keepdims=True), len(self.artifact.items), axis=1)
+            score[:, self.artifact.action_items] = block.score
+            scores.append(score)
+        return np.concatenate(scores), self.base.scores()[1]
 
     def predict_levels(
         self,
@@ -350,6 +379,7 @@ def load_policy(path: str | Path) -> Policy:
         ArtifactError: The folder is missing, damaged or not an artifact, or the policy cannot answer.
     """
     with artifact_errors(Path(path)):
-        policy = Policy(read_artifact(Path(path)))
+        artifact = read_artifact(Path(path))
+        policy = Policy(artifact, with_layer(Scorer(artifact), Path(path)))
         self_test(policy.scorer)
         return policy

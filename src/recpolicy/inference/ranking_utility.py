@@ -4,6 +4,7 @@ n users, I items, A items of the catalog, H heads, K places. Heads come from the
 of the user. models/ranking_formula.py has their scaling, the weights and their grid. NumPy only, apart from own files.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,12 +17,18 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.core.normal import normal_cdf
 from recpolicy.core.types import Array
-from recpolicy.inference.block_prediction import BatchPrediction, rating_spread
+from recpolicy.inference.block_prediction import BatchPrediction, BatchScores, rating_spread
 from recpolicy.inference.scorer import FoldIn, Scorer
 from recpolicy.models.ranking_formula import HeadScaling, best_items, utility
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Scores = BatchPrediction | BatchScores
+Rated = Sequence[NDArray[np.int32]]
+"""The item rows that each user rated."""
+
+logger = logging.getLogger(__name__)
 
 _LIKE, _DISLIKE, _HALF_STEP = 0.75, 0.25, 0.125  # of the rating scale: 4, 2 and half a point of 1 to 5
 _USERS_TO_FIT = 2_000
@@ -39,7 +46,7 @@ class OwnHeads:
 NO_OWN_HEADS = OwnHeads({}, {})
 
 
-def _probability_above(scorer: Scorer, block: BatchPrediction, share: float, strict: bool) -> Array:
+def _probability_above(scorer: Scorer, block: Scores, share: float, strict: bool) -> Array:
     """Return P(one rating >= a share of the scale) [n, A], or > the share with `strict`."""
     rating, std = (part[:, scorer.action_items] for part in (block.rating, block.std))
     low, high = scorer.scale
@@ -52,15 +59,10 @@ def _probability_above(scorer: Scorer, block: BatchPrediction, share: float, str
     return np.asarray(normal_cdf((rating - (limit + margin)) / rating_spread(parts, rating, std)))
 
 
-def _genre_match(scorer: Scorer, users: Sequence[Hashable], fold_in: FoldIn | None) -> Array:
-    """Return the cosine [n, A] of each item's genres and the mean genres of the items that the user rated."""
-    genres = np.asarray(scorer.genres, np.float64)
-    length = np.linalg.norm(genres, axis=1, keepdims=True)
-    unit = np.divide(genres, length, out=np.zeros_like(genres), where=length > 0)  # [I, G]
-    profile = np.stack([unit[scorer.rated(user, fold_in)].sum(axis=0) for user in users])
-    length = np.linalg.norm(profile, axis=1, keepdims=True)
-    profile = np.divide(profile, length, out=np.zeros_like(profile), where=length > 0)
-    return np.asarray(profile @ unit[scorer.action_items].T)
+def _unit_rows(values: Array) -> Array:
+    """Return the rows with length 1; 0 where a row is 0."""
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.divide(values, length, out=np.zeros_like(values), where=length > 0)
 
 
 def _rated_counts(scorer: Scorer) -> Array:
@@ -85,7 +87,7 @@ def _recency(scorer: Scorer) -> Array:
     return np.where(known, years, years[known].mean() if known.any() else 0.0)
 
 
-_OF_PREDICTION: Mapping[str, Callable[[Scorer, BatchPrediction], Array]] = {
+_OF_PREDICTION: Mapping[str, Callable[[Scorer, Scores], Array]] = {
     "score": lambda _, block: np.asarray(block.score, np.float64),
     "rating": lambda scorer, block: np.asarray(block.rating[:, scorer.action_items], np.float64),
     "like": lambda scorer, block: _probability_above(scorer, block, _LIKE, strict=False),
@@ -98,6 +100,12 @@ _OF_ITEM: Mapping[str, Callable[[Scorer], Array]] = {
 HEADS = (*_OF_PREDICTION, "genre_match", *_OF_ITEM)
 """score: what the policy is greedy in; like, top: P(rating in the upper quarter, highest rating); no_dislike: 1 -
 P(rating in the lowest quarter); novelty in bits; genre_match: cosine with the genres that the user rated."""
+
+
+def _of_user(block: Scores, place: int) -> BatchScores:
+    """Return what is predicted for one user, with the axis n."""
+    here = slice(place, place + 1)
+    return BatchScores(block.rating[here], block.std[here], None, block.score[here])
 
 
 @dataclass(frozen=True)
@@ -154,22 +162,47 @@ class RankingUtility:
 
     def raw_heads(self, users: Sequence[Hashable], fold_in: FoldIn | None = None) -> NDArray[np.float32]:
         """Return heads [n, A, H] in their own units; raises UnknownIdError."""
-        scorer, arms = self.scorer, self.scorer.action_items
+        users = list(users)
+        parts, start = [], 0
+        for block in self.scorer.predict_batches(users, fold_in):
+            some = users[start : start + len(block.score)]
+            rated = [self.scorer.rated(user, fold_in) for user in some]
+            parts.append(self.heads_of_block(block, some, rated))
+            start += len(some)
+        return np.concatenate(parts)
+
+    def heads_of_block(self, block: Scores, users: Sequence[Hashable], rated: Rated) -> NDArray[np.float32]:
+        """Return heads [n, A, H] in their own units, from what the policy predicts for n users; raises UnknownIdError.
+
+        Args:
+            block: The predictions of the policy, without a tuned layer.
+            users: Their ids.
+            rated: The item rows that each of them rated.
+        """
+        arms = self.scorer.action_items
         result = np.empty((len(users), len(arms), len(self.names)), np.float32)
-        predicted = [name for name in self.names if name in _OF_PREDICTION]
-        columns: dict[str, Array] = {}
-        if predicted:
-            blocks = list(scorer.predict_batches(users, fold_in))
-            for name in predicted:
-                columns[name] = np.concatenate([_OF_PREDICTION[name](scorer, block) for block in blocks])
-        if "genre_match" in self.names:
-            columns["genre_match"] = _genre_match(scorer, users, fold_in)
-        for name in self.names:
-            if name in self.own.pair:
-                columns[name] = self.own.pair[name][np.ix_(self._rows(users), arms)]
         for place, name in enumerate(self.names):
-            result[:, :, place] = columns[name] if name in columns else self._of_items[name]
+            if name in _OF_PREDICTION:
+                result[:, :, place] = _OF_PREDICTION[name](self.scorer, block)
+            elif name == "genre_match":
+                result[:, :, place] = self._genre_match(rated)
+            elif name in self.own.pair:
+                result[:, :, place] = self.own.pair[name][np.ix_(self._rows(users), arms)]
+            else:
+                result[:, :, place] = self._of_items[name]
         return result
+
+    @cached_property
+    def _unit_genres(self) -> tuple[Array, Array]:
+        """Genres of length 1 of all items [I, G], and of the catalog [G, A]."""
+        unit = _unit_rows(np.asarray(self.scorer.genres, np.float64))
+        return unit, np.ascontiguousarray(unit[self.scorer.action_items].T)
+
+    def _genre_match(self, rated: Rated) -> Array:
+        """Return the cosine [n, A] of each item's genres and the mean genres of the items that the user rated."""
+        unit, columns = self._unit_genres
+        profile = np.stack([unit[rows].sum(axis=0) for rows in rated])
+        return np.asarray(_unit_rows(profile) @ columns)
 
     def _rows(self, users: Sequence[Hashable]) -> NDArray[np.int64]:
         rows = [self.scorer.user_row(user) for user in users]
@@ -179,12 +212,35 @@ class RankingUtility:
 
     def heads(self, users: Sequence[Hashable], fold_in: FoldIn | None = None) -> NDArray[np.float32]:
         """Return heads [n, A, H] on 0..1; raises UnknownIdError, and DataError where an own head is missing."""
-        raw = self.raw_heads(users, fold_in)
+        return self.scaled(self.raw_heads(users, fold_in), users)
+
+    def scaled(self, raw: NDArray[np.float32], users: Sequence[Hashable]) -> NDArray[np.float32]:
+        """Return heads [n, A, H] on 0..1; raises DataError for a value that is missing."""
         if not np.isfinite(raw).all():
             user, arm, head = (int(place[0]) for place in np.nonzero(~np.isfinite(raw)))
             item = self.scorer.item_ids[self.scorer.action_items[arm]]
             raise DataError(f"head {self.names[head]!r} has no value for user {users[user]} and item {item}")
         return np.asarray(self.scaling.scale(raw), np.float32)
+
+    def rank_block(
+        self, block: Scores, users: Sequence[Hashable], rated: Rated, weights: Array
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the utilities [n, A] under weights [n, H], and True [n] for users who have all heads.
+
+        The policy's own score ranks for users who lack a head.
+        """
+        try:
+            heads = self.scaled(self.heads_of_block(block, users, rated), users)
+            return utility(heads, weights).astype(np.float64), np.ones(len(users), bool)
+        except DataError as error:
+            if len(users) == 1:
+                logger.info("the policy's own score ranks: %s", error)
+                return np.asarray(block.score, np.float64), np.zeros(1, bool)
+        parts = [
+            self.rank_block(_of_user(block, place), users[place : place + 1], rated[place : place + 1], weight)
+            for place, weight in enumerate(weights[:, np.newaxis])
+        ]
+        return np.concatenate([score for score, _ in parts]), np.concatenate([complete for _, complete in parts])
 
     def slates(
         self, users: Sequence[Hashable], weights: Array, k: int, *, reserve: Array | float | None = None,

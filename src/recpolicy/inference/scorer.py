@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from recpolicy.inference.block_prediction import (
     BatchScores,
     Shown,
     UserInput,
+    WeightChoice,
     not_shown,
     predict_block,
     score_block,
@@ -44,6 +45,7 @@ Learned = Mapping[Hashable, LearnedUser]
 History = Mapping[Hashable, Sequence[tuple[Hashable, bool]]]
 """Sessions so far: {user id: [(item id, whether it was liked), ...]}, in the order shown."""
 Array = NDArray[Any]
+Block = TypeVar("Block", BatchScores, BatchPrediction)
 CACHE_BYTES = 48 << 20
 """1,200 users of 1,682 items."""
 
@@ -58,6 +60,8 @@ class Prediction:
     probability: NDArray[np.float64]  # [I] that the exploring policy shows the item; sums to 1, 0 outside the catalog
     score: NDArray[np.float64]  # [A] what the policy is greedy in
     session_value: Any  # float, or [n], for session policies: the reward that it expects of the rest of the session
+    choice: WeightChoice | None = None
+    """The weights behind the scores of a tuned layer; None without one."""
 
 
 class Scorer:
@@ -75,6 +79,23 @@ class Scorer:
         self.genre_names, self.genres, self.years = tables.genre_names, tables.genres, tables.years
         self._user_row, self._item_row = row_index(tables.user_ids), row_index(tables.item_ids)
         self._cache: LRUCache[Prediction] = LRUCache(cache_bytes)
+
+    @property
+    def tuned(self) -> bool:
+        """True if a tuned layer ranks the items (tuned_scorer.py)."""
+        return False
+
+    @property
+    def base(self) -> "Scorer":
+        """The policy without a tuned layer."""
+        return self
+
+    def rank(  # the arguments are for TunedScorer
+        self, block: Block, users: Sequence[Hashable], inputs: UserInput,  # noqa: ARG002
+        fold_in: FoldIn | None = None, learned: Learned | None = None, allowed: Array | None = None,  # noqa: ARG002
+    ) -> Block:  # fmt: skip
+        """Return a block with the scores that rank items: as they are, unless a tuned layer weighs them."""
+        return block
 
     def prepare(self) -> None:
         """Compute now what the first requests would wait for."""
@@ -210,6 +231,7 @@ class Scorer:
             probability=several.probability[0],
             score=several.score[0],
             session_value=None if several.session_value is None else float(several.session_value[0]),
+            choice=several.choice,
         )
         if cacheable:
             self._cache.put(user, answer, sum(part.nbytes for part in _arrays(answer)))
@@ -237,6 +259,7 @@ class Scorer:
             probability=probability,
             score=np.concatenate([block.score for block in blocks]).astype(np.float64),
             session_value=np.concatenate([block.session_value for block in blocks]) if self.sequential else None,
+            choice=_joined_choice([block.choice for block in blocks]),
         )
         for part in _arrays(answer):
             part.flags.writeable = False
@@ -258,24 +281,34 @@ class Scorer:
         ids = as_list(users)
         histories = self.histories(ids, history)
         inputs = self.contexts(ids, fold_in or {}, at_once, contexts, learned)
-        groups = [histories[start : start + at_once] for start in range(0, len(ids), at_once)]
-        return self._answered(inputs, groups, bool(history))
+        starts = range(0, len(ids), at_once)
+        groups = [(ids[start : start + at_once], histories[start : start + at_once]) for start in starts]
+        blocks = self._answered(inputs, [past for _, past in groups], bool(history))
+        return (
+            self.rank(block, some, user, fold_in, learned, allowed)
+            for (some, _), (user, allowed, block) in zip(groups, blocks, strict=True)
+        )
 
     def _answered(
         self, inputs: Iterator[UserInput], groups: list[list[Shown]], seen: bool
-    ) -> Iterator[BatchPrediction]:
+    ) -> Iterator[tuple[UserInput, Array | None, BatchPrediction]]:
         for user, histories in zip(inputs, groups, strict=True):
             allowed = np.stack([not_shown(self.artifact, shown) for shown, _ in histories]) if seen else None
             if allowed is not None and not allowed.any(axis=1).all():
                 raise DataError("the history contains every item of the catalog: no item is left")
-            yield predict_block(self.artifact, user, allowed, histories)
+            yield user, allowed, predict_block(self.artifact, user, allowed, histories)
 
     def score_batches(
         self, users: Sequence[Hashable], at_once: int = USERS_AT_ONCE, learned: Learned | None = None
     ) -> Iterator[BatchScores]:
         """Yield what lists for known and learned users need, `at_once` users at a time; raises UnknownIdError."""
-        inputs = self.contexts(as_list(users), {}, at_once, learned=learned)
-        return (score_block(self.artifact, user) for user in inputs)
+        ids = as_list(users)
+        inputs = self.contexts(ids, {}, at_once, learned=learned)
+        groups = (ids[start : start + at_once] for start in range(0, len(ids), at_once))
+        return (
+            self.rank(score_block(self.artifact, user), some, user, learned=learned)
+            for some, user in zip(groups, inputs, strict=True)
+        )
 
     def histories(self, ids: list[Hashable], history: History | None) -> list[Shown]:
         """Return for each user the item rows of the session so far, and whether the user liked each."""
@@ -396,6 +429,16 @@ class Scorer:
 def _first_ids(ids: Sequence[Hashable]) -> str:
     more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
     return ", ".join(map(str, ids[:5])) + more
+
+
+def _joined_choice(choices: Sequence[WeightChoice | None]) -> WeightChoice | None:
+    """Return the weights of several blocks together; None without a tuned layer."""
+    known = [choice for choice in choices if choice is not None]
+    if not known:
+        return None
+    return WeightChoice(
+        np.concatenate([choice.action for choice in known]), np.concatenate([choice.fallback for choice in known])
+    )
 
 
 def _arrays(answer: Prediction) -> tuple[Array, ...]:

@@ -1,14 +1,14 @@
 """A tuned layer on top of a policy: weights of the ranking formula for each user, with a static fallback.
 
     tuning.json   format, base policy, heads and bounds of their scaling, grid, static weights, features, gates
-    arrays.npz    networks of the tuned policy (no pickle)
+    arrays.npz    networks of the tuned policy, and the heads from files that it weighs (no pickle)
 
 n users, H heads, K places. The first head is the policy's own score with weight 1; the tuned heads follow. The base
 policy is not changed, and the layer refuses another one. NumPy only.
 """
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +23,15 @@ from recpolicy.core.files import atomic_directory, content_digest, read_versione
 from recpolicy.core.types import Array
 from recpolicy.data.tuning_log import TuningFeatures
 from recpolicy.inference.artifact_files import artifact_errors
-from recpolicy.inference.ranking_utility import NO_OWN_HEADS, OwnHeads, RankingUtility, UtilitySlates
+from recpolicy.inference.block_prediction import WeightChoice
+from recpolicy.inference.ranking_utility import (
+    NO_OWN_HEADS,
+    OwnHeads,
+    RankingUtility,
+    Rated,
+    Scores,
+    UtilitySlates,
+)
 from recpolicy.inference.scorer import FoldIn, Scorer
 from recpolicy.models.ranking_formula import HeadScaling
 from recpolicy.models.tuning_policy import TunedPolicy
@@ -52,10 +60,13 @@ class UserFeatures:
 
     def of(self, scorer: Scorer, users: Sequence[Hashable], fold_in: FoldIn | None = None) -> TuningFeatures:
         """Return the features of users; raises UnknownIdError."""
-        rank = scorer.artifact.item.shape[1]
         blocks = scorer.contexts(list(users), fold_in or {}, 1_024)
-        embedding = np.concatenate([block.context[:, :rank] for block in blocks])
         count = np.array([len(scorer.rated(user, fold_in)) for user in users], np.float64)
+        return self.of_contexts(scorer, np.concatenate([block.context for block in blocks]), count)
+
+    def of_contexts(self, scorer: Scorer, context: NDArray[np.floating], count: Array) -> TuningFeatures:
+        """Return the features of users with contexts [n, C] who rated `count` [n] items."""
+        embedding = context[:, : scorer.artifact.item.shape[1]]
         numeric = np.concatenate([embedding, np.log1p(count)[:, np.newaxis]], axis=1).astype(np.float32)
         bucket = np.searchsorted(self.edges, count, side="right").astype(np.int32)
         return TuningFeatures(bucket[:, np.newaxis], numeric, (len(self.edges) + 1,))
@@ -71,6 +82,36 @@ class TunedLayer:
     static_action: int
     """Grid point of the best static weights: the fallback."""
     metadata: Mapping[str, Any]
+
+    @property
+    def base_policy(self) -> str:
+        """Digest of the policy that the layer was tuned for."""
+        return str(self.utility.scorer.metadata.get("policy_digest", ""))
+
+    def actions(self, context: NDArray[np.floating], count: Array) -> NDArray[np.int64]:
+        """Return the grid points [n] of users with contexts [n, C] who rated `count` [n] items."""
+        return self.policy.actions(self.features.of_contexts(self.utility.scorer, context, count))
+
+    def rank(
+        self, block: Scores, users: Sequence[Hashable], context: NDArray[np.floating], rated: Rated,
+        choose: Callable[[NDArray[np.floating], Array], NDArray[np.int64] | None] | None = None,
+    ) -> tuple[Array, WeightChoice]:  # fmt: skip
+        """Return the utilities [n, A] of n users and the weights behind them.
+
+        Args:
+            block: What the policy predicts for them, without the layer.
+            users: Their ids.
+            context: [n, C], their contexts.
+            rated: The item rows that each of them rated.
+            choose: Returns the grid points [n] for contexts and numbers of ratings, or None for the static weights;
+                by default `actions`.
+        """
+        count = np.array([len(rows) for rows in rated], np.float64)
+        action = (choose or self.actions)(context, count)
+        fallback = np.full(len(users), action is None)
+        chosen = np.full(len(users), self.static_action, np.int64) if action is None else action
+        score, complete = self.utility.rank_block(block, users, rated, self.full_weights(chosen))
+        return score, WeightChoice(chosen, fallback | ~complete)
 
     def weights(self, users: Sequence[Hashable], fold_in: FoldIn | None = None) -> Array:
         """Return the weights [n, H] of each user, the first of which is 1; raises UnknownIdError."""
@@ -116,22 +157,39 @@ class TunedLayer:
     def digest(self) -> str:
         """SHA-256 of all that determines the weights."""
         arrays = self.policy.arrays()
+        own = own_arrays(self.utility)
         return content_digest(
             self.policy.as_dict(), self.utility.scaling.as_dict(), list(self.features.edges), self.static_action,
-            *(arrays[name] for name in sorted(arrays)),
+            *(arrays[name] for name in sorted(arrays)), *(own[name] for name in sorted(own)), *sorted(own),
         )  # fmt: skip
+
+
+_PAIR, _ITEM = "own_pair/", "own_item/"
+
+
+def own_arrays(utility: RankingUtility) -> dict[str, NDArray[Any]]:
+    """Return the heads from files that a formula weighs, by the names of their arrays."""
+    parts = ((_PAIR, utility.own.pair), (_ITEM, utility.own.item))
+    return {prefix + name: part[name] for prefix, part in parts for name in part if name in utility.names}
+
+
+def _stored_heads(arrays: Mapping[str, NDArray[Any]]) -> OwnHeads:
+    def of(prefix: str) -> dict[str, NDArray[np.float64]]:
+        return {name.removeprefix(prefix): part for name, part in arrays.items() if name.startswith(prefix)}
+
+    return OwnHeads(of(_PAIR), of(_ITEM))
 
 
 def write_tuned_layer(layer: TunedLayer, folder: Path, texts: Mapping[str, str] = MappingProxyType({})) -> None:
     """Write a layer and further files of text by name, whole or not at all."""
-    base = layer.utility.scorer.metadata.get("policy_digest", "")
     body = {
-        "format": FORMAT, "version": FORMAT_VERSION, "base_policy": base, "scaling": layer.utility.scaling.as_dict(),
-        "policy": layer.policy.as_dict(), "features": {"edges": list(layer.features.edges)},
+        "format": FORMAT, "version": FORMAT_VERSION, "base_policy": layer.base_policy,
+        "scaling": layer.utility.scaling.as_dict(), "policy": layer.policy.as_dict(),
+        "features": {"edges": list(layer.features.edges)},
         "static_action": layer.static_action, "digest": layer.digest, "metadata": dict(layer.metadata),
     }  # fmt: skip
     with atomic_directory(folder) as temporary:
-        np.savez(temporary / ARRAYS, **layer.policy.arrays())  # type: ignore[arg-type]
+        np.savez(temporary / ARRAYS, **layer.policy.arrays(), **own_arrays(layer.utility))  # type: ignore[arg-type]
         for name, text in texts.items():
             write_text(temporary / name, text)
         write_json(temporary / LAYER, body)
@@ -143,10 +201,10 @@ def read_tuned_layer(folder: str | Path, scorer: Scorer, own: OwnHeads = NO_OWN_
     Args:
         folder: Folder that `recpolicy tune` wrote.
         scorer: The base policy.
-        own: Heads from files, if the layer uses any.
+        own: Heads from files in place of those that the folder has.
 
     Raises:
-        ArtifactError: The folder is damaged, the layer belongs to another policy, or `own` lacks one of its heads.
+        ArtifactError: The folder is damaged, the layer belongs to another policy, or one of its heads is missing.
     """
     folder = Path(folder)
     body = read_versioned_json(folder / LAYER, FORMAT, FORMAT_VERSION)
@@ -157,11 +215,17 @@ def read_tuned_layer(folder: str | Path, scorer: Scorer, own: OwnHeads = NO_OWN_
                 f"{folder}: tuned for policy {body['base_policy'][:12]}, not {base[:12]}; tune this one"
             )
         with artifact_errors(folder / ARRAYS):
-            policy = TunedPolicy.from_parts(body["policy"], read_arrays(folder / ARRAYS))
+            arrays = read_arrays(folder / ARRAYS)
+            stored = _stored_heads(arrays)
+            arrays = {name: part for name, part in arrays.items() if not name.startswith((_PAIR, _ITEM))}
+            if bad := [name for name, part in arrays.items() if part.dtype.kind == "f" and not np.isfinite(part).all()]:
+                raise ArtifactError(f"{bad[0]} has a number that is not finite; tune again")
+            policy = TunedPolicy.from_parts(body["policy"], arrays)
         bounds = body["scaling"]
         scaling = HeadScaling(tuple(bounds["names"]), np.array(bounds["low"]), np.array(bounds["high"]))
         edges = tuple(map(float, body["features"]["edges"]))
-        utility = RankingUtility(scorer, scaling.names, own, scaling)
+        heads = OwnHeads({**stored.pair, **own.pair}, {**stored.item, **own.item})
+        utility = RankingUtility(scorer, scaling.names, heads, scaling)
         layer = TunedLayer(utility, policy, UserFeatures(edges), int(body["static_action"]), body["metadata"])
         if layer.digest != body["digest"]:
             raise ArtifactError(f"{folder}: changed since it was written; tune again")

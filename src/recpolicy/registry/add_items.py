@@ -32,6 +32,7 @@ from recpolicy.inference.catalog_changes import (
     with_restored,
     without_items,
 )
+from recpolicy.inference.tuned_scorer import layer_record
 from recpolicy.registry.model_registry import Note, Registry
 from recpolicy.registry.version_files import Version, sound_manifest
 
@@ -73,6 +74,11 @@ def change_items(
     if format_name(folder) != item_policy.FORMAT:
         raise ConfigError(f"version {parent.number} is not a policy of items; only those have a catalog")
     manifest = sound_manifest(folder)
+    if layer_record(manifest) is not None:
+        raise ConfigError(
+            f"version {parent.number} has a tuned layer, whose heads know its items; change the items of the policy"
+            " below it, and tune again"
+        )
     before = read_artifact(folder)
     if add is None and not retire and not restore:
         raise DataError("no items to add, to retire or to restore")

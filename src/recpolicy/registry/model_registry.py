@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from recpolicy.core.errors import ArtifactError, ConfigError, unknown_name_error
 from recpolicy.core.files import atomic_directory
 from recpolicy.inference.artifact_files import MANIFEST
+from recpolicy.inference.tuned_scorer import LAYER, layer_record, served_digest
 from recpolicy.registry.aliases import (
     ALIASES,
     CHALLENGER,
@@ -77,7 +78,9 @@ class Registry:
         """
         source = Path(artifact)
         manifest = sound_manifest(source)
-        notes = {"gate": gate, "lineage": lineage or manifest["metadata"], "note": note}
+        layer = layer_record(manifest)
+        origin = {**(lineage or manifest["metadata"]), **({} if layer is None else {LAYER: layer})}
+        notes = {"gate": gate, "lineage": origin, "note": note}
         described = {name: plain(record, name) for name, record in notes.items()}
         digest = manifest_digest(source)
         known = self._find(digest)
@@ -94,7 +97,7 @@ class Registry:
                 number=number,
                 digest=digest,
                 agent=manifest["agent"],
-                policy_digest=manifest["metadata"]["policy_digest"],
+                policy_digest=served_digest(manifest),
                 registered_at=now(),
                 **described,
             )

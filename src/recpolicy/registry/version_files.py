@@ -19,6 +19,7 @@ from recpolicy.core.text import is_word
 from recpolicy.inference.artifact import migrate_digests, migrate_metadata
 from recpolicy.inference.artifact_checks import MAX_AGENT, check_plain, is_digest
 from recpolicy.inference.artifact_files import artifact_errors
+from recpolicy.inference.tuned_scorer import LAYER
 from recpolicy.registry.artifact_kinds import check_answers, manifest_digest, read_manifest, verify
 
 POLICY, RECORD = "policy", "version.json"
@@ -44,6 +45,12 @@ class Version:
     """The record of its gate; None without one."""
     note: Mapping[str, Any] | None = None
     """Author and reason of the registration, if given."""
+
+    @property
+    def layer(self) -> Mapping[str, Any] | None:
+        """What the manifest says of its tuned layer: the policy below it, and digests; None without one."""
+        layer = self.lineage.get(LAYER)
+        return layer if isinstance(layer, Mapping) else None
 
     @property
     def verdict(self) -> str | None:

@@ -17,6 +17,7 @@ from recpolicy.evaluation.gate import VERDICTS, Gate, GateConfig, gate, gate_tab
 from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy
+from recpolicy.inference.tuned_scorer import served_digest
 from recpolicy.registry.aliases import CHAMPION, STATE
 from recpolicy.registry.artifact_kinds import read_manifest, verify
 from recpolicy.registry.model_registry import Registry
@@ -111,7 +112,7 @@ def read_gate(record: Path) -> dict[str, Any]:
 def read_record_of(policy: Path, record: Path) -> dict[str, Any]:
     """Return the gate record of a policy; raise ArtifactError for a damaged policy, or a record of another one."""
     verify(policy)
-    gate, digest = read_gate(record), read_manifest(policy)["metadata"]["policy_digest"]
+    gate, digest = read_gate(record), served_digest(read_manifest(policy))
     if gate["policy"]["policy_digest"] != digest:
         raise ArtifactError(
             f"{record}: belongs to another policy ({gate['policy']['policy_digest'][:12]}); gate this policy first"
@@ -269,7 +270,7 @@ def register(
         raise ArtifactError(f"{record}: the verdict is {gate['verdict']}; only a policy that passed can be registered")
     with atomic_directory(registered) as folder:
         shutil.copytree(policy, folder, dirs_exist_ok=True)
-    result = Registration(gate["verdict"], metadata["policy_digest"], registry)
+    result = Registration(gate["verdict"], served_digest(read_manifest(policy)), registry)
     if not registry:
         return result
     store = Registry(Path(registry))

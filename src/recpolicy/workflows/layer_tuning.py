@@ -31,6 +31,7 @@ from recpolicy.evaluation.tuning_gates import TuningGates, tuning_gates
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.ranking_utility import NO_OWN_HEADS, OwnHeads
 from recpolicy.inference.tuned_layer import TunedLayer, UserFeatures, write_tuned_layer
+from recpolicy.inference.tuned_scorer import write_tuned_policy
 from recpolicy.models.ranking_formula import ActionGrid
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.tuning_policy import TunedPolicy
@@ -86,8 +87,9 @@ class TuningResult:
 
 
 def tune_layer(
-    policy: Policy, log_path: str | Path, out: str | Path, *, heads: Sequence[str] | None = None,
-    config: LayerTuningConfig | None = None, own: OwnHeads = NO_OWN_HEADS, seed: int = 0,
+    policy: Policy, log_path: str | Path, out: str | Path, *, base: Path | None = None,
+    heads: Sequence[str] | None = None, config: LayerTuningConfig | None = None, own: OwnHeads = NO_OWN_HEADS,
+    seed: int = 0,
 ) -> TuningResult:  # fmt: skip
     """Tune a layer on a log of uniform weights, write it to `out` and return it.
 
@@ -95,6 +97,7 @@ def tune_layer(
         policy: The policy that the log ranked.
         log_path: Folder of the log.
         out: The folder to write; it must not exist.
+        base: The artifact of the policy. `out` becomes an artifact of it under the layer; None writes the layer only.
         heads: The expected heads; None takes those of the log.
         config: Rewards, share of the gates, and training.
         own: Heads from files.
@@ -123,7 +126,11 @@ def tune_layer(
     layer = TunedLayer(utility, tuned, UserFeatures.fit(policy.scorer), static, metadata)
     mean = mean_weights_action(tuned, train.features)
     pareto = [] if values is None else _pareto(values, holdout)
-    write_tuned_layer(layer, Path(out), {PARETO: pareto_figure(pareto, holdout, static)} if pareto else {})
+    texts = {PARETO: pareto_figure(pareto, holdout, static)} if pareto else {}
+    if base is None:
+        write_tuned_layer(layer, Path(out), texts)
+    else:
+        write_tuned_policy(base, layer, Path(out), texts)
     return TuningResult(layer, gates, mean, pareto)
 
 

@@ -109,7 +109,7 @@ def _loaded(policy: Policy, train_ratings: Ratings) -> LoggingPolicy:
         )
     score = policy.scores()[0][:, artifact.action_items]
     return LoggingPolicy(
-        artifact.agent, artifact.metadata["policy_digest"], score, artifact.context, artifact.action_items
+        artifact.agent, policy.metadata["policy_digest"], score, artifact.context, artifact.action_items
     )
 
 

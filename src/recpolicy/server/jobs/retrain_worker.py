@@ -120,7 +120,7 @@ def _task(request: JobRequest) -> _Task:
 def _train(task: _Task, work: Path) -> JobResult:
     incumbent = task.registry.resolve(task.champion)
     exported, report = run_in_process(_write_rounds, task, work)  # before TensorFlow takes its memory
-    champion = load_policy(incumbent)
+    champion = load_policy(incumbent).base  # a tuned layer is not trained on rounds, nor compared on them
     rounds = read_rounds(work / "rounds" / TRAINING, IdVocabulary.from_policy(champion))
     release_memory()
     try:
