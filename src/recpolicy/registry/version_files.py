@@ -48,7 +48,7 @@ class Version:
 
     @property
     def layer(self) -> Mapping[str, Any] | None:
-        """What the manifest says of its tuned layer: the policy below it, and digests; None without one."""
+        """Its tuned layer: the digests of the policy below and of the layer; None without one."""
         layer = self.lineage.get(LAYER)
         return layer if isinstance(layer, Mapping) else None
 
