@@ -16,6 +16,8 @@ from recpolicy.inference.session_replay import moments
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.ope.feedback import TrajectoryFeedback
 from recpolicy.registry.model_registry import Registry
+from recpolicy.server.db import session_export
+from recpolicy.server.db.deletion import delete_user
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.export import LogPolicy
@@ -290,3 +292,29 @@ def test_a_log_of_a_smaller_catalog_has_the_sessions_that_could_show_none_of_the
     assert set(log.session) == {"without"}
     assert len(log.action_items) == 10
     assert log.candidates is None  # of the ten, all could be shown
+
+
+def test_returns_have_exact_days_and_are_censored_at_the_time_of_the_export(server, tmp_path, monkeypatch):
+    """User 1: three sessions, the second of two events; user 2: one, and a request that fits no session."""
+    day, now = 86_400_000, DAYS_AGO + 3 * 86_400_000
+    monkeypatch.setattr(session_export, "now_ms", lambda: now)
+    server.choose("a", time=DAYS_AGO - 2 * day)
+    first = server.choose("b", time=DAYS_AGO - day // 2)
+    server.choose("b", [(items_of(first)[0], False)], time=DAYS_AGO - day // 2)  # a second later
+    server.choose("c", time=DAYS_AGO)
+    server.choose("fresh", time=now - 3_600_000)  # may go on, so it is not exported: the return is in the log anyway
+    lone = server.choose("d", user=2, time=DAYS_AGO)
+    with transaction(server.engine) as connection:
+        insert_events(connection, [lone._replace(id="e" * 32, session_id=None, step=1, time=DAYS_AGO + day)])
+    server.choose("gone", user=3, time=DAYS_AGO)
+    done, log = server.export(tmp_path / "log")
+    ids = log.session[log.start[:-1]].tolist()
+    assert dict(zip(ids, (log.returns.days * day).round().astype(int).tolist(), strict=True)) == {
+        "a": 3 * day // 2, "b": day // 2 - 1000, "c": 3 * day - 3_600_000, "d": day, "gone": 3 * day,
+    }  # fmt: skip
+    assert dict(zip(ids, log.returns.returned.tolist(), strict=True)) == dict.fromkeys("abcd", True) | {"gone": False}
+    assert (done.sessions, done.returned, done.users_without_return) == (5, 4, 1)
+    delete_user(server.engine, json.dumps(server.user(1)))
+    done, log = server.export(tmp_path / "erased")
+    assert set(log.session) == {"d", "gone"}
+    assert (done.returned, done.users_without_return) == (1, 1)

@@ -131,6 +131,11 @@ def _export_sessions(engine: "Engine", policy: "LogPolicy", options: "SessionExp
         return
     if done.sessions:
         print_text(f"wrote {done.sessions:,} sessions of {done.steps:,} steps: {options.out}")
+        censored, alone = done.sessions - done.returned, done.users_without_return
+        print_text(
+            f"returns: {done.returned:,} sessions whose user came back, {censored:,} censored;"
+            f" {alone:,} users without any return"
+        )
     else:
         print_text("no complete sessions to write; a request names its session by session_id, and sends its history")
     for reason, count in sorted(done.left_out.items()):

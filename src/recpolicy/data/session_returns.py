@@ -5,6 +5,7 @@ the log. A session without a return has the days that its user was followed with
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class SessionReturns:
         """Return those of the sessions for which mask [M] is true."""
         return SessionReturns(self.days[mask], self.returned[mask])
 
-    def without_return(self, user: Ints) -> int:
+    def without_return(self, user: NDArray[Any]) -> int:
         """Return the number of users of sessions [M] none of which has a return."""
         return len(np.setdiff1d(user, user[self.returned]))
 

@@ -4,7 +4,8 @@ A session is complete when its last event is older than the wait window and the 
 that it has shown, each with the propensity and the candidates that the event stored. What a session has shown, and
 liked, follows from the histories of its events; rewards join by event id and position. No rule looks at the responses:
 of the last list, all items count as shown, and a like that came late changes only the reward. A session with a fault is
-left out as a whole, counted by its reason (SessionExported.left_out). The whole log is in memory: about 1 kB per step.
+left out as a whole, counted by its reason (SessionExported.left_out). Each session has the days until its user came
+back (session_returns.py). The whole log is in memory: about 1 kB per step.
 
 A policy of single rounds does not look at the history, so its propensities are exact, too. But only the history tells
 what was shown: sessions whose requests had none are left out, from their first list on.
@@ -28,11 +29,13 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.candidates import CandidateSets
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
+from recpolicy.data.session_returns import SessionReturns
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.export_policy import NEW_USER, NO_PROPENSITY, OTHER_POLICY, LogPolicy
 from recpolicy.server.db.guardrail_record import unpack_list
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.db.session_history import unpack_history
+from recpolicy.server.db.session_returns import read_returns
 
 BROKEN, UNPLACED, NO_HISTORY = "broken", "unplaced", "no_history"
 """Reasons: events are missing or contradict each other, or a reward is for an item that was not shown; a request of the
@@ -83,6 +86,10 @@ class SessionExported:
     """Sessions whose last event is later are not in the log; milliseconds since 1970."""
     left_out: Mapping[str, int]
     """Sessions left out, by reason."""
+    returned: int = 0
+    """Sessions whose user came back; the others are censored at the time of the export."""
+    users_without_return: int = 0
+    """Users none of whose sessions has a return."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON values."""
@@ -121,6 +128,7 @@ def export_sessions(engine: Engine, policy: LogPolicy, options: SessionExportOpt
         raise ConfigError(f"max_steps is {options.max_steps}; expected 1 or more")
     longest = _longest(policy, options)
     until, left_out, steps = options.last_time(), Counter[str](), list[Step]()
+    last = dict[str, tuple[str, int]]()
     gap = round(options.gap_minutes * _MINUTE_MS)
     with engine.connect() as connection:
         complete = _complete_sessions(connection, options.since, until)
@@ -137,11 +145,14 @@ def export_sessions(engine: Engine, policy: LogPolicy, options: SessionExportOpt
                     left_out[result] += 1
                 else:
                     steps += result
+                    last[session[0].session_id] = session[0].user_key, session[-1].time
+        returns = read_returns(connection, last, now_ms())
     if steps:
-        log = make_log(steps, policy, longest)
+        log = make_log(steps, policy, longest, returns)
         options.out.mkdir(parents=True, exist_ok=True)
         write_sessions(options.out / SESSIONS, log, _vocabulary(policy))
-    return SessionExported(len({step.session for step in steps}), len(steps), until, dict(left_out))
+    back, alone = int(returns.returned.sum()), returns.without_return(np.array([key for key, _ in last.values()]))
+    return SessionExported(len(last), len(steps), until, dict(left_out), back, alone)
 
 
 def _complete_sessions(connection: Connection, since: int, until: int) -> dict[str, int]:
@@ -292,7 +303,9 @@ def _is_like(reward: float | None, policy: LogPolicy) -> bool:
     return reward is not None and reward >= low + _LIKE_AT * (high - low)
 
 
-def make_log(steps: Sequence[Step], policy: LogPolicy, longest: int) -> SessionLog:
+def make_log(
+    steps: Sequence[Step], policy: LogPolicy, longest: int, returns: SessionReturns | None = None
+) -> SessionLog:
     """Return the steps as a session log, with rewards in the unit of the policy's training."""
     reward, scale = _in_unit(steps, policy)
     item_row = {item: row for row, item in enumerate(policy.artifact.tables.item_ids)}
@@ -306,7 +319,7 @@ def make_log(steps: Sequence[Step], policy: LogPolicy, longest: int) -> SessionL
         liked=np.array(columns["liked"], bool), ended=_ended(columns["session"], columns["step"], longest),
         policy=np.array(columns["policy"], object), version=np.array(columns["version"], object),
         action_items=policy.artifact.action_items, scale=scale, name="sessions of a server",
-        candidates=_joined(columns["candidates"], len(policy.artifact.action_items)),
+        candidates=_joined(columns["candidates"], len(policy.artifact.action_items)), returns=returns,
     )  # fmt: skip
 
 
