@@ -19,9 +19,11 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def arguments(purpose: str) -> argparse.Namespace:
-    """Parse what every run.py takes: `[--quick] --out FILE`."""
+def arguments(purpose: str, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """Parse what every run.py takes: `[--quick] --out FILE`; with the names of `parts`, also `--only PART`."""
     parser = argparse.ArgumentParser(description=purpose)
+    if parts:
+        parser.add_argument("--only", choices=parts, help="run one part; FILE keeps the figures of the others")
     parser.add_argument("--quick", action="store_true", help="a small part, to see that it runs; not for results.json")
     parser.add_argument("--out", type=Path, required=True, help="where the figures are written, as JSON")
     return parser.parse_args()

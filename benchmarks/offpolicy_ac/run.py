@@ -3,6 +3,7 @@
 python benchmarks/offpolicy_ac/run.py --out benchmarks/offpolicy_ac/results.json
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -51,9 +52,14 @@ ITEMS = 200
 SESSIONS = 2_000
 EPOCHS = 3
 SESSIONS_PER_USER = 8
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = tuple(range(15))
+"""Training seeds of the two agents that are compared, and of the ends of the dial."""
+FEW = 5
+"""Training seeds of the other contenders."""
 FEWER = 3
-"""Seeds of the hidden items and of the world without history."""
+"""Seeds of the whole dial on hidden items, and of the world without history."""
+ITEM_OFFSET_STD = 0.2
+"""Initial item offsets of critics in the last part; chosen before it was run, and once."""
 KAPPAS = (-2.0, -1.0, 0.0, 1.0)
 HIDDEN = 0.2
 BLOCK = 64
@@ -189,19 +195,13 @@ def difference(name: str, ours: list[SessionResults], theirs: list[SessionResult
     }  # fmt: skip
 
 
-def across_seeds(figures: Mapping[str, float], name: str, ours: str, theirs: str, seeds: int) -> dict[str, float]:
-    """Return the 95 % Welch interval of a difference of likes over training seeds, as a share of `theirs`.
-
-    `ours` and `theirs` are names of cells in `figures`.
-    """
-    means = np.array([figures[f"{cell}_likes_mean"] for cell in (ours, theirs)])
-    variances = np.array([figures[f"{cell}_likes_sd"] for cell in (ours, theirs)]) ** 2 / seeds
-    total = variances.sum()
-    degrees = total**2 / (variances**2).sum() * (seeds - 1)
-    half = float(stats.t.ppf(0.975, degrees) * np.sqrt(total))
-    gain = float(means[0] - means[1])
-    print(f"{name} over seeds: {gain:.3f} [{gain - half:.3f}, {gain + half:.3f}]", flush=True)
-    return {f"{name}_seeds_lo": (gain - half) / means[1], f"{name}_seeds_hi": (gain + half) / means[1]}
+def across_seeds(name: str, ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Return the 95 % Welch interval over training seeds of a difference of likes, as a share of `theirs`."""
+    a, b = np.array(ours), np.array(theirs)
+    found = stats.ttest_ind(a, b, equal_var=False)
+    interval, level = found.confidence_interval(), b.mean()
+    print(f"{name} over seeds: {a.mean() - level:.3f} [{interval.low:.3f}, {interval.high:.3f}]", flush=True)
+    return {f"{name}_seeds_lo": interval.low / level, f"{name}_seeds_hi": interval.high / level}
 
 
 def contest(
@@ -211,25 +211,30 @@ def contest(
     figures: dict[str, float] = {}
     scores = here.features.model.mean[here.worlds.evaluation_world.users][:, here.features.action_items]
     greedy = [here.runner.run(by_table(scores), seed) for seed in seeds]
+    few = seeds[:FEW]
     figures |= told("rating_model_likes", [float(result.reward.mean()) for result in greedy])
     contenders = {
-        "actor_critic": ("offpolicy_actor_critic", {}),
-        "actor_critic_all_actions": ("offpolicy_actor_critic", {"actor": "all_actions"}),
-        "topk_reinforce": ("topk_reinforce", {}),
-        "behavior_cloning": ("behavior_cloning", {}),
+        "actor_critic": ("offpolicy_actor_critic", {}, seeds),
+        "topk_reinforce": ("topk_reinforce", {}, seeds),
+        "actor_critic_all_actions": ("offpolicy_actor_critic", {"actor": "all_actions"}, few),
+        "behavior_cloning": ("behavior_cloning", {}, few),
     }
     results, trained = {"rating_model": greedy}, {}
-    for label, (name, settings) in contenders.items():
+    for label, (name, settings, own) in contenders.items():
         learning, results[label] = Learning(here, name, **settings), []
-        for seed in seeds:
+        for seed in own:
             agent = learning.run(log, seed, epochs)
             results[label].append(judge(here, agent, seed))
         trained[label] = agent
         figures |= told(f"{label}_likes", [float(result.reward.mean()) for result in results[label]])
     figures |= difference("difference", results["actor_critic"], results["topk_reinforce"])
-    figures |= difference("difference_all_actions", results["actor_critic_all_actions"], results["topk_reinforce"])
-    for label in contenders:
-        figures |= difference(f"{label}_gain", results[label], results["rating_model"])
+    rival = results["topk_reinforce"]
+    figures |= difference("difference_all_actions", results["actor_critic_all_actions"], rival[: len(few)])
+    for label, (_, _, own) in contenders.items():
+        figures |= difference(f"{label}_gain", results[label], greedy[: len(own)])
+    likes = {label: [float(result.reward.mean()) for result in results[label]] for label in contenders}
+    figures |= across_seeds("difference", likes["actor_critic"], likes["topk_reinforce"])
+    figures |= across_seeds("difference_all_actions", likes["actor_critic_all_actions"], likes["topk_reinforce"])
     return figures, trained
 
 
@@ -329,6 +334,41 @@ def hidden_items(
     return figures
 
 
+def ends_of_the_dial(here: Bench, seeds: tuple[int, ...], sessions: int, epochs: int) -> dict[str, float]:
+    """Mass of hidden items at the highest kappa minus the lowest, paired by seed; without and with item offsets.
+
+    Both ends of a seed have the same hidden items, log, initial weights and order of steps.
+    """
+    count = len(here.features.action_items)
+    ends, deviations = (KAPPAS[0], KAPPAS[-1]), (0.0, ITEM_OFFSET_STD)
+    cells = [(deviation, kappa) for deviation in deviations for kappa in ends]
+    learnings = {
+        cell: Learning(here, "offpolicy_actor_critic", item_offset_std=cell[0], kappa=cell[1]) for cell in cells
+    }
+    mass: dict[Any, list[float]] = {cell: [] for cell in cells}
+    likes: dict[Any, list[float]] = {cell: [] for cell in cells}
+    for seed in seeds:
+        hidden = generator(seed, "offpolicy_ac hidden").permutation(count)[: round(HIDDEN * count)]
+        log = log_of(here, np.setdiff1d(np.arange(count), hidden), sessions, seed)
+        for cell, learning in learnings.items():
+            agent = learning.run(log, seed, epochs)
+            mass[cell].append(mass_on(here, agent, hidden, log))
+            likes[cell].append(float(judge(here, agent, seed).reward.mean()))
+            print(
+                f"seed {seed} offsets, kappa {cell}: mass {mass[cell][-1]:.4f} likes {likes[cell][-1]:.3f}", flush=True
+            )
+    figures: dict[str, float] = {}
+    for deviation in deviations:
+        prefix = "ends_offsets" if deviation else "ends"
+        low, high = ((deviation, kappa) for kappa in ends)
+        for cell in (low, high):
+            figures |= told(f"{prefix}_mass_kappa_{cell[1]:g}", mass[cell])
+            figures |= told(f"{prefix}_likes_kappa_{cell[1]:g}", likes[cell])
+        figures |= told(f"{prefix}_mass_trend", list(np.subtract(mass[high], mass[low])))
+        figures |= told(f"{prefix}_likes_trend", list(np.subtract(likes[high], likes[low])))
+    return figures
+
+
 def mass_on(here: Bench, agent: Any, hidden: np.ndarray, log: SessionLog, sessions: int = 200) -> float:
     """Mean probability of the hidden items at the steps of some logged sessions."""
     block = make_block(replay(log, here.sight), tf.range(sessions), len(here.sight.action_items))
@@ -353,37 +393,50 @@ def without_history(parts: Split, seeds: tuple[int, ...], sessions: int, epochs:
         learning = Learning(here, "offpolicy_actor_critic", gamma=gamma)
         results[gamma] = [judge(here, learning.run(log, seed, epochs), seed) for seed in seeds]
         figures |= told(f"no_history_gamma_{gamma:g}_likes", [float(r.reward.mean()) for r in results[gamma]])
+    likes = {gamma: [float(result.reward.mean()) for result in found] for gamma, found in results.items()}
+    figures |= across_seeds("no_history_difference", likes[0.9], likes[0.0])
     return figures | difference("no_history_difference", results[0.9], results[0.0])
 
 
+def contest_and_gradients(
+    here: Bench, seeds: tuple[int, ...], sessions: int, epochs: int, batches: int
+) -> dict[str, float]:
+    """All contenders from one log, and the gradients of the two that are compared."""
+    log = log_of(here, np.arange(len(here.features.action_items)), sessions, 0)
+    logged = float(log.reward.sum() / len(log.length))
+    print(f"log: {len(log.length)} sessions, {len(log)} steps, {logged:.3f} likes a session", flush=True)
+    figures, trained = contest(here, log, seeds, epochs)
+    return figures | {"logged_likes": logged} | gradients(here, log, trained, batches)
+
+
+PARTS = ("contest", "hidden", "plain", "ends", "no_history")
+
+
 def main() -> None:
-    asked = arguments("Does a critic of the own policy pay where sessions of another policy are the only data?")
+    purpose = "Does a critic of the own policy pay where sessions of another policy are the only data?"
+    asked = arguments(purpose, PARTS)
     seeds, sessions, epochs, each, batches = SEEDS, SESSIONS, EPOCHS, SESSIONS_PER_USER, 100
     if asked.quick:
         seeds, sessions, epochs, each, batches = (0, 1), 400, 1, 1, 10
     fewer = seeds[:FEWER]
     parts = split(load_ratings("ml-100k"), "u1")
     here = bench(parts, SessionWorldConfig(), each)
-    log = log_of(here, np.arange(len(here.features.action_items)), sessions, 0)
-    logged = float(log.reward.sum() / len(log.length))
-    print(f"log: {len(log.length)} sessions, {len(log)} steps, {logged:.3f} likes a session", flush=True)
-    figures, trained = contest(here, log, seeds, epochs)
-    figures["logged_likes"] = logged
-    for name, ours in (("difference", "actor_critic"), ("difference_all_actions", "actor_critic_all_actions")):
-        figures |= across_seeds(figures, name, ours, "topk_reinforce", len(seeds))
-    figures |= gradients(here, log, trained, batches)
-    for part in (
-        lambda: hidden_items(here, fewer, sessions, epochs),
-        lambda: hidden_items(here, fewer, sessions, epochs, plain=True),
-        lambda: without_history(parts, fewer, sessions, epochs, each),
-    ):
-        write_results(
-            asked.out, figures, context(seeds, items=ITEMS, sessions=sessions, epochs=epochs)
-        )  # a part is kept
-        figures |= part()
-    cells = "no_history_gamma_0.9", "no_history_gamma_0"
-    figures |= across_seeds(figures, "no_history_difference", *cells, len(fewer))
-    write_results(asked.out, figures, context(seeds, items=ITEMS, sessions=sessions, epochs=epochs))
+    runs: dict[str, Any] = {
+        "contest": lambda: contest_and_gradients(here, seeds, sessions, epochs, batches),
+        "hidden": lambda: hidden_items(here, fewer, sessions, epochs),
+        "plain": lambda: hidden_items(here, fewer, sessions, epochs, plain=True),
+        "ends": lambda: ends_of_the_dial(here, seeds, sessions, epochs),
+        "no_history": lambda: without_history(parts, fewer, sessions, epochs, each),
+    }
+    before: dict[str, Any] = {"figures": {}, "context": {}}
+    if asked.only and asked.out.exists():
+        before = json.loads(asked.out.read_text(encoding="utf-8"))
+    figures, ran = dict(before["figures"]), dict(before["context"].get("parts", {}))
+    for name in (asked.only,) if asked.only else PARTS:
+        figures |= runs[name]()
+        here_and_now = context(seeds, items=ITEMS, sessions=sessions, epochs=epochs)
+        ran[name] = {key: here_and_now[key] for key in ("commit", "date", "load_average_1_min")}
+        write_results(asked.out, figures, {**here_and_now, "parts": ran})  # a part is kept
 
 
 if __name__ == "__main__":

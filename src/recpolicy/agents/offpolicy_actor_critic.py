@@ -9,16 +9,21 @@ importance weights. The actor has two forms:
 
 Q~ = mean + kappa sd over critics. The critics have last layers of their own with different initial weights: so they
 disagree about actions that the log does not show. With `dueling` the level of a critic's values is a separate output;
-without it, values that grow from one reward to those of a session lose the order of the items. Source: Chen et al. 2022
-(10.1145/3523227.3546758).
+without it, values that grow from one reward to those of a session lose the order of the items. Heads that score by
+item features learn about items that the log lacks from similar ones, and so come to agree. With `item_offset_std` each
+critic also has a trained offset for each item that starts at random: without a logged step it keeps its start.
+Sources: Chen et al. 2022 (10.1145/3523227.3546758); random starts that data alone can remove after Osband et al. 2018
+(1806.03335).
 """
 
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
+from numpy.typing import NDArray
 
 from recpolicy.agents import categorical
 from recpolicy.agents.action_values import (
@@ -61,6 +66,7 @@ from recpolicy.core.config import (
     config_dataclass,
 )
 from recpolicy.core.errors import ConfigError
+from recpolicy.core.seeds import generator
 from recpolicy.models.sequence_layout import SequenceLayout
 
 
@@ -88,6 +94,8 @@ class OffPolicyActorCriticConfig(ReferenceLimitConfig, SessionNetworkConfig):
     """Source of beta: the logged probability, or the behavior head's estimate."""
     value_temperature: Temperature = 4.0
     """Initial points of expected rating per unit of a critic's value (dot head); must be > 0."""
+    item_offset_std: NonNegativeNumber = 0.0
+    """Standard deviation of each critic's initial item offsets, in the unit of learning; 0 has no offsets."""
     tau: PositiveFraction = 0.005
     """Share of the online weights in the target critics' moving average at each gradient step."""
     n_epochs: Count = 1
@@ -103,21 +111,30 @@ class OffPolicyActorCriticConfig(ReferenceLimitConfig, SessionNetworkConfig):
 class Critics(tf.Module):
     """A trunk and E heads that score all items; used twice, online and as the target."""
 
-    def __init__(self, trunk: tf_keras.Sequential, heads: list[ItemScores], name: str, *, dueling: bool = False):
+    def __init__(
+        self, trunk: tf_keras.Sequential, heads: list[ItemScores], name: str, *, dueling: bool = False,
+        offsets: NDArray[np.float32] | None = None,
+    ):  # fmt: skip
+        """Use `offsets` [E, A] as the initial item offsets; None has no offsets."""
         super().__init__(name=name)
         self.trunk, self.heads, self._dueling = trunk, heads, dueling
+        self.offsets = None if offsets is None else tf.Variable(offsets, name="item_offsets")
 
     def __call__(self, observation: tf.Tensor) -> tf.Tensor:
         """Return unmasked values [E, n, A]."""
         state = self.trunk(observation)
         if self._dueling:
-            return tf.stack([head.dueling_values(observation, state) for head in self.heads])
-        return tf.stack([head.of(state, observation, None) for head in self.heads])
+            values = tf.stack([head.dueling_values(observation, state) for head in self.heads])
+        else:
+            values = tf.stack([head.of(state, observation, None) for head in self.heads])
+        # Added last: in a dueling mean every step would move the offsets of all items.
+        return values if self.offsets is None else values + self.offsets[:, tf.newaxis]
 
     @property
     def weights(self) -> list[tf.Variable]:
-        """The weights of the trunk and of all heads, in a fixed order."""
-        return [*self.trunk.trainable_variables, *(weight for head in self.heads for weight in head.weights)]
+        """The weights of the trunk, of all heads and any item offsets, in a fixed order."""
+        offsets = [] if self.offsets is None else [self.offsets]
+        return [*self.trunk.trainable_variables, *(weight for head in self.heads for weight in head.weights), *offsets]
 
 
 class OffPolicyActorCritic(LimitedLearner):
@@ -281,4 +298,10 @@ def _make_critics(
         state_value=config.dueling,
     )  # fmt: skip
     heads = [make(name=f"critic_{index}") for index in range(config.critics)]
-    return Critics(make_trunk(spec, config, seed, sequence), heads, name, dueling=config.dueling)
+    offsets = None
+    if config.item_offset_std:
+        shape = config.critics, int(action_spec.maximum) + 1
+        offsets = np.float32(config.item_offset_std) * generator(seed, "critics/item_offsets").standard_normal(
+            shape, np.float32
+        )
+    return Critics(make_trunk(spec, config, seed, sequence), heads, name, dueling=config.dueling, offsets=offsets)
