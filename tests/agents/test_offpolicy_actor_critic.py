@@ -164,6 +164,25 @@ def test_the_mean_of_a_dueling_critic_over_items_is_its_value_of_the_state(table
     np.testing.assert_allclose(tf.reduce_mean(learner.action_values(x), axis=2), level, atol=1e-5)
 
 
+def test_the_offset_of_an_item_without_a_logged_step_keeps_its_random_start():
+    """Dot heads share what they learn about items; the offsets do not, so only data removes their disagreement."""
+    agent, unlogged = make("offpolicy_actor_critic", item_offset_std=0.5, learning_rate=0.001), slice(20, None)
+    offsets = agent.learner._critics.offsets
+    start = offsets.numpy()
+    assert start.std() == pytest.approx(0.5, abs=0.15)
+    np.testing.assert_allclose(agent.learner._targets.offsets, start)
+    for number in range(10):
+        played = block(6, number)
+        agent.learner.update(played._replace(action=played.action % 20), SEED)
+    np.testing.assert_array_equal(offsets.numpy()[:, unlogged], start[:, unlogged])
+    assert (offsets.numpy() != start)[:, :20].any(axis=0).all()
+    moved, x = offsets.numpy(), tf.constant(observations(9))
+    values = agent.learner.action_values(x)
+    offsets.assign(tf.zeros_like(offsets))
+    added = tf.broadcast_to(moved[:, np.newaxis], values.shape)
+    np.testing.assert_allclose(values - agent.learner.action_values(x), added, atol=1e-5)
+
+
 def test_values_that_grow_change_items_less_with_a_separate_level():
     """Every item pays 5, so values rise by some 4; what else changes is the order of the items."""
     spread = {}

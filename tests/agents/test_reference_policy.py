@@ -96,6 +96,17 @@ def test_another_network_is_refused_and_nothing_is_copied(name):
         np.testing.assert_array_equal(array, before[key])
 
 
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_of_networks_that_fit_in_part_nothing_is_copied(name):
+    agent, arrays = make(name), arrays_of(learned("a2c", seed=3))
+    before = arrays_of(agent)
+    for wrong in ("kernel_0", "value/bias_1"):
+        with pytest.raises(ConfigError, match=f"another network: {wrong} has the shape"):
+            agent.learner.start_from(arrays | {wrong: arrays[wrong][:-1]})
+        for key, array in arrays_of(agent).items():
+            np.testing.assert_array_equal(array, before[key])
+
+
 @pytest.mark.parametrize("name", ["q_learning", "linucb", "squarecb"])
 def test_an_agent_without_a_network_starts_from_none(name):
     agent = make(name) if name == "q_learning" else make_bandit(name)

@@ -21,10 +21,10 @@ def test_a_table_and_the_oracle_get_the_sessions_of_the_runner(environment):
         (table_scores(like), by_table(like)),
         (lambda session, *_: fatigue_aware_scores(environment, 2.0)(session), fatigue_aware(environment, 2.0)),
     )
-    runner = SessionRunner(environment)
-    for compiled, plain in pairs:
-        found = CompiledSessions(environment, greedy(compiled)).steps(3).results(environment.actions)
-        expected = runner.run(plain, 3)
+    runner, seeds = SessionRunner(environment), (3, 3 + 2**29)
+    for (compiled, plain), seed in zip(pairs, seeds, strict=True):
+        found = CompiledSessions(environment, greedy(compiled)).steps(seed).results(environment.actions)
+        expected = runner.run(plain, seed)
         for name in NAMES:
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6, err_msg=name)
 

@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
-from recpolicy.evaluation.sessions import SessionRunner, by_table
+from recpolicy.evaluation.sessions import SessionRunner, by_table, numbers_of_seed
 from recpolicy.testing import planted_environment, planted_sessions
 
 USERS = len(planted_sessions().world.users)
@@ -41,6 +42,15 @@ def test_batches_have_their_own_random_numbers(environment, score):
     again = runner.run(by_table(score), seed=3)
     np.testing.assert_array_equal(results.reward, again.reward)
     assert len(results.by_user(results.reward)) == USERS
+
+
+def test_large_seeds_have_random_numbers_of_their_own(environment):
+    """Numbers of 32 bits wrap: 1000 seed is the same for seeds 2^29 apart, and 2,147,483 is the first that wraps."""
+    family = environment.noise_seed
+    assert numbers_of_seed(family, 2_147_482) == (family, 2_147_482_000)
+    found = [numbers_of_seed(family, seed) for seed in (5, 5 + 2**29, 5 + 2**30, 2_147_483)]
+    drawn = [environment.noise(tf.constant(first, tf.int64), seed=own).numpy().tobytes() for own, first in found]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_one_compiled_program_plays_several_worlds():

@@ -51,6 +51,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "behavior_cloning plain": ("behavior_cloning", _SMALL | {"head": "plain"}),
     "a2c normalized": ("a2c", {"layers": (8, 8), "normalize_reward": True}),
     "dqn normalized": ("dqn", _SMALL | {"exploration_top_k": 12, "dueling": True, "normalize_reward": True}),
+    "dqn offset": ("dqn", _SMALL | {"value_offset": 2.5, "normalize_reward": True}),
     "dqn plain normalized": ("dqn", _SMALL | {"exploration_top_k": 12, "head": "plain", "normalize_reward": True}),
     "q_learning normalized": ("q_learning", {"exploration": "ucb1", "normalize_reward": True}),
 }

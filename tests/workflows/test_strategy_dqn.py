@@ -45,6 +45,17 @@ def test_a_session_adds_the_value_of_its_next_round(log, tmp_path):
     assert alone.policy.scores_of(pairs).mean() == pytest.approx(0.5, abs=0.08)
 
 
+def test_rewards_100_times_as_large_give_values_100_times_as_large(log, tmp_path):
+    """Each pass standardizes its targets, so step sizes mean the same for rewards of any scale."""
+    scores, config = [], strategy_config({"learning": {"gamma": 0.5}})
+    for scale in (1.0, 100.0):
+        pairs, settings = in_pairs(log, [0.0, scale]), {"passes": 2}
+        folder = tmp_path / f"{scale:g}"
+        trained = train_strategy_dqn(pairs, folder, config, settings=settings, train={"epochs": 3})
+        scores.append(trained.policy.scores_of(pairs))
+    np.testing.assert_allclose(scores[1], 100.0 * scores[0], rtol=1e-3)
+
+
 def test_rounds_without_sessions_take_one_pass(log, tmp_path):
     single = replace(log, context={name: column for name, column in log.context.items() if name != "session"})
     trained = train_strategy_dqn(single, tmp_path / "dqn", train={"epochs": 1})

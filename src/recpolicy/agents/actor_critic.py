@@ -14,13 +14,16 @@ from recpolicy.agents.categorical import log_probability_and_entropy
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.neural import layer_arrays, load_layers
+from recpolicy.agents.neural import NetworkPart, layer_arrays, load_networks
 from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
 from recpolicy.agents.returns import Advantages, generalized_advantages
 from recpolicy.agents.sequence_encoders import encoder_arrays
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores, make_value
 from recpolicy.core.config import Fraction, NonNegativeNumber, config_dataclass
 from recpolicy.models.sequence_layout import SequenceLayout
+
+VALUE = "value/"
+"""Start of the names of the value network's arrays in an exported policy."""
 
 
 @config_dataclass
@@ -44,14 +47,13 @@ class Evaluated(NamedTuple):
     divergence: tf.Tensor | None = None  # [N] from the reference policy, if there is one
 
 
-class ActorCritic(LimitedLearner):
-    """A score network, a value network and their trainer."""
+class PolicyAndValue(LimitedLearner):
+    """A learner with a score network, a value network and their trainer."""
 
-    def __init__(self, scores: ItemScores, value: Any, config: ActorCriticConfig, name: str):
+    def __init__(self, scores: ItemScores, value: Any, config: SessionNetworkConfig, name: str):
         super().__init__(name, normalize_reward=config.normalize_reward)
-        self._scores, self._value, self.config = scores, value, config
-        weights = [*scores.weights, *value.trainable_variables]
-        self._trainer = Trainer(weights, config)
+        self._scores, self._value = scores, value
+        self._trainer = Trainer([*scores.weights, *value.trainable_variables], config)
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return log-odds [B, A]."""
@@ -60,6 +62,23 @@ class ActorCritic(LimitedLearner):
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:  # noqa: ARG002
         """Return the critic's value [B]."""
         return self._rewards.original(self._value(observation)[:, 0])
+
+    def start_from(self, arrays: Mapping[str, Any]) -> None:
+        """Copy both networks of an exported policy; see `load_networks`."""
+        load_networks(arrays, *self._scores.parts(), NetworkPart(self._value, VALUE))
+
+    def export(self) -> ExportedPolicy:
+        """Return both networks as arrays."""
+        values = value_arrays(self._value, self.reward_std)
+        return ExportedPolicy("session", "softmax", {}, self._scores.arrays() | values)
+
+
+class ActorCritic(PolicyAndValue):
+    """The losses of the three algorithms."""
+
+    def __init__(self, scores: ItemScores, value: Any, config: ActorCriticConfig, name: str):
+        super().__init__(scores, value, config, name)
+        self.config = config
 
     def evaluate(self, observation: tf.Tensor, mask: tf.Tensor, action: tf.Tensor) -> Evaluated:
         """Return differentiable log-probabilities, entropies and values, in the unit of learning, of N steps."""
@@ -84,16 +103,6 @@ class ActorCritic(LimitedLearner):
         loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy
         return loss + self._penalty(evaluated.divergence, weight), value_loss, entropy
 
-    def start_from(self, arrays: Mapping[str, Any]) -> None:
-        """Copy both networks of an exported policy; see `load_layers`."""
-        self._scores.load(arrays)
-        load_layers(self._value, arrays, "value/")
-
-    def export(self) -> ExportedPolicy:
-        """Return both networks as arrays."""
-        values = value_arrays(self._value, self.reward_std)
-        return ExportedPolicy("session", "softmax", {}, self._scores.arrays() | values)
-
 
 def advantages_under(
     critic: Any, experience: Experience, gamma: float, gae_lambda: float
@@ -115,7 +124,7 @@ def value_arrays(critic: Any, unit: float) -> dict[str, Any]:
     for name in (f"kernel_{len(layers) // 2 - 1}", f"bias_{len(layers) // 2 - 1}"):
         layers[name] = layers[name] * np.float32(unit)
     layers |= encoder_arrays(critic)
-    return {f"value/{name}": array for name, array in layers.items()}
+    return {VALUE + name: array for name, array in layers.items()}
 
 
 def networks(

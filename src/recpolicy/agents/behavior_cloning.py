@@ -10,21 +10,18 @@ change the policy. They teach the value network the value of the behavior policy
 Sutton & Barto 2018, chapter 6.
 """
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import tensorflow as tf
 
 from recpolicy.agents import categorical
-from recpolicy.agents.actor_critic import networks, value_arrays
+from recpolicy.agents.actor_critic import PolicyAndValue, networks
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
-from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.neural import load_layers
-from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
+from recpolicy.agents.reference_policy import ReferenceLimitConfig
 from recpolicy.agents.returns import td_errors
 from recpolicy.agents.sequence import Figures, SessionAgent
-from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer
+from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig
 from recpolicy.core.config import Fraction, NonNegativeNumber, Size, config_dataclass
 from recpolicy.models.sequence_layout import SequenceLayout
 
@@ -43,23 +40,14 @@ class BehaviorCloningConfig(ReferenceLimitConfig, SessionNetworkConfig):
     """Weight of the value loss."""
 
 
-class BehaviorCloning(LimitedLearner):
-    """A learner with a policy that imitates and a value network."""
+class BehaviorCloning(PolicyAndValue):
+    """A learner with a policy that imitates and a value network, which gives the value of the behavior policy."""
 
     figures = ("loss", "policy_loss", "value_loss", "entropy", "gradient_norm", "log_ratio")
 
     def __init__(self, scores: ItemScores, value: Any, config: BehaviorCloningConfig):
-        super().__init__("behavior_cloning", normalize_reward=config.normalize_reward)
-        self._scores, self._value, self.config = scores, value, config
-        self._trainer = Trainer([*scores.weights, *value.trainable_variables], config)
-
-    def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Return log-odds [B, A]."""
-        return self._scores(observation, mask)
-
-    def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:  # noqa: ARG002
-        """Return the value [B] of the behavior policy."""
-        return self._rewards.original(self._value(observation)[:, 0])
+        super().__init__(scores, value, config, "behavior_cloning")
+        self.config = config
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """Take one gradient step on a block of the policy to imitate."""
@@ -84,16 +72,6 @@ class BehaviorCloning(LimitedLearner):
             "entropy": tf.reduce_mean(entropy), "gradient_norm": self._descend(tape, loss, observation, mask),
             "log_ratio": tf.reduce_mean(logged - own), **self._limit_figures(divergence),
         }  # fmt: skip
-
-    def start_from(self, arrays: Mapping[str, Any]) -> None:
-        """Copy both networks of an exported policy; see `load_layers`."""
-        self._scores.load(arrays)
-        load_layers(self._value, arrays, "value/")
-
-    def export(self) -> ExportedPolicy:
-        """Return both networks as arrays."""
-        values = value_arrays(self._value, self.reward_std)
-        return ExportedPolicy("session", "softmax", {}, self._scores.arrays() | values)
 
 
 def imitation_loss(log_own: tf.Tensor, log_behavior: tf.Tensor, target: str) -> tf.Tensor:

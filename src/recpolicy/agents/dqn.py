@@ -171,6 +171,8 @@ class DQN(SessionLearner):
             "temperature": self.config.exploration_temperature * unit,
         }  # fmt: skip
         arrays = self._online.arrays(unit) | {"dueling": np.array(self.config.dueling)}
+        if self.config.value_offset:  # apart from the scores, whose rounding it could change
+            arrays["value_offset"] = np.array(self.config.value_offset * unit, np.float32)
         return ExportedPolicy("session_values", "epsilon_top_k", settings, arrays)
 
 

@@ -9,7 +9,7 @@ NeuralEpsilonGreedyAgent (the plain form); Sutton & Barto 2018, sections 2.2 and
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -100,8 +100,8 @@ class NeuralReward(Learner):
         return loss
 
     def start_from(self, arrays: Mapping[str, Any]) -> None:
-        """Copy the network of an exported policy; see `load_layers`."""
-        load_layers(self._network, arrays)
+        """Copy the network of an exported policy; see `load_networks`."""
+        load_networks(arrays, NetworkPart(self._network))
 
     def export(self) -> ExportedPolicy:
         """Return the layers and arm tables as arrays."""
@@ -127,14 +127,30 @@ def layer_arrays(network: tf_keras.Sequential) -> dict[str, Any]:
     return arrays
 
 
-def load_layers(network: tf_keras.Sequential, arrays: Mapping[str, Any], prefix: str = "", first: int = 0) -> None:
-    """Copy kernels and biases, from layer `first` of the arrays, into the dense layers of a network; also its encoder.
+class NetworkPart(NamedTuple):
+    """A network, and the place of its layers among the arrays of an exported policy."""
 
-    Raises ConfigError if a layer is missing or has another shape; then nothing is copied.
+    network: tf_keras.Sequential
+    prefix: str = ""
+    """Start of the names of its arrays."""
+    first: int = 0
+    """Number of its first dense layer."""
+
+    def weights(self) -> dict[str, tf.Variable]:
+        """Return the weights of the dense layers and of any encoder by the names of their arrays."""
+        named = {f"{self.prefix}{name}": weight for name, weight in encoder_weights(self.network).items()}
+        for index, layer in enumerate(dense_layers(self.network), self.first):
+            names = f"{self.prefix}kernel_{index}", f"{self.prefix}bias_{index}"
+            named |= dict(zip(names, layer.weights, strict=True))
+        return named
+
+
+def load_networks(arrays: Mapping[str, Any], *parts: NetworkPart) -> None:
+    """Copy the layers of an exported policy into networks.
+
+    Raises ConfigError if a layer of any of them is missing or has another shape; then nothing is copied.
     """
-    named = {f"{prefix}{name}": weight for name, weight in encoder_weights(network).items()}
-    for index, layer in enumerate(dense_layers(network), first):
-        named |= dict(zip((f"{prefix}kernel_{index}", f"{prefix}bias_{index}"), layer.weights, strict=True))
+    named = {name: weight for part in parts for name, weight in part.weights().items()}
     for name, weight in named.items():
         shape = np.shape(arrays[name]) if name in arrays else None
         if shape != tuple(weight.shape):

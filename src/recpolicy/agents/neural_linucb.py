@@ -16,7 +16,7 @@ from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
-from recpolicy.agents.neural import layer_arrays, load_layers, make_network
+from recpolicy.agents.neural import NetworkPart, layer_arrays, load_networks, make_network
 from recpolicy.agents.observation import Observation, context_width
 from recpolicy.core.config import (
     CountOrZero,
@@ -106,7 +106,7 @@ class NeuralLinUCB(Learner):
         shape, own = np.shape(arrays["theta"]), tuple(self._reward_layer.shape)
         if shape != own:
             raise ConfigError(f"another network: theta has the shape {shape}, here it is {own}")
-        load_layers(self._encoder, arrays)
+        load_networks(arrays, NetworkPart(self._encoder))
         self._reward_layer.assign(arrays["theta"])
         self._posterior.theta.assign(self._reward_layer)
 

@@ -35,18 +35,16 @@ from recpolicy.agents.action_values import (
     policy_values,
     restrict_to_support,
 )
-from recpolicy.agents.actor_critic import value_arrays
 from recpolicy.agents.dqn import huber, largest, soft_update
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.neural import layer_arrays, load_layers
 from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
 from recpolicy.agents.sequence import Figures, SessionAgent
-from recpolicy.agents.sequence_encoders import encoder_arrays
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_value
 from recpolicy.agents.topk_reinforce import (
     effective_share,
+    export_trunk_and_head,
     importance,
     load_trunk_and_head,
     make_head,
@@ -253,19 +251,12 @@ class OffPolicyActorCritic(LimitedLearner):
 
     def start_from(self, arrays: Mapping[str, Any]) -> None:
         """Copy the policy and the value network of an exported policy; its trunk also carries the critics."""
-        load_trunk_and_head(self._critics.trunk, self._policy, arrays)
-        load_layers(self._value, arrays, "value/")
+        load_trunk_and_head(arrays, self._critics.trunk, self._policy, self._value)
         self._follow(1.0)
 
     def export(self) -> ExportedPolicy:
         """Return two networks as arrays: the trunk with the policy head, and the value network."""
-        layers = layer_arrays(self._critics.trunk)
-        depth = len(layers) // 2
-        last = layer_arrays(self._policy.network)
-        layers |= {f"kernel_{depth}": last["kernel_0"], f"bias_{depth}": last["bias_0"]}
-        layers |= encoder_arrays(self._critics.trunk)
-        arrays = self._policy.tables() | layers | value_arrays(self._value, self.reward_std)
-        return ExportedPolicy("session", "softmax", {}, arrays)
+        return export_trunk_and_head(self._critics.trunk, self._policy, self._value, self.reward_std)
 
 
 def make_offpolicy_actor_critic(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from recpolicy.agents.categorical import mask_logits
 from recpolicy.agents.item_features import ItemFeatures
-from recpolicy.agents.neural import layer_arrays, load_layers, make_network
+from recpolicy.agents.neural import NetworkPart, layer_arrays, load_networks, make_network
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.reward_normalizer import RewardNormalizerConfig
 from recpolicy.agents.sequence_encoders import SequenceEncoder, SequenceEncoderConfig, encoder_arrays
@@ -108,11 +108,14 @@ class ItemScores(tf.Module):
         vectors = features + tf.transpose(tower(tf.transpose(features)))
         return tf.concat([features[: self._rank], vectors], axis=0)
 
-    def load(self, arrays: Mapping[str, Any], first: int = 0) -> None:
-        """Copy network and tower of an exported policy, from its layer `first` on; see `load_layers`."""
-        if self.tower is not None:
-            load_layers(self.tower, arrays, TOWER)
-        load_layers(self.network, arrays, first=first)
+    def load(self, arrays: Mapping[str, Any]) -> None:
+        """Copy network and tower of an exported policy; see `load_networks`."""
+        load_networks(arrays, *self.parts())
+
+    def parts(self, first: int = 0) -> list[NetworkPart]:
+        """Return the network, whose layers start at `first`, and any tower, for `load_networks`."""
+        tower = [] if self.tower is None else [NetworkPart(self.tower, TOWER)]
+        return [NetworkPart(self.network, first=first), *tower]
 
     def arrays(self, unit: float = 1.0) -> dict[str, NDArray[np.generic]]:
         """Return the layers and any item tables as arrays whose scores, and value, are `unit` times the network's."""

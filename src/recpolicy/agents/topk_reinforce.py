@@ -21,12 +21,12 @@ from typing import Any, Literal
 import tensorflow as tf
 import tf_keras
 
-from recpolicy.agents.actor_critic import advantages_under, value_arrays
+from recpolicy.agents.actor_critic import VALUE, advantages_under, value_arrays
 from recpolicy.agents.categorical import log_probability, log_probability_and_entropy
 from recpolicy.agents.experience import Experience, SlateExperience, flatten, join_places, slate_items
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.neural import dense_layers, layer_arrays, load_layers
+from recpolicy.agents.neural import NetworkPart, dense_layers, layer_arrays, load_networks
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
 from recpolicy.agents.reinforce import first_sessions
@@ -172,18 +172,11 @@ class TopKReinforce(LimitedLearner):
 
     def start_from(self, arrays: Mapping[str, Any]) -> None:
         """Copy the policy and the value network of an exported policy; the behavior head stays."""
-        load_trunk_and_head(self._trunk, self._policy, arrays)
-        load_layers(self._value, arrays, "value/")
+        load_trunk_and_head(arrays, self._trunk, self._policy, self._value)
 
     def export(self) -> ExportedPolicy:
         """Return two networks as arrays: the trunk with the policy head, and the value network."""
-        layers = layer_arrays(self._trunk)
-        depth = len(layers) // 2
-        last = layer_arrays(self._policy.network)
-        layers |= {f"kernel_{depth}": last["kernel_0"], f"bias_{depth}": last["bias_0"]}
-        layers |= encoder_arrays(self._trunk)
-        arrays = self._policy.tables() | layers | value_arrays(self._value, self.reward_std)
-        return ExportedPolicy("session", "softmax", {}, arrays)
+        return export_trunk_and_head(self._trunk, self._policy, self._value, self.reward_std)
 
 
 def importance(log_own: tf.Tensor, log_behavior: tf.Tensor) -> tf.Tensor:
@@ -238,10 +231,23 @@ def make_trunk(
     return trunk
 
 
-def load_trunk_and_head(trunk: tf_keras.Sequential, head: ItemScores, arrays: Mapping[str, Any]) -> None:
-    """Copy the layers of an exported policy into a trunk and its head; see `load_layers`."""
-    head.load(arrays, first=len(dense_layers(trunk)))
-    load_layers(trunk, arrays)
+def load_trunk_and_head(
+    arrays: Mapping[str, Any], trunk: tf_keras.Sequential, head: ItemScores, value: tf_keras.Sequential
+) -> None:
+    """Copy an exported policy into a trunk, its head and a value network; see `load_networks`."""
+    parts = head.parts(first=len(dense_layers(trunk)))
+    load_networks(arrays, NetworkPart(trunk), *parts, NetworkPart(value, VALUE))
+
+
+def export_trunk_and_head(
+    trunk: tf_keras.Sequential, head: ItemScores, value: tf_keras.Sequential, unit: float
+) -> ExportedPolicy:
+    """Return two networks as arrays: a trunk with its head, and a value network that learned in `unit` rewards."""
+    layers, last = layer_arrays(trunk), layer_arrays(head.network)
+    depth = len(layers) // 2
+    layers |= {f"kernel_{depth}": last["kernel_0"], f"bias_{depth}": last["bias_0"]}
+    layers |= encoder_arrays(trunk)
+    return ExportedPolicy("session", "softmax", {}, head.tables() | layers | value_arrays(value, unit))
 
 
 def make_head(

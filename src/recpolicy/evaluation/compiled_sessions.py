@@ -16,7 +16,7 @@ from recpolicy.agents.categorical import MASKED
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session import Session, SessionEnvironment
-from recpolicy.evaluation.sessions import SessionResults
+from recpolicy.evaluation.sessions import SessionResults, numbers_of_seed
 
 Act = Callable[[Session, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 """(session, observation [N, O], mask [N, A], seed int32 [2]) -> actions [N], scores [N, A] of allowed items."""
@@ -67,7 +67,10 @@ class CompiledSessions:
 
     def steps(self, seed: int) -> SessionSteps:
         """Run one chunk of N sessions; return all steps."""
-        return SessionSteps(*(part.numpy() for part in self._play(tf.constant(seed, tf.int64))))
+        family, first = numbers_of_seed(self.environment.noise_seed, seed)
+        root, number = numbers_of_seed(tf.constant(stateless_seed(0, "compiled sessions"), tf.int32), seed)
+        draws = fold_in(root, number // 1000)
+        return SessionSteps(*(part.numpy() for part in self._play(family, tf.constant(first, tf.int64), draws)))
 
     def run(self, seed: int, episodes: int) -> SessionResults:
         """Run at least `episodes` sessions, in whole chunks; return their sums."""
@@ -76,11 +79,10 @@ class CompiledSessions:
         steps = (self.steps(seed * _CHUNKS + chunk) for chunk in chunks)
         return join_results([part.results(self.environment.actions) for part in steps])
 
-    def _steps(self, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def _steps(self, family: tf.Tensor, first: tf.Tensor, root: tf.Tensor) -> tuple[tf.Tensor, ...]:
         environment, count = self.environment, self.environment.batch_size
         session = environment.restart(None, None, (tf.range(count, dtype=tf.float32)[:, tf.newaxis] + 0.5) / count)
         user = session.user_state.user
-        root = fold_in(tf.constant(stateless_seed(0, "compiled sessions"), tf.int32), seed)
         steps = environment.config.max_episode_steps
         kinds = (tf.int32, tf.float32, tf.bool, tf.int32, tf.bool, tf.float32, tf.float32)
         record = tuple(tf.TensorArray(kind, size=steps) for kind in kinds)
@@ -88,7 +90,8 @@ class CompiledSessions:
         def one_step(step: tf.Tensor, session: Session, record: tuple[tf.TensorArray, ...]) -> tuple[object, ...]:
             observation, mask = environment.observe(session)
             action, scores = self._act(session, observation, mask, fold_in(root, step))
-            done = environment.transition(session, action, environment.noise(seed * 1000 + tf.cast(step, tf.int64)))
+            noise = environment.noise(first + tf.cast(step, tf.int64), seed=family)
+            done = environment.transition(session, action, noise)
             seen = (
                 action, done.reward, done.response.like, done.response.level, done.response.stays,
                 tf.gather(scores, action, batch_dims=1), tf.reduce_max(scores, axis=1),

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.statistics import Interval, mean_interval
 from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.environments.session import Session, SessionEnvironment
@@ -60,6 +61,18 @@ class SessionResults:
         return mean_interval(self.by_user(self.reward), rng)
 
 
+_FIRST_LARGE_SEED = (1 << 31) // 1000
+"""Larger seeds have a family of random numbers each; numbers of the environment's own family would wrap."""
+
+
+def numbers_of_seed(family: tf.Tensor, seed: int) -> tuple[tf.Tensor, int]:
+    """Return a family of random numbers, int32 [2], and the number of the first step in it; no two seeds share any."""
+    if seed < _FIRST_LARGE_SEED:
+        return family, seed * 1000
+    first, second = stateless_seed(seed, "sessions")
+    return fold_in(fold_in(family, first), second), 0
+
+
 SESSIONS_AT_ONCE = 1 << 13
 """Most sessions side by side; bounds the memory of tables [B, An]."""
 
@@ -96,11 +109,12 @@ class SessionRunner:
         length, likes = np.zeros(sessions, np.int64), np.zeros(sessions, np.int64)
         shown = np.zeros((environment.config.max_episode_steps, environment.actions), np.int64)
         watch = np.array(environment.world.watch)
-        noise_seed = fold_in(environment.noise_seed, block) if block else environment.noise_seed
+        family, first = numbers_of_seed(environment.noise_seed, seed)
+        noise_seed = fold_in(family, block) if block else family
         for step in range(environment.config.max_episode_steps):
             observation, mask = (part.numpy() for part in self._observe(session))
             action = tf.constant(choose(session, observation, mask, rng), tf.int32)
-            noise = environment.noise(tf.constant(seed * 1000 + step, tf.int64), seed=noise_seed)
+            noise = environment.noise(tf.constant(first + step, tf.int64), seed=noise_seed)
             done = self._transition(session, action, noise)
             session = done.session
             shown[step] = np.bincount(action.numpy()[going].ravel(), minlength=shown.shape[1])

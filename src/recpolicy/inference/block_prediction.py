@@ -18,7 +18,7 @@ from recpolicy.inference.action_distributions import HEADS, masked, with_uniform
 from recpolicy.inference.arm_arrays import chosen_arms
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.history_state import HISTORY_ENCODERS, Past, Shape
-from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate, PolicyInput
+from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate, PolicyInput, value_offset
 
 Array = NDArray[Any]
 User = TypeVar("User")
@@ -138,7 +138,7 @@ def _answer(
     mask = None if allowed is None else np.broadcast_to(allowed, estimate.mean.shape)
     session_value = estimate.session_value
     if parts.estimator in _SCORES_ARE_VALUES:
-        session_value = masked(estimate.score, mask).max(axis=1)
+        session_value = masked(estimate.score, mask).max(axis=1) + value_offset(parts.policy)
     probability = HEADS[parts.head](estimate, parts.settings, mask)
     probability = with_uniform_mix(probability, parts.uniform_mix, mask)
     if not parts.has_all_items:

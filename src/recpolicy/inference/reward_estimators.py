@@ -180,7 +180,12 @@ def _session_values(arrays: Arrays, situation: PolicyInput) -> Estimate:
         score = output[:, -1:] + score - score.mean(axis=1, keepdims=True)
     else:
         score = _item_scores(arrays, x, output)
-    return Estimate(situation.rating, None, score, session_value=score.max(axis=1))
+    return Estimate(situation.rating, None, score, session_value=score.max(axis=1) + value_offset(arrays))
+
+
+def value_offset(arrays: Arrays) -> np.float32:
+    """Return the constant by which the values of a session policy exceed its scores; 0 where it has none."""
+    return np.float32(arrays.get("value_offset", 0.0))
 
 
 def _session_table(arrays: Arrays, situation: PolicyInput) -> Estimate:
