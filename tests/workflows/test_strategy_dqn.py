@@ -49,8 +49,8 @@ def test_rewards_100_times_as_large_give_values_100_times_as_large(log, tmp_path
     """Each pass standardizes its targets, so step sizes mean the same for rewards of any scale."""
     scores, config = [], strategy_config({"learning": {"gamma": 0.5}})
     for scale in (1.0, 100.0):
-        pairs, settings = in_pairs(log, [0.0, scale]), {"passes": 2}
-        folder = tmp_path / f"{scale:g}"
+        pairs, settings, folder = in_pairs(log, [0.0, 1.0]), {"passes": 2}, tmp_path / f"{scale:g}"
+        pairs = replace(pairs, reward=scale * pairs.reward, reward_range=None)
         trained = train_strategy_dqn(pairs, folder, config, settings=settings, train={"epochs": 3})
         scores.append(trained.policy.scores_of(pairs))
     np.testing.assert_allclose(scores[1], 100.0 * scores[0], rtol=1e-3)
