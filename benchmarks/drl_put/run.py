@@ -12,8 +12,8 @@ from common import arguments, context, write_results
 
 from recpolicy.core.config import as_dict
 from recpolicy.core.json import to_plain
-from recpolicy.workflows.ads_study import QUICK, AdsStudyConfig, StudyRow, run_ads_study, study_figures, study_table
-from recpolicy.workflows.ads_study_report import answer, diversity_table, table
+from recpolicy.workflows.ads_study import QUICK, AdsStudyConfig, StudyRow, run_ads_study
+from recpolicy.workflows.ads_study_report import answer, diversity_table, study_figures, study_table, table
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """The study of DRL-PUT: a run from logs to files, and figures from verdicts that we made."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,19 +14,22 @@ from recpolicy.workflows.ads_logs import draw_ads_log, draw_held_out
 from recpolicy.workflows.ads_study import (
     BEST_STATIC,
     CONFIGURATIONS,
+    GAUSSIAN,
+    GROUPED_ACTOR_CRITIC,
+    GROUPED_REINFORCE,
     MEAN_WEIGHTS,
+    PERMUTED,
     RANDOM,
+    WEIGHTED,
     AdsStudyConfig,
     StudyRow,
     run_ads_study,
-    study_figures,
-    study_table,
 )
-from recpolicy.workflows.ads_study_report import answer, write_ads_study
+from recpolicy.workflows.ads_study_report import answer, study_figures, study_table, write_ads_study
 
 TINY = {
-    "rounds": 2_000, "holdout": 3_000, "full_holdout": 500, "more_data": 1, "true_requests": 300,
-    "enumerated_requests": 4, "steps": 10, "full_steps": 2, "batch_size": 64, "seeds": 1,
+    "rounds": 2_000, "holdout": 3_000, "full_holdout": 500, "more_steps": 2, "true_requests": 300,
+    "enumerated_requests": 4, "steps": 10, "full_steps": 2, "gaussian_steps": 10, "batch_size": 64, "seeds": 1,
 }  # fmt: skip
 
 
@@ -67,6 +69,13 @@ def test_a_log_of_the_world_is_uniform_and_its_fallbacks_are_marked():
     assert log.reward == pytest.approx(log.objectives.sum(axis=1))
 
 
+def test_a_gaussian_log_is_around_the_static_weights_with_its_propensities():
+    log = draw_ads_log(AdsWorld(), GROUPED, 4_000, np.random.default_rng(0), gaussian=True)
+    assert not log.uniform
+    assert (1 / log.propensity).mean() == pytest.approx(GROUPED.size, rel=0.3)  # the expectation of 1 / mu is A
+    assert GROUPED.weights(log.action)[:, 3].mean() < 0.25  # uniform: 0.4
+
+
 def test_held_out_hits_are_the_requests_with_the_same_slate():
     held_out = draw_held_out(AdsWorld(), GROUPED, 500, np.random.default_rng(0))
     own = held_out.hits(held_out.log.action)
@@ -89,18 +98,23 @@ def make_row(name, diversity, lift, true_lift, hits=100):
 
 def test_figures_count_seeds_and_false_passes():
     def seed(grouped_lift, actor_diversity):
-        rows = [make_row(part.name, 0.1, 0.0, 0.0) for part in CONFIGURATIONS]
-        rows[0] = make_row(CONFIGURATIONS[0].name, 0.1, grouped_lift, 0.15)
-        rows[1] = make_row(CONFIGURATIONS[1].name, actor_diversity, 0.2, 0.1)
-        rows[4], rows[5] = (make_row(CONFIGURATIONS[place].name, 0.01, 0.2, 0.1) for place in (4, 5))
-        rows[6] = make_row(CONFIGURATIONS[6].name, 0.1, 0.2, -0.01)  # passes, and is worse than static weights
-        rows[9] = make_row(CONFIGURATIONS[9].name, 0.1, 0.02, 0.0)
-        return [*rows, make_row(BEST_STATIC, 0.001, 0.0, 0.0), replace(rows[0], name=MEAN_WEIGHTS, true_lift=0.05)]
+        rows = {part.name: make_row(part.name, 0.1, 0.0, 0.0) for part in CONFIGURATIONS}
+        rows |= {
+            GROUPED_REINFORCE: make_row(GROUPED_REINFORCE, 0.1, grouped_lift, 0.15),
+            GROUPED_ACTOR_CRITIC: make_row(GROUPED_ACTOR_CRITIC, actor_diversity, 0.2, 0.1),
+            **{name: make_row(name, 0.01, 0.2, 0.1) for name in GAUSSIAN},
+            WEIGHTED: make_row(WEIGHTED, 0.1, 0.2, -0.01),  # passes, and is worse than static weights
+            PERMUTED: make_row(PERMUTED, 0.1, 0.02, 0.0),
+            BEST_STATIC: make_row(BEST_STATIC, 0.001, 0.0, 0.0),
+            MEAN_WEIGHTS: make_row(MEAN_WEIGHTS, 0.1, grouped_lift, 0.05),
+        }
+        return list(rows.values())
 
     figures = study_figures([seed(0.2, 0.01), seed(0.05, 0.3)])
     assert figures["passes_grouped"] == 0.5  # the lift of .05 has a lower limit of -.05
     assert figures["fails_gaussian"] == 1.0
     assert figures["fails_actor_critic"] == 0.5
+    assert figures["passes_weighted"] == 1.0
     assert figures["false_passes"] == 2
     assert figures["control_lift_lo"] == pytest.approx(-0.08)
     assert figures["personalization_true_gain"] == pytest.approx(0.10)

@@ -32,8 +32,15 @@ def drl_put(
     check_absent(out)  # before the agents are imported, and TensorFlow with them
     require_extra("train", "recpolicy study drl-put")
     silence_libraries()
-    from recpolicy.workflows.ads_study import QUICK, AdsStudyConfig, run_ads_study, study_figures
-    from recpolicy.workflows.ads_study_report import NOTE, answer, diversity_table, table, write_ads_study
+    from recpolicy.workflows.ads_study import QUICK, AdsStudyConfig, run_ads_study
+    from recpolicy.workflows.ads_study_report import (
+        NOTE,
+        answer,
+        diversity_table,
+        study_figures,
+        table,
+        write_ads_study,
+    )
 
     given: dict[str, Any] = {"rounds": rounds, "holdout": holdout, "steps": steps, "seeds": seeds, "seed": seed}
     settings = {**(QUICK if quick else {}), **{name: value for name, value in given.items() if value is not None}}

@@ -7,6 +7,7 @@ best static weights by enumeration of the grid. A gate that passes a policy that
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -22,10 +23,10 @@ from recpolicy.agents.utility_tuning import (
 from recpolicy.core.config import Count, LearningRate, Seed, config_dataclass
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
-from recpolicy.core.statistics import Interval
 from recpolicy.core.types import Array
-from recpolicy.data.tuning_log import TuningLog
+from recpolicy.data.tuning_log import TuningFeatures, TuningLog
 from recpolicy.evaluation.diversity import action_diversity
+from recpolicy.evaluation.hit_values import Hits
 from recpolicy.evaluation.tuning_gates import TuningGates, hit_gates
 from recpolicy.models.ads_world import FULL, GROUPED, AdRequests, AdsWorld, AdsWorldConfig
 from recpolicy.models.ranking_formula import ActionGrid
@@ -42,12 +43,12 @@ class AdsStudyConfig:
 
     rounds: Count = 300_000
     """Logged requests to train on."""
-    holdout: Count = 1_000_000
+    holdout: Count = 500_000
     """Logged requests of the gates."""
-    full_holdout: Count = 300_000
+    full_holdout: Count = 60_000
     """The same on the full grid, where finding out which grid points share a slate costs ten times as much."""
-    more_data: Count = 2
-    """Factor of the rounds for the full grid with more data."""
+    more_steps: Count = 10
+    """Factor of the steps, and so of the requests seen, for the full grid with more data."""
     true_requests: Count = 20_000
     """Requests of the true values."""
     enumerated_requests: Count = 600
@@ -55,7 +56,9 @@ class AdsStudyConfig:
     steps: Count = 600
     """Gradient steps of a training."""
     full_steps: Count = 100
-    """Gradient steps on the full grid, whose steps cost ten times as much."""
+    """Gradient steps of a policy gradient on the full grid, which cost ten times as much."""
+    gaussian_steps: Count = 3_000
+    """Gradient steps of a Gaussian, which cost a fifth: its mean takes long to stop."""
     batch_size: Count = 512
     """Requests of a step."""
     full_batch_size: Count = 256
@@ -71,8 +74,8 @@ class AdsStudyConfig:
 
 
 QUICK: Mapping[str, Any] = {
-    "rounds": 20_000, "holdout": 20_000, "full_holdout": 5_000, "more_data": 2, "true_requests": 1_000,
-    "enumerated_requests": 50, "steps": 40, "full_steps": 3, "batch_size": 128, "seeds": 1,
+    "rounds": 20_000, "holdout": 20_000, "full_holdout": 5_000, "more_steps": 2, "true_requests": 1_000,
+    "enumerated_requests": 50, "steps": 40, "full_steps": 3, "gaussian_steps": 40, "batch_size": 128, "seeds": 1,
 }  # fmt: skip
 """A small part of the study, to see that it runs."""
 
@@ -84,7 +87,8 @@ class Configuration:
     name: str
     grid: Literal["grouped", "full"]
     method: str
-    control: Literal["", "permuted features", "revenue only", "more data"] = ""
+    control: Literal["", "permuted features", "revenue only", "more steps"] = ""
+    logging: Literal["uniform", "Gaussian"] = "uniform"
     paper: str = ""
     """The verdict that secondary descriptions of the paper report."""
 
@@ -98,13 +102,17 @@ CONFIGURATIONS = (
     Configuration("Gaussian, actor-critic", "grouped", "gaussian_actor_critic", paper="fail"),
     Configuration("grouped grid, weighted actor-critic", "grouped", "actor_critic_weighted"),
     Configuration("grouped grid, value regression", "grouped", "value_regression"),
-    Configuration("full grid, REINFORCE, more data", "full", "reinforce", "more data"),
+    Configuration("Gaussian log, weighted REINFORCE", "grouped", "reinforce_weighted", logging="Gaussian"),
+    Configuration("Gaussian log, weighted actor-critic", "grouped", "actor_critic_weighted", logging="Gaussian"),
+    Configuration("full grid, REINFORCE, ten times the data", "full", "reinforce", "more steps"),
+    Configuration("full grid, value regression", "full", "value_regression"),
     Configuration("grouped grid, REINFORCE, permuted features", "grouped", "reinforce", "permuted features"),
     Configuration("grouped grid, REINFORCE, revenue only", "grouped", "reinforce", "revenue only"),
 )
-GROUPED_REINFORCE, GROUPED_ACTOR_CRITIC = CONFIGURATIONS[0].name, CONFIGURATIONS[1].name
-GAUSSIAN = (CONFIGURATIONS[4].name, CONFIGURATIONS[5].name)
-PERMUTED, REVENUE_ONLY = CONFIGURATIONS[9].name, CONFIGURATIONS[10].name
+GROUPED_REINFORCE, GROUPED_ACTOR_CRITIC = "grouped grid, REINFORCE", "grouped grid, actor-critic"
+GAUSSIAN = ("Gaussian, REINFORCE", "Gaussian, actor-critic")
+WEIGHTED = "grouped grid, weighted actor-critic"
+PERMUTED, REVENUE_ONLY = "grouped grid, REINFORCE, permuted features", "grouped grid, REINFORCE, revenue only"
 BEST_STATIC, MEAN_WEIGHTS, RANDOM = "best static weights", "mean weights of grouped REINFORCE", "random weights"
 
 
@@ -201,44 +209,55 @@ def _run_seed(
 ) -> list[StudyRow]:
     rng = generator(seed, "ads study/logs")
     sizes = {"grouped": config.holdout, "full": config.full_holdout}
-    logs = {
-        name: (
-            draw_ads_log(world, truth.grid, config.rounds, rng),
-            draw_held_out(world, truth.grid, sizes[name], rng),
+    logs = {name: draw_ads_log(world, truth.grid, config.rounds, rng) for name, truth in truths.items()}
+    judges = {
+        name: _Judge(
+            draw_held_out(world, truth.grid, sizes[name], rng), truth, best_static_action(logs[name], truth.grid), seed
         )
         for name, truth in truths.items()
     }
-    static = {name: best_static_action(train, truths[name].grid) for name, (train, _) in logs.items()}
-    rows, served = [], np.zeros(0, np.int64)
+    around_static = draw_ads_log(world, GROUPED, config.rounds, rng, gaussian=True)
+    rows, mean_weights = [], 0
     for configuration in CONFIGURATIONS:
-        truth, (train, holdout) = truths[configuration.grid], logs[configuration.grid]
-        fixed = static[configuration.grid]
-        if configuration.control == "more data":
-            train = draw_ads_log(world, truth.grid, config.rounds * config.more_data, rng)
-            fixed = best_static_action(train, truth.grid)
-        policy, history = _train(_prepared(train, configuration, rng), truth, configuration, config, seed)
-        action = policy.actions(holdout.log.features)
-        gates = _gates(action, holdout, fixed, generator(seed, f"ads study/{configuration.name}"))
-        rows.append(_row(configuration.name, gates, truth, policy.actions(truth.requests.features), history))
+        judge, uniform = judges[configuration.grid], logs[configuration.grid]
+        log = _prepared(uniform if configuration.logging == "uniform" else around_static, configuration, rng)
+        policy, history = _train(log, judge.truth, configuration, config, seed)
+        rows.append(judge.row(configuration.name, policy.actions, history))
         if configuration.name == GROUPED_REINFORCE:
-            served = np.array([mean_weights_action(policy, train.features.take(slice(0, _SERVED)))])
+            mean_weights = mean_weights_action(policy, uniform.features.take(slice(0, _SERVED)))
         advance()
-    truth, (_, holdout) = truths["grouped"], logs["grouped"]
-    rng = generator(seed, RANDOM)
-    count, many = len(holdout.log), len(truth.requests)
-    fixed = static["grouped"]
-    for name, action, true_action in (
-        (BEST_STATIC, np.full(count, fixed), np.full(many, fixed)),
-        (MEAN_WEIGHTS, np.full(count, served[0]), np.full(many, served[0])),
-        (RANDOM, uniform_actions(GROUPED, count, rng)[0], uniform_actions(GROUPED, many, rng)[0]),
-    ):
-        rows.append(_row(name, _gates(action, holdout, fixed, generator(seed, name)), truth, true_action))
+    judge, rng = judges["grouped"], generator(seed, RANDOM)
+    rows.append(judge.row(BEST_STATIC, lambda features: np.full(len(features), judge.static)))
+    rows.append(judge.row(MEAN_WEIGHTS, lambda features: np.full(len(features), mean_weights)))
+    rows.append(judge.row(RANDOM, lambda features: uniform_actions(GROUPED, len(features), rng)[0]))
     return rows
 
 
-def _gates(action: NDArray[np.int64], holdout: HeldOutAds, fixed: int, rng: np.random.Generator) -> TuningGates:
-    static = holdout.hits(np.full(len(action), fixed))
-    return hit_gates(holdout.log, holdout.hits(action), static, action, rng)
+@dataclass(frozen=True)
+class _Judge:
+    """The gates of one grid under one seed, and the truth."""
+
+    held_out: HeldOutAds
+    truth: _Truth
+    static: int
+    """The best static action that the training log shows."""
+    seed: int
+
+    @cached_property
+    def static_hits(self) -> Hits:
+        return self.held_out.hits(np.full(len(self.held_out.log), self.static))
+
+    def row(
+        self, name: str, actions: Callable[[TuningFeatures], NDArray[np.int64]],
+        history: tuple[tuple[int, float], ...] = (),
+    ) -> StudyRow:  # fmt: skip
+        """Return the row of a policy, given what it serves for features."""
+        log, truth = self.held_out.log, self.truth
+        served, rng = actions(log.features), generator(self.seed, f"ads study/{name}")
+        gates = hit_gates(log, self.held_out.hits(served), self.static_hits, served, rng)
+        revenue, user_value = truth.objectives(actions(truth.requests.features)).tolist()
+        value = revenue + user_value
+        return StudyRow(name, gates, value / truth.uniform - 1, value / truth.static - 1, revenue, user_value, history)
 
 
 def _prepared(log: TuningLog, configuration: Configuration, rng: np.random.Generator) -> TuningLog:
@@ -253,7 +272,12 @@ def _prepared(log: TuningLog, configuration: Configuration, rng: np.random.Gener
 def _train(
     log: TuningLog, truth: _Truth, configuration: Configuration, config: AdsStudyConfig, seed: int
 ) -> tuple[TunedPolicy, tuple[tuple[int, float], ...]]:
-    steps = config.full_steps if configuration.grid == "full" else config.steps
+    steps, batch_size = config.steps, config.batch_size
+    if configuration.method.startswith("gaussian"):
+        steps = config.gaussian_steps
+    elif configuration.grid == "full" and configuration.method != "value_regression":
+        steps, batch_size = config.full_steps, config.full_batch_size
+    steps *= config.more_steps if configuration.control == "more steps" else 1
     some = truth.requests.features.take(slice(0, 4_000))
     history: list[tuple[int, float]] = []
 
@@ -261,101 +285,10 @@ def _train(
         share = np.bincount(policy.actions(some), minlength=truth.grid.size).astype(np.float64)
         history.append((step, action_diversity(share).diversity))
 
-    full = configuration.grid == "full"
     settings = UtilityTuningConfig(
         method=configuration.method,  # type: ignore[arg-type]
-        steps=steps, batch_size=config.full_batch_size if full else config.batch_size,
-        learning_rate=config.learning_rate,
+        steps=steps, batch_size=batch_size, learning_rate=config.learning_rate,
     )  # fmt: skip
     watched = [max(1, round(share * steps)) for share in _WATCHED]
     policy = train_tuning(log, truth.grid, settings, seed, watch, watched)
     return policy, tuple(history)
-
-
-def _row(
-    name: str, gates: TuningGates, truth: _Truth, action: NDArray[np.int64],
-    history: tuple[tuple[int, float], ...] = (),
-) -> StudyRow:  # fmt: skip
-    revenue, user_value = truth.objectives(action).tolist()
-    value = revenue + user_value
-    return StudyRow(name, gates, value / truth.uniform - 1, value / truth.static - 1, revenue, user_value, history)
-
-
-def study_figures(rows: list[list[StudyRow]]) -> dict[str, float]:
-    """Return the figures of the benchmark: shares of seeds, false passes, and the lift of the control.
-
-    passes_grouped: grouped REINFORCE passes all gates; fails_gaussian: both Gaussian rows fail the diversity;
-    fails_actor_critic: grouped unweighted actor-critic fails the diversity; false_passes: rows that pass although the
-    best static weights are truly at least as good; control_lift_lo: mean lower limit of the lift of permuted features.
-    """
-    by_name = [{row.name: row for row in seed} for seed in rows]
-
-    def share(holds: Callable[[Mapping[str, StudyRow]], bool]) -> float:
-        return float(np.mean([holds(seed) for seed in by_name]))
-
-    def fails_diversity(seed: Mapping[str, StudyRow], name: str) -> bool:
-        return seed[name].gates.verdicts["diversity"] == "fail"
-
-    passing = [row for seed in rows for row in seed if row.gates.verdict == "pass"]
-    lift = [seed[GROUPED_REINFORCE].gates.lift for seed in by_name]
-    return {
-        "passes_grouped": share(lambda seed: seed[GROUPED_REINFORCE].gates.verdict == "pass"),
-        "fails_gaussian": share(lambda seed: all(fails_diversity(seed, name) for name in GAUSSIAN)),
-        "fails_actor_critic": share(lambda seed: fails_diversity(seed, GROUPED_ACTOR_CRITIC)),
-        "false_passes": float(sum(row.true_lift <= 0 for row in passing)),
-        "passes": float(len(passing)),
-        "control_lift_lo": float(np.mean([seed[PERMUTED].gates.lift.lo for seed in by_name])),
-        "control_lift_hi": float(np.mean([seed[PERMUTED].gates.lift.hi for seed in by_name])),
-        "grouped_lift": float(np.mean([interval.value for interval in lift])),
-        "grouped_lift_lo": float(np.min([interval.lo for interval in lift])),
-        "grouped_true_lift": float(np.mean([seed[GROUPED_REINFORCE].true_lift for seed in by_name])),
-        "personalization_true_gain": float(
-            np.mean([seed[GROUPED_REINFORCE].true_lift - seed[MEAN_WEIGHTS].true_lift for seed in by_name])
-        ),
-        "revenue_only_user_value": float(
-            np.mean([seed[REVENUE_ONLY].user_value / seed[GROUPED_REINFORCE].user_value - 1 for seed in by_name])
-        ),
-    }
-
-
-def study_table(rows: list[list[StudyRow]]) -> list[dict[str, Any]]:
-    """Return one record for each policy, over all seeds: gates passed, means, and the paper's verdict."""
-    paper = {configuration.name: configuration.paper for configuration in CONFIGURATIONS}
-    records = []
-    for several in zip(*rows, strict=True):
-        gates = [row.gates for row in several]
-        verdicts = [gate.verdict for gate in gates]
-        counts = {name: verdicts.count(name) for name in ("pass", "fail", "cannot tell")}
-        passed = {
-            name: sum(gate.verdicts[name] == "pass" for gate in gates)
-            for name in ("diversity", "relative_gain", "lift")
-        }
-        records.append(
-            {
-                "policy": several[0].name,
-                "diversity": _mean(gates, "diversity"),
-                "relative_gain": _mean(gates, "relative_gain"),
-                "lift": _mean(gates, "lift"),
-                "hits": float(np.mean([gate.hits for gate in gates])),
-                "true_gain": float(np.mean([row.true_gain for row in several])),
-                "true_lift": float(np.mean([row.true_lift for row in several])),
-                "revenue": float(np.mean([row.revenue for row in several])),
-                "user_value": float(np.mean([row.user_value for row in several])),
-                "gates_passed": passed, "verdicts": counts, "seeds": len(several),
-                "paper": paper.get(several[0].name, ""),
-                "history": [
-                    [pairs[0][0], float(np.mean([pair[1] for pair in pairs]))]
-                    for pairs in zip(*(row.history for row in several), strict=True)
-                ],
-            }
-        )  # fmt: skip
-    return records
-
-
-def _mean(gates: list[TuningGates], name: str) -> dict[str, float]:
-    """Return the mean value and the lowest and highest limits of a gate over seeds."""
-    intervals: list[Interval] = [getattr(gate, name) for gate in gates]
-    return {
-        "value": float(np.mean([part.value for part in intervals])), "lo": min(part.lo for part in intervals),
-        "hi": max(part.hi for part in intervals),
-    }  # fmt: skip

@@ -1,19 +1,115 @@
-"""Answer, tables and files of the study of DRL-PUT (ads_study.py)."""
+"""Figures, answer, tables and files of the study of DRL-PUT (ads_study.py)."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from recpolicy.core.config import as_dict
 from recpolicy.core.files import atomic_directory, write_json, write_text
 from recpolicy.core.json import to_plain
 from recpolicy.core.plotting import draw_legend_above, new_axes, to_svg
+from recpolicy.core.statistics import Interval
 from recpolicy.core.text import format_table
-from recpolicy.evaluation.tuning_gates import MIN_DIVERSITY
-from recpolicy.workflows.ads_study import AdsStudyConfig, StudyRow, study_figures, study_table
+from recpolicy.evaluation.tuning_gates import MIN_DIVERSITY, TuningGates
+from recpolicy.workflows.ads_study import (
+    CONFIGURATIONS,
+    GAUSSIAN,
+    GROUPED_ACTOR_CRITIC,
+    GROUPED_REINFORCE,
+    MEAN_WEIGHTS,
+    PERMUTED,
+    REVENUE_ONLY,
+    WEIGHTED,
+    AdsStudyConfig,
+    StudyRow,
+)
 
 NOTE = "Synthetic world of ads: all numbers are assumed, so shares and orders mean something, and values do not."
+
+
+def study_figures(rows: list[list[StudyRow]]) -> dict[str, float]:
+    """Return the figures of the benchmark: shares of seeds, false passes, and the lift of the control.
+
+    passes_grouped: grouped REINFORCE passes all gates; fails_gaussian: both Gaussian rows fail the diversity;
+    fails_actor_critic: grouped unweighted actor-critic fails the diversity; passes_weighted: its weighted form passes
+    all gates; false_passes: rows that pass although the
+    best static weights are truly at least as good; control_lift_lo: mean lower limit of the lift of permuted features.
+    """
+    by_name = [{row.name: row for row in seed} for seed in rows]
+
+    def share(holds: Callable[[Mapping[str, StudyRow]], bool]) -> float:
+        return float(np.mean([holds(seed) for seed in by_name]))
+
+    def fails_diversity(seed: Mapping[str, StudyRow], name: str) -> bool:
+        return seed[name].gates.verdicts["diversity"] == "fail"
+
+    passing = [row for seed in rows for row in seed if row.gates.verdict == "pass"]
+    lift = [seed[GROUPED_REINFORCE].gates.lift for seed in by_name]
+    return {
+        "passes_grouped": share(lambda seed: seed[GROUPED_REINFORCE].gates.verdict == "pass"),
+        "fails_gaussian": share(lambda seed: all(fails_diversity(seed, name) for name in GAUSSIAN)),
+        "fails_actor_critic": share(lambda seed: fails_diversity(seed, GROUPED_ACTOR_CRITIC)),
+        "passes_weighted": share(lambda seed: seed[WEIGHTED].gates.verdict == "pass"),
+        "false_passes": float(sum(row.true_lift <= 0 for row in passing)),
+        "passes": float(len(passing)),
+        "control_lift_lo": float(np.mean([seed[PERMUTED].gates.lift.lo for seed in by_name])),
+        "control_lift_hi": float(np.mean([seed[PERMUTED].gates.lift.hi for seed in by_name])),
+        "grouped_lift": float(np.mean([interval.value for interval in lift])),
+        "grouped_lift_lo": float(np.min([interval.lo for interval in lift])),
+        "grouped_true_lift": float(np.mean([seed[GROUPED_REINFORCE].true_lift for seed in by_name])),
+        "personalization_true_gain": float(
+            np.mean([seed[GROUPED_REINFORCE].true_lift - seed[MEAN_WEIGHTS].true_lift for seed in by_name])
+        ),
+        "revenue_only_user_value": float(
+            np.mean([seed[REVENUE_ONLY].user_value / seed[GROUPED_REINFORCE].user_value - 1 for seed in by_name])
+        ),
+    }
+
+
+def study_table(rows: list[list[StudyRow]]) -> list[dict[str, Any]]:
+    """Return one record for each policy, over all seeds: gates passed, means, and the paper's verdict."""
+    paper = {configuration.name: configuration.paper for configuration in CONFIGURATIONS}
+    records = []
+    for several in zip(*rows, strict=True):
+        gates = [row.gates for row in several]
+        verdicts = [gate.verdict for gate in gates]
+        counts = {name: verdicts.count(name) for name in ("pass", "fail", "cannot tell")}
+        passed = {
+            name: sum(gate.verdicts[name] == "pass" for gate in gates)
+            for name in ("diversity", "relative_gain", "lift")
+        }
+        records.append(
+            {
+                "policy": several[0].name,
+                "diversity": _mean(gates, "diversity"),
+                "relative_gain": _mean(gates, "relative_gain"),
+                "lift": _mean(gates, "lift"),
+                "hits": float(np.mean([gate.hits for gate in gates])),
+                "true_gain": float(np.mean([row.true_gain for row in several])),
+                "true_lift": float(np.mean([row.true_lift for row in several])),
+                "revenue": float(np.mean([row.revenue for row in several])),
+                "user_value": float(np.mean([row.user_value for row in several])),
+                "gates_passed": passed, "verdicts": counts, "seeds": len(several),
+                "paper": paper.get(several[0].name, ""),
+                "history": [
+                    [pairs[0][0], float(np.mean([pair[1] for pair in pairs]))]
+                    for pairs in zip(*(row.history for row in several), strict=True)
+                ],
+            }
+        )  # fmt: skip
+    return records
+
+
+def _mean(gates: list[TuningGates], name: str) -> dict[str, float]:
+    """Return the mean value and the lowest and highest limits of a gate over seeds."""
+    intervals: list[Interval] = [getattr(gate, name) for gate in gates]
+    return {
+        "value": float(np.mean([part.value for part in intervals])), "lo": min(part.lo for part in intervals),
+        "hi": max(part.hi for part in intervals),
+    }  # fmt: skip
 
 
 def answer(rows: list[list[StudyRow]]) -> str:
