@@ -74,6 +74,15 @@ def test_the_gaussian_s_mean_is_the_reward_weighted_mean_of_the_logged_weights()
     assert policy.actions(no_features(1)).tolist() == [1]  # never the best one, 2
 
 
+@pytest.mark.parametrize("reward", [[0.2, 0.5, 0.9], [0.2, 0.9, 0.5]])
+def test_the_gaussian_with_an_advantage_runs_to_the_side_to_which_rewards_rise(reward):
+    # The drift of the mean is Cov(r, u) / sigma^2 wherever the mean is: .35 / 3 for the first rewards, and .15 / 3 for
+    # the second, whose best weight is .5. Nothing stops it but the end of the box.
+    policy = trained(three_arms(reward), "gaussian_actor_critic", steps=1_000)
+    assert policy.means(no_features(1))[0, 0] > 0.95
+    assert policy.actions(no_features(1)).tolist() == [2]
+
+
 @pytest.fixture(scope="module")
 def two_kinds():
     """Requests of two kinds, told by a category; the first wants weight 0, the second weight 1, and v is idle."""
