@@ -104,3 +104,12 @@ def test_a_wrong_folder_is_one_line_without_banners_of_libraries(words, tmp_path
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_tuning_and_its_study_import_no_tensorflow():
+    code = (
+        "import sys, recpolicy.agents.utility_tuning, recpolicy.workflows.layer_tuning,"
+        " recpolicy.workflows.ads_study_report; sys.exit(str({'tensorflow', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "set()\n"

@@ -26,12 +26,10 @@ def drl_put(
     """
     from recpolicy.core.config import build
     from recpolicy.core.optional_deps import require_extra
-    from recpolicy.core.tensorflow_setup import silence_libraries
     from recpolicy.workflows.artifacts import check_absent
 
-    check_absent(out)  # before the agents are imported, and TensorFlow with them
-    require_extra("train", "recpolicy study drl-put")
-    silence_libraries()
+    check_absent(out)
+    require_extra("report", "recpolicy study drl-put")
     from recpolicy.workflows.ads_study import QUICK, AdsStudyConfig, run_ads_study
     from recpolicy.workflows.ads_study_report import (
         NOTE,

@@ -55,9 +55,11 @@ def tune(
     from recpolicy.core.tensorflow_setup import silence_libraries
     from recpolicy.inference.predictor import load_policy
 
-    policy = load_policy(folder).base  # before the agents are imported, and TensorFlow with them
-    require_extra("train", "recpolicy tune")
-    silence_libraries()
+    policy = load_policy(folder).base
+    require_extra("report", "recpolicy tune")
+    if worlds:
+        require_extra("train", "the comparison in simulated worlds (--no-worlds leaves it out)")
+        silence_libraries()
     from recpolicy.workflows.layer_tuning import LayerTuningConfig, tune_layer
 
     agent: dict[str, Any] = {"method": method, "learning_rate": 0.003, **({} if steps is None else {"steps": steps})}
