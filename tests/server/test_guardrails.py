@@ -192,7 +192,7 @@ def test_lists_under_guardrails_are_cached(registry):
     with opened(registry, exploration=ExplorationConfig(share=0.0)) as state:
         app, champion = make_app(state), state.models.live.champion
         first = ask(app, "POST", "/v1/recommend", {"user": 3, "k": 4}).json()
-        cached = champion.lists.get(list_key(RecommendRequest(user=3, k=4), state.settings.exploration))
+        cached = champion.lists.get(list_key(champion, RecommendRequest(user=3, k=4), state.settings.exploration))
         assert cached is not None
         assert ask(app, "POST", "/v1/recommend", {"user": 3, "k": 4}).json()["items"] == first["items"]
 

@@ -62,7 +62,9 @@ def predict(
 
 def recommend(
     folder: Folder, user: Users,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 10,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="Number of items (default: the policy's slate size, or 10).")
+    ] = None,
     include_rated: Annotated[bool, typer.Option("--include-rated", help="Include rated items.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Sample a slate from the policy's probabilities.")] = False,
     rating: Rating = None,

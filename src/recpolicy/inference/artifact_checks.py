@@ -34,6 +34,8 @@ MAX_WIDTH = 1_024
 MAX_LEVELS, MAX_YEAR = 100, 10**6
 MAX_REMEMBERED = 10_000
 """Steps of a session, and items that a session policy remembers."""
+MAX_SLATE = 10_000
+"""Items of a slate."""
 _TABLES_BYTES, _ROW_BYTES = 1 << 20, 2 << 10
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAPPINGS = ("source", "split", "config", "rating_model", "training", "versions")
@@ -163,6 +165,12 @@ def check_metadata(metadata: Any) -> None:
     config = (metadata.get("config") or {}).get("agent")
     if not isinstance(config, dict | None):
         raise ArtifactError(f"metadata: the agent's config is {_short(config)}; expected an object")
+    train = (metadata.get("config") or {}).get("train")
+    if not isinstance(train, dict | None):
+        raise ArtifactError(f"metadata: the config of the training is {_short(train)}; expected an object")
+    size = (train or {}).get("slate_size", 1)
+    if type(size) is not int or not 1 <= size <= MAX_SLATE:
+        raise ArtifactError(f"metadata: slate_size is {_short(size)}; expected a whole number of 1 to {MAX_SLATE:,}")
     forgetting: Any = (config or {}).get("forgetting", 1)
     precision: Any = (config or {}).get("precision", 1 if forgetting == 1 else None)
     for name, value in (("forgetting", forgetting), ("precision", precision)):

@@ -142,7 +142,7 @@ class Policy:
     def recommend(
         self,
         users: Hashable | Sequence[Hashable],
-        k: int = 10,
+        k: int | None = None,
         exclude_rated: bool = True,
         fold_in: FoldIn | None = None,
         seed: int = 0,
@@ -158,7 +158,8 @@ class Policy:
 
         Args:
             users: One user id or n of them.
-            k: Largest number of items per user.
+            k: Largest number of items per user; None takes the slate size of a policy that learned from slates, and 10
+                for any other.
             exclude_rated: Leave out items that the user rated in the train part or in `fold_in`; probabilities are
                 those of a policy that cannot show them.
             fold_in: Ratings of users, known or not, that replace the training ratings: {user: {item: rating}}.
@@ -183,6 +184,7 @@ class Policy:
             DataError: Nothing is left to recommend.
             UnknownIdError: An id is unknown.
         """
+        k = self.scorer.list_size if k is None else k
         if k < 1:
             raise ConfigError(f"k is {k}; expected at least 1")
         if candidates is not None and candidates < k:

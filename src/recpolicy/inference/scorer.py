@@ -48,6 +48,8 @@ Array = NDArray[Any]
 Block = TypeVar("Block", BatchScores, BatchPrediction)
 CACHE_BYTES = 48 << 20
 """1,200 users of 1,682 items."""
+LIST_SIZE = 10
+"""Items of a list by default, unless the policy learned from slates of another size."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ class Scorer:
     ) -> Block:  # fmt: skip
         """Return a block with the scores that rank items: as they are, unless a tuned layer weighs them."""
         return block
+
+    @property
+    def list_size(self) -> int:
+        """Number of items of a list by default: the slate size of a policy that learned from slates, or LIST_SIZE."""
+        return slate_size(self.metadata) or LIST_SIZE
 
     def prepare(self) -> None:
         """Compute now what the first requests would wait for."""
@@ -424,6 +431,13 @@ class Scorer:
         order = np.argsort(rows.astype(np.uint16) if len(self.user_ids) <= 1 << 16 else rows, kind="stable")
         count = np.bincount(rows, minlength=len(self.user_ids))
         return self.artifact.rated_item[order], np.concatenate([[0], np.cumsum(count)])
+
+
+def slate_size(metadata: Mapping[str, Any]) -> int | None:
+    """Return the number of items of the slates that a policy learned from; None if it learned from single items."""
+    train = (metadata.get("config") or {}).get("train") or {}
+    size = int(train.get("slate_size", 1))
+    return size if size > 1 else None
 
 
 def _first_ids(ids: Sequence[Hashable]) -> str:

@@ -86,11 +86,11 @@ class ComputedList:
 
 
 def list_key(
-    request: ListRequest, exploration: ExplorationConfig, user: DescribedUser | None = None
+    version: LoadedVersion, request: ListRequest, exploration: ExplorationConfig, user: DescribedUser | None = None
 ) -> tuple[Any, ...]:
     """Return the key of a plain request's list in the cache of its version; `user` is that of the request."""
     identity = request.user if user is None else user.cache_key
-    return identity, request.k, request.exclude_rated, exploration.share, exploration.top
+    return identity, request.list_size(version.list_size), request.exclude_rated, exploration.share, exploration.top
 
 
 def compute_lists(
@@ -108,13 +108,13 @@ def compute_lists(
     missing: dict[int, dict[tuple[Any, ...], ListRequest]] = {}  # by length
     for request in requests:
         user = users.find(version.trained, request.user)
-        key = list_key(request, exploration, user)
+        key = list_key(version, request, exploration, user)
         if request.plain and key not in version.lists and (user is not None or version.scorer.knows(request.user)):
-            missing.setdefault(request.k, {})[key] = request
+            missing.setdefault(request.list_size(version.list_size), {})[key] = request
     computed = {}
     for several in missing.values():
         for request, result in _compute_together(version, list(several.values()), exploration, users):
-            key = list_key(request, exploration, users.find(version.trained, request.user))
+            key = list_key(version, request, exploration, users.find(version.trained, request.user))
             computed[key] = result
             version.lists.put(key, result, result.size)
             if stop.is_set():
@@ -136,7 +136,7 @@ def _compute_together(
             if request.exclude_rated:
                 allowed[place, scorer.rated(request.user, learned=learned)] = False
         allowed = allowed[:, scorer.action_items]  # [n, A]
-        slates = _best_slates(version, scores, allowed, block[0].k, exploration)
+        slates = _best_slates(version, scores, allowed, block[0].list_size(version.list_size), exploration)
         for place, (request, slate) in enumerate(zip(block, slates, strict=True)):
             if slate is not None:
                 user = users.find(version.trained, request.user)
@@ -171,7 +171,7 @@ def request_guardrails(version: LoadedVersion, request: RecommendRequest) -> Gua
     """Return the guardrails of a request; None without any. Raises what `of_request` raises."""
     operator = version.guardrails if isinstance(version.guardrails, Guardrails) else None
     own = None if request.guardrails is None else request.guardrails.config()
-    return of_request(operator, own, request.k, version.scorer)
+    return of_request(operator, own, request.list_size(version.list_size), version.scorer)
 
 
 def _choose(
@@ -222,14 +222,14 @@ def compute_list(
     allowed = allowed_rows(
         scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in, learned
     )
-    rails = request_guardrails(version, request)
-    slate = _choose(version, answer, allowed, request.k, rails, exploration, explored, show_new)
+    rails, k = request_guardrails(version, request), request.list_size(version.list_size)
+    slate = _choose(version, answer, allowed, k, rails, exploration, explored, show_new)
     vector = None if by_id else _context_bytes(scorer, request, fold_in, context)
     computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector, learned)
     if user is not None:
         computed = _with_posterior(computed, learned[request.user], user)
     if slate.explored:
-        best = _choose(version, answer, allowed, request.k, rails, exploration, False, False)
+        best = _choose(version, answer, allowed, k, rails, exploration, False, False)
         greedy = np.array_equal(answer.score[slate.arms], answer.score[best.arms])
         computed = replace(computed, greedy=greedy)
     return replace(computed, history=_packed_history(scorer, request)) if request.history else computed

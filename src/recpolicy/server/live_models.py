@@ -26,7 +26,7 @@ from recpolicy.inference.guardrails import GuardrailConfig, Guardrails, bind, un
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.new_item_slot import NewItemSlot
 from recpolicy.inference.rank_guardrails import RankGuardrails
-from recpolicy.inference.scorer import Scorer
+from recpolicy.inference.scorer import LIST_SIZE, Scorer
 from recpolicy.registry.aliases import STATE, Routing
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.json_output import exception_location
@@ -116,6 +116,11 @@ class LoadedVersion:
     def trained_policy(self) -> Policy:
         """The version as trained."""
         return self.base or self.policy
+
+    @cached_property
+    def list_size(self) -> int:
+        """Number of items of a list whose request names none."""
+        return LIST_SIZE if self.ranks else self.scorer.list_size
 
     @cached_property
     def agent(self) -> str:

@@ -137,7 +137,8 @@ async def recommend_batch(batch: RecommendBatch, state: StateDep, active: Active
     A batch costs as many requests of the rate limit as its lists have hundreds of positions, each list at least a tenth
     of a request.
     """
-    rows = active.admit([request.k for request in batch.requests])
+    default = state.models.live.champion.list_size
+    rows = active.admit([request.list_size(default) for request in batch.requests])
     answers = await recommend_all(state, batch.requests, active, rows)
     stored = await persist(state, [answer for answer in answers if isinstance(answer, ServedList)])
     return list_response("answers", answers, stored)
@@ -195,7 +196,8 @@ async def recommend_all(
     exploration = state.settings.exploration if live.exploring else NO_EXPLORATION
     lists, together = live.champion.lists, live.challenger is None  # in a rollout, each request is timed by itself
     cached = together and all(
-        request.plain and list_key(request, exploration, users.find(live.champion.trained, request.user)) in lists
+        request.plain
+        and list_key(live.champion, request, exploration, users.find(live.champion.trained, request.user)) in lists
         for request in requests
     )
 
@@ -233,7 +235,7 @@ def choose(
     show_new = slot is not None and random.random() < slot.share
     computed = None
     if request.plain and not explored and not show_new:
-        key = list_key(request, exploration, users.find(version.trained, request.user))
+        key = list_key(version, request, exploration, users.find(version.trained, request.user))
         computed = version.lists.get(key) or compute_lists(version, [request], exploration, users=users).get(key)
     if computed is None:
         computed = compute_list(version, request.full(), exploration, explored, users, show_new)

@@ -99,11 +99,12 @@ def rank_items(
     )
     listed = np.empty(0, np.intp)
     own = None if request.guardrails is None else request.guardrails.config()
-    rails = of_request(bind(config, scorer) if config.active else None, own, request.k, scorer)
+    k = request.list_size(scorer.list_size)
+    rails = of_request(bind(config, scorer) if config.active else None, own, k, scorer)
     if rails is not None:
         rating, nobody = answer.rating[scorer.action_items], np.array([False])
         slate = guarded_slates(
-            answer.score[np.newaxis], rating[np.newaxis], allowed[np.newaxis], request.k, rails,
+            answer.score[np.newaxis], rating[np.newaxis], allowed[np.newaxis], k, rails,
             ExplorationConfig(share=0.0), np.random.default_rng(0), nobody,
         )[0]  # fmt: skip
         listed, allowed = slate.arms, slate.allowed

@@ -130,10 +130,9 @@ async def compare_versions(
         )
         for scorer, policy in zip(scorers, policies, strict=True)
     ]
+    k = request.list_size(max(scorer.list_size for scorer in scorers))
     union = list(
-        dict.fromkeys(
-            item for preview in seen if isinstance(preview, RankedPreview) for item in preview.best(request.k)
-        )
+        dict.fromkeys(item for preview in seen if isinstance(preview, RankedPreview) for item in preview.best(k))
     )
     sides = [
         {
@@ -145,7 +144,7 @@ async def compare_versions(
         }
         for number, scorer, preview in zip(request.versions, scorers, seen, strict=True)
     ]
-    return json_response({"user": request.user, "k": request.k, "sides": sides})
+    return json_response({"user": request.user, "k": k, "sides": sides})
 
 
 @router.get(

@@ -31,10 +31,9 @@ from recpolicy.server.schemas.inference import (
     ServerMetadata,
     ServerReady,
 )
-from recpolicy.server.schemas.requests import Instance
+from recpolicy.server.schemas.requests import MAX_K, Instance
 from recpolicy.server.schemas.responses import ModelState
 
-_DEFAULT_K = 10
 Ids = Sequence[int | str]
 
 
@@ -77,7 +76,8 @@ def open_inference_routes(model: str) -> APIRouter:
         """
         users, items, k = request.values("user") or [], request.values("item"), request.values("k")
         if items is None:
-            outputs = await _recommend(state, active, users, int((k or [_DEFAULT_K])[0]))
+            count = int(k[0]) if k else min(state.models.live.champion.list_size, MAX_K)
+            outputs = await _recommend(state, active, users, count)
         else:
             outputs = await _estimate(state, active, users, items)
         answer = {"model_name": model, "model_version": _version(state), "outputs": outputs}

@@ -108,7 +108,9 @@ async def predict_instances(request: Instances, state: StateDep, active: ActiveD
     version = state.models.live.champion
     with_items = [each for each in request.instances if each.items is not None]
     lists = [each for each in request.instances if each.items is None]
-    rows = active.admit([each.k if each.items is None else len(each.items) for each in request.instances])
+    rows = active.admit(
+        [each.list_size(version.list_size) if each.items is None else len(each.items) for each in request.instances]
+    )
     served = iter(await recommend_all(state, lists, active, rows))
     estimated: Iterator[bytes | dict[str, Any]] = iter(())
     if with_items:

@@ -151,7 +151,11 @@ class RecommendRequest(BaseModel):
     model_config = example_config(user=196, k=5, genres=["Comedy"], years=[1980, 1999])
 
     user: Id = Field(description="Id of the user. During a rollout it also decides which version answers.")
-    k: int = Field(10, ge=1, le=MAX_K, description="Number of items. The list is shorter if the filters allow fewer.")
+    k: Annotated[int, Field(ge=1, le=MAX_K)] | None = Field(
+        default=None,
+        description="Number of items; if omitted, the slate size of a policy that learned from slates, otherwise 10."
+        " The list is shorter if the filters allow fewer.",
+    )
     ratings: Annotated[list[ItemRating], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
         default=None,
         description="Ratings of a user unknown to the policy. For a known user they replace the known ones.",
@@ -205,6 +209,10 @@ class RecommendRequest(BaseModel):
             or self.years is not None
             or self.guardrails is not None
         )
+
+    def list_size(self, default: int) -> int:
+        """Return the number of items of the list: `k`, or the policy's default, at most MAX_K."""
+        return self.k or min(default, MAX_K)
 
     def full(self) -> "RecommendRequest":
         """Return the request itself; an Instance returns what it stands for."""
@@ -293,8 +301,10 @@ class Instance(BaseModel):
     items: Annotated[list[WholeId], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
         default=None, description="Ids of the items to estimate; if omitted, the server recommends."
     )
-    k: Annotated[int, BeforeValidator(whole_number)] = Field(
-        10, ge=1, le=MAX_K, description="Number of items to recommend."
+    k: Annotated[int, Field(ge=1, le=MAX_K), BeforeValidator(whole_number)] | None = Field(
+        default=None,
+        description="Number of items to recommend; if omitted, the slate size of a policy that learned from slates,"
+        " otherwise 10.",
     )
     exclude_rated: bool = Field(True, description="True: do not recommend items that the user has rated.")
 
@@ -310,6 +320,10 @@ class Instance(BaseModel):
     def plain(self) -> bool:
         """True: an instance has no filters, so a list for it can be cached."""
         return True
+
+    def list_size(self, default: int) -> int:
+        """Return the number of items of the list: `k`, or the policy's default, at most MAX_K."""
+        return self.k or min(default, MAX_K)
 
     def full(self) -> RecommendRequest:
         """Return the request for the k best items."""
