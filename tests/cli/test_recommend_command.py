@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command_line import recpolicy, refused
+from command_line import recpolicy
 from tiny_session_policies import write_tiny_sessions
 
 from recpolicy.core.errors import ArtifactError

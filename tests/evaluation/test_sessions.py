@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
-from recpolicy.evaluation.sessions import SessionRunner, by_table, numbers_of_seed
+from recpolicy.evaluation.sessions import SessionRunner, best_slate, by_table, numbers_of_seed
 from recpolicy.testing import planted_environment, planted_sessions
 
 USERS = len(planted_sessions().world.users)
@@ -75,3 +75,15 @@ def test_one_compiled_program_plays_several_worlds():
     assert runner._transition.experimental_get_tracing_count() == 1
     with pytest.raises(ConfigError, match="one program plays worlds of one shape"):
         environment.load_world(planted_sessions(users=USERS + 1).world)
+
+
+def test_the_best_slate_is_that_of_a_sort_with_lots():
+    """Many ties, some across the last place; fewer allowed items than places never occur in an environment."""
+    rng = np.random.default_rng(4)
+    score, mask = rng.integers(0, 4, (200, 9)).astype(float), rng.random((200, 9)) < 0.8
+    mask[:, :3] = True
+    for size in (1, 3):
+        slate = best_slate(score, mask, size, np.random.default_rng(5))
+        lot = np.random.default_rng(5).random(score.shape, dtype=np.float32)
+        expected = np.lexsort((lot, -np.where(mask, score, -np.inf)), axis=1)[:, :size]
+        np.testing.assert_array_equal(slate, expected)

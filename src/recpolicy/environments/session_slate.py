@@ -60,11 +60,13 @@ class SlateEnvironment(SessionEnvironmentBase):
         candidates: NDArray[np.int32],  # [A], item rows
         config: SlateConfig | None = None,
         seed: int = 0,
+        replaceable: bool = False,
     ):
         self.slate_config = config = config or SlateConfig()
         noise_dims = 2 + PER_POSITION * config.slate_size
         super().__init__(
-            world, context, embedding, candidates, config, seed, slate=config.slate_size, noise_dims=noise_dims
+            world, context, embedding, candidates, config, seed, slate=config.slate_size, noise_dims=noise_dims,
+            replaceable=replaceable,
         )  # fmt: skip
 
     def transition(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:

@@ -227,11 +227,12 @@ def _over_logging_policy(logged: Mapping[str, Any], config: GateConfig) -> Crite
 
 
 def _of_sessions(sessions: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
-    title = f"gain over {sessions['baseline']} per simulated session, lower bound"
+    slates = f" of slates of {sessions['slate_size']}" if "slate_size" in sessions else ""
+    title = f"gain over {sessions['baseline']} per simulated session{slates}, lower bound"
     return [
         _at_least(title, _figure(sessions, "gain", "lo"), config.session_margin, strict=True),
         _at_least(
-            "mean reward per simulated session, lower bound",
+            f"mean reward per simulated session{slates}, lower bound",
             _figure(sessions, "reward", "lo"),
             config.session_min_mean_reward,
         ),

@@ -128,14 +128,17 @@ class SessionRunner:
         return SessionResults(reward, length, likes, watched, user, shown)
 
 
-def by_table(score: NDArray[np.floating]) -> Choose:
-    """Show the best item of a table [W, A], each user's row in turn, that was not shown yet; ties at random."""
+def by_table(score: NDArray[np.floating], slate_size: int = 1) -> Choose:
+    """Show the best item of a table [W, A] that was not shown yet, each user's row in turn; ties at random.
+
+    Above 1, `slate_size` is the number of best items to show at once, in an environment of slates.
+    """
 
     def choose(
         session: Session, _: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
     ) -> NDArray[np.integer]:
         user = session.user_state.user.numpy()
-        return best(score[user], mask, rng)
+        return best(score[user], mask, rng) if slate_size == 1 else best_slate(score[user], mask, slate_size, rng)
 
     return choose
 
@@ -156,8 +159,12 @@ def best_slate(
     score: NDArray[np.floating], mask: NDArray[np.bool_], size: int, rng: np.random.Generator
 ) -> NDArray[np.integer]:
     """Return the `size` highest allowed scores of each row, [N, size], best first; ties at random."""
-    lot = rng.random(score.shape, dtype=np.float32)
-    slate: NDArray[np.integer] = np.lexsort((lot, -np.where(mask, score, -np.inf)), axis=1)[:, :size]
+    value, lot = np.where(mask, score, -np.inf), rng.random(score.shape, dtype=np.float32)
+    lowest = np.partition(value, -size, axis=1)[:, -size, np.newaxis]  # the lowest score of a slate
+    place = np.where(value > lowest, np.inf, np.where(value == lowest, -lot, -np.inf))
+    chosen = np.argpartition(place, -size, axis=1)[:, -size:]  # [N, size]
+    value, lot = (np.take_along_axis(part, chosen, axis=1) for part in (value, lot))
+    slate: NDArray[np.integer] = np.take_along_axis(chosen, np.lexsort((lot, -value), axis=1), axis=1)
     return slate
 
 

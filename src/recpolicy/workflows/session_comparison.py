@@ -45,11 +45,13 @@ class SessionComparison:
     gain: Interval
     """Mean reward of a session minus the baseline's, paired by user."""
     length: float
-    """Mean number of items in a session."""
+    """Mean number of items in a session, or of slates."""
     users: int
     sessions: int
     actions: ActionDiversity
     """Diversity of the items that the policy showed at a step."""
+    slate_size: int
+    """Number of items shown at once."""
     user: NDArray[np.int32] = field(repr=False, compare=False)
     """Rows [W] of the user table."""
     gain_by_user: NDArray[np.float64] = field(repr=False, compare=False)
@@ -60,6 +62,7 @@ class SessionComparison:
         return {
             "baseline": self.baseline, "world": self.world, "reward": self.reward.as_dict(),
             "gain": self.gain.as_dict(), "length": self.length, "users": self.users, "sessions": self.sessions,
+            **({"slate_size": self.slate_size} if self.slate_size > 1 else {}),
         }  # fmt: skip
 
     def group_gains(self, groups: Groups) -> dict[str, GroupFigure]:
@@ -77,7 +80,8 @@ def compare_in_sessions(
 ) -> SessionComparison:
     """Return the comparison of two policies in simulated sessions.
 
-    Either policy may be one of single rounds: it shows its best items one after the other.
+    Either policy may be one of single rounds: it shows its best items one after the other. If a session policy learned
+    from slates, both policies show slates of its size.
 
     Args:
         policy: The candidate, trained on this split.
@@ -120,7 +124,7 @@ def compare_in_sessions(
     return SessionComparison(
         baseline, world.name, ratio_interval(reward, ones, float(np.ptp(reward))),
         ratio_interval(gain, ones, float(np.ptp(gain))), float(mine.length[counted].mean()), len(gain),
-        SESSIONS_PER_USER * len(gain), mine.actions, world.users[counted], gain,
+        SESSIONS_PER_USER * len(gain), mine.actions, settings.slate_size, world.users[counted], gain,
     )  # fmt: skip
 
 
@@ -135,7 +139,7 @@ class _Runners:
     """Runs policies in one world. Policies with the host's observations share one compiled runner."""
 
     def __init__(self, host: Policy, settings: SessionTrainConfig, world: SessionWorld, seed: int):
-        self._host, self._world, self._seed = host, world, seed
+        self._host, self._world, self._seed, self._slate_size = host, world, seed, settings.slate_size
         self._runner = self._compile(host, settings)
 
     def run(self, policy: Policy) -> _ByUser:
@@ -149,7 +153,8 @@ class _Runners:
         """Return the rewards of showing each user's best items by a table [U, I]."""
         from recpolicy.evaluation.sessions import by_table
 
-        return self._by_user(self._runner, by_table(score[self._world.users][:, self._host.artifact.action_items]))
+        rows = score[self._world.users][:, self._host.artifact.action_items]
+        return self._by_user(self._runner, by_table(rows, self._slate_size))
 
     def _compile(self, policy: Policy, settings: SessionTrainConfig) -> Any:
         from recpolicy.evaluation.sessions import SessionRunner

@@ -1,6 +1,7 @@
 """Evaluate policies and the baselines in simulated sessions of the training world and the evaluation world.
 
-A policy of single rounds leads a session by its best items that the session has not shown.
+A policy of single rounds leads a session by its best items that the session has not shown. If the session policies
+learned from slates of K items, all show slates: the K best items at once.
 """
 
 import json
@@ -56,9 +57,9 @@ class Returns:
     reward: Interval
     """Mean reward of a session, with its user-bootstrap interval."""
     length: float
-    """Mean number of recommended items."""
+    """Mean number of recommended items, or of slates."""
     like_share: float
-    """Likes per recommended item."""
+    """Likes per recommended item, or per slate, of which the user likes one item at most."""
     gain: Interval | None
     """Reward minus that of the greedy rating model in the same sessions; None for that policy itself."""
 
@@ -74,16 +75,19 @@ class SessionEvaluation:
     notes: tuple[str, ...] = ()
     ensemble: Mapping[str, EnsembleReturns] | None = None
     """Returns in an ensemble of evaluation worlds, with intervals that include the uncertainty of the simulator."""
+    slate_size: int = 1
+    """Number of items shown at once."""
 
     def table(self) -> pd.DataFrame:
         """Return all figures as text, one row per policy, the best in the evaluation world first."""
+        unit = "slate" if self.slate_size > 1 else "item"
         rows = {
             name: {
                 "evaluation-world reward": str(returns.reward),
                 "gain on rating_model": "" if returns.gain is None else str(returns.gain),
                 **self._over_worlds(name),
-                "items": f"{returns.length:.1f}",
-                "likes per item": f"{returns.like_share:.3f}",
+                f"{unit}s": f"{returns.length:.1f}",
+                f"likes per {unit}": f"{returns.like_share:.3f}",
                 "training-world reward": str(self.training_world[name].reward),
             }
             for name, returns in sorted(self.evaluation_world.items(), key=lambda item: -item[1].reward.value)
@@ -103,7 +107,8 @@ class SessionEvaluation:
 
     def show(self) -> None:
         """Print all figures."""
-        print(format_table(self.table(), "Simulated sessions: reward of a session, 95 % intervals over users"))
+        slates = f" of slates of {self.slate_size} items" if self.slate_size > 1 else ""
+        print(format_table(self.table(), f"Simulated sessions{slates}: reward of a session, 95 % intervals over users"))
         for note in (f"{self.sessions:,} sessions of each policy in the evaluation world.", *self.notes):
             print(f"\n{note}")
 
@@ -136,6 +141,7 @@ class SessionEvaluation:
         over = None if self.ensemble is None else {name: each.as_dict() for name, each in self.ensemble.items()}
         return {
             **figures, "sessions": self.sessions, "notes": list(self.notes),
+            **({"slate_size": self.slate_size} if self.slate_size > 1 else {}),
             **({} if over is None else {"ensemble": over}),
         }  # fmt: skip
 
@@ -155,7 +161,8 @@ def evaluate_sessions(
 
     Policies may differ in agent, view and embeddings. Catalog, reward and length of sessions must be the same, and,
     without `worlds`, also the simulator and the seed. Policies of single rounds have no settings of sessions: they take
-    those of the first session policy, or the defaults.
+    those of the first session policy, or the defaults. Policies that learned from slates show slates, with the
+    baselines; `evaluate_slates` simulates other slate sizes.
 
     Args:
         policies: The policies by name.
@@ -206,7 +213,7 @@ def evaluate_sessions(
         full = {name: returns.reward.value for name, returns in evaluation.items()}
         over_worlds = ensemble_returns(rewards, full, "rating_model")
         notes = (*notes, _ENSEMBLE_NOTE.format(worlds=ensemble))
-    result = SessionEvaluation(training, evaluation, count, notes, over_worlds)
+    result = SessionEvaluation(training, evaluation, count, notes, over_worlds, session_settings(first).slate_size)
     if out is not None:
         _store(out, result.as_dict())
     return result
@@ -245,6 +252,7 @@ def evaluate_or_read_sessions(
         return played, []
     except MissingExtraError as error:
         same = stored.get("test_digest") == split.test.digest and stored.get("seed") == seed
+        same &= stored.get("sessions", {}).get("slate_size", 1) == session_settings(policy).slate_size
         same &= (
             ensemble is None
             and like_model is None
@@ -260,7 +268,8 @@ def evaluate_or_read_sessions(
     count, remarks = stored["sessions"].get("sessions", 0), stored["sessions"].get("notes", ())
     worlds = stored["sessions"].get("ensemble")
     over = None if worlds is None else {name: EnsembleReturns.from_dict(plain) for name, plain in worlds.items()}
-    evaluation = SessionEvaluation(training, judged, count, tuple(remarks), over)
+    size = stored["sessions"].get("slate_size", 1)
+    evaluation = SessionEvaluation(training, judged, count, tuple(remarks), over, size)
     return evaluation, [f"Figures of simulated sessions come from an earlier evaluation, in {METRICS_FILE}."]
 
 
@@ -322,13 +331,13 @@ def _returns(
             if policies[name].sequential:
                 results_by_policy[name] = runner.run(greedy_choice(policies[name]), seed)
     environment, runner = runners[0]
-    action_items = next(iter(policies.values())).artifact.action_items
-    choices = session_baselines(environment, {name: table[:, action_items] for name, table in tables.items()})
-    choices |= {
-        name: by_table(policy.scores()[0][world.users][:, action_items])
-        for name, policy in policies.items()
-        if not policy.sequential
-    }
+    action_items, size = next(iter(policies.values())).artifact.action_items, max(environment.slate_size, 1)
+    scores = {name: policy.scores()[0] for name, policy in policies.items() if not policy.sequential}
+    if size == 1:
+        choices = session_baselines(environment, {name: table[:, action_items] for name, table in tables.items()})
+    else:  # the baseline that knows the fatigue chooses single items
+        choices, scores = {}, {**tables, **scores}
+    choices |= {name: by_table(table[world.users][:, action_items], size) for name, table in scores.items()}
     results_by_policy |= {name: runner.run(choose, seed) for name, choose in choices.items()}
     reference = results_by_policy["rating_model"].by_user(results_by_policy["rating_model"].reward)
     returns = {}

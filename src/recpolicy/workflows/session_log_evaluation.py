@@ -35,6 +35,7 @@ from recpolicy.workflows.policy_estimation import (
     weight_notes,
 )
 from recpolicy.workflows.policy_feedback import replay_policy, replayed_model
+from recpolicy.workflows.session_players import check_single_items
 
 ESTIMATOR, WITHOUT_MODEL = "per_decision_dr", "per_decision_is"
 """Doubly robust step by step: unbiased with true propensities; and weights alone, where no reward model converges."""
@@ -116,6 +117,7 @@ def compare_on_sessions(
         seed: Seed of the intervals and folds.
 
     Raises:
+        ConfigError: A policy shows slates.
         DataError: A policy or one of its ancestors has learned from some of these sessions; the log has no
             propensities, other users or another catalog; or the incumbent has other users or items.
     """
@@ -123,6 +125,7 @@ def compare_on_sessions(
     same = incumbent is not None and is_same_policy(policy, incumbent)
     for who, compared in policies.items():
         check_session_policy(who, compared, log)
+        check_single_items(who, compared, log.name)
     check_not_learned(log, policies)
     if incumbent is not None:
         check_same_ids(policy, incumbent)

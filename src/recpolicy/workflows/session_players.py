@@ -12,8 +12,9 @@ import numpy as np
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import content_digest
 from recpolicy.inference.predictor import Policy
+from recpolicy.inference.scorer import slate_size
 from recpolicy.models.session_world import SIMILARITIES, SessionWorld
-from recpolicy.workflows.session_training import SessionTrainConfig, session_config
+from recpolicy.workflows.session_training import SessionTrainConfig, session_config, slate_config
 from recpolicy.workflows.training_data import coerce
 
 SESSIONS_PER_USER = 4
@@ -28,7 +29,10 @@ def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> Non
             return {"action_items": policy.artifact.action_items.tolist()}
         train = policy.metadata["config"]["train"]
         same = {name: train[name] for name in ("reward_decay", "max_episode_steps")}
-        same["reward"] = session_settings(policy).reward
+        settings = session_settings(policy)
+        same |= {name: getattr(settings, name) for name in ("reward", "slate_size")}
+        if settings.slate_size > 1:
+            same["continuation_probability"] = settings.continuation_probability
         worlds = {} if own_worlds else {"simulator": train["simulator"], "seed": policy.metadata["seed"]}
         return {**same, **worlds, "action_items": policy.artifact.action_items.tolist()}
 
@@ -42,6 +46,16 @@ def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> Non
                     f"{first} and {name} were trained with different {setting}: their sessions cannot be compared;"
                     " evaluate them one by one"
                 )
+
+
+def check_single_items(who: str, policy: Policy, log: str) -> None:
+    """Raise ConfigError for a policy that learned from slates: a log of sessions has one item a step."""
+    size = slate_size(policy.metadata)
+    if policy.sequential and size is not None:
+        raise ConfigError(
+            f"{log}: a log of sessions has one item a step, but {who} shows slates of {size}; leave the log out: the"
+            " gate and `recpolicy evaluate` simulate its slates"
+        )
 
 
 def session_settings(policy: Policy) -> SessionTrainConfig:
@@ -73,23 +87,27 @@ def policy_environment(
 ) -> Any:  # fmt: skip
     """Return the environment of `world` with the observations and the catalog of the policy, for so many sessions.
 
-    The world of a `replaceable` one can be replaced later.
+    It is one of slates if the settings are. The world of a `replaceable` one can be replaced later.
     """
     from recpolicy.environments.session import SessionEnvironment
+    from recpolicy.environments.session_slate import SlateEnvironment
     from recpolicy.evaluation.sessions import SESSIONS_AT_ONCE
 
-    artifact, config = policy.artifact, session_config(settings, min(sessions, SESSIONS_AT_ONCE))
+    artifact, batch_size = policy.artifact, min(sessions, SESSIONS_AT_ONCE)
     tables = artifact.context, artifact.item, artifact.action_items
-    return SessionEnvironment(world, *tables, config, seed, replaceable=replaceable)
+    if settings.slate_size > 1:
+        return SlateEnvironment(world, *tables, slate_config(settings, batch_size), seed, replaceable=replaceable)
+    return SessionEnvironment(world, *tables, session_config(settings, batch_size), seed, replaceable=replaceable)
 
 
 def greedy_choice(policy: Policy) -> Any:
-    """Return the choice of a session policy without exploration, as `SessionPlayer.play` takes it."""
-    from recpolicy.evaluation.sessions import best
+    """Return the choice of a session policy without exploration as `SessionRunner.run` takes it: items or slates."""
+    from recpolicy.evaluation.sessions import best, best_slate
 
-    width = policy.artifact.context.shape[1]
+    width, size = policy.artifact.context.shape[1], session_settings(policy).slate_size
 
     def choose(_: Any, observation: Any, mask: Any, rng: np.random.Generator) -> Any:
-        return best(policy.session_scores(observation[:, :width], observation[:, width:]), mask, rng)
+        score = policy.session_scores(observation[:, :width], observation[:, width:])
+        return best(score, mask, rng) if size == 1 else best_slate(score, mask, size, rng)
 
     return choose

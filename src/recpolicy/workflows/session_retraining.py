@@ -60,8 +60,8 @@ def retrain_sessions(
 
     Raises:
         ArtifactError: The incumbent is damaged or has no checkpoint, or `out` exists.
-        ConfigError: The incumbent acts in single rounds, or its agent learns only from its own sessions, or rewards
-            have another unit.
+        ConfigError: The incumbent acts in single rounds or shows slates, or its agent learns only from its own
+            sessions, or rewards have another unit.
         DataError: The log has items that the incumbent does not know, longer sessions, or no new ones.
         DivergedError: A number of the training is not finite.
     """
@@ -80,6 +80,11 @@ def retrain_sessions(
     if not old.sequential:
         raise ConfigError(f"{old.agent} acts in single rounds; retrain it on rounds, not on the sessions of {log.name}")
     settings = coerce(SessionTrainConfig, old.metadata["config"]["train"], "train")
+    if settings.slate_size > 1:
+        raise ConfigError(
+            f"{log.name}: a log of sessions has one item a step, but {old.agent} shows slates of {settings.slate_size};"
+            " train a policy on simulated slates"
+        )
     expected = reward_scale(settings, old.scale)
     if log.scale != expected:
         raise ConfigError(

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from recpolicy.agents.learner import ExportedPolicy
     from recpolicy.agents.sequence import SessionAgent
     from recpolicy.environments.session import SessionConfig, SessionEnvironment
-    from recpolicy.environments.session_slate import SlateEnvironment
+    from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
     from recpolicy.models.sequence_layout import SequenceLayout
     from recpolicy.training.observation_builder import ObservationBuilder
 
@@ -344,13 +344,20 @@ def slate_environment(
     world: SessionWorld, features: Features, settings: SessionTrainConfig, seed: int, batch_size: int | None = None
 ) -> "SlateEnvironment":
     """Return the environment of slates of a world with the settings of a training; `batch_size` replaces theirs."""
-    from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
+    from recpolicy.environments.session_slate import SlateEnvironment
+
+    config = slate_config(settings, batch_size)
+    return SlateEnvironment(world, features.context, features.embeddings.item, features.action_items, config, seed)
+
+
+def slate_config(settings: SessionTrainConfig, batch_size: int | None = None) -> "SlateConfig":
+    """Return the settings of an environment of slates; `batch_size` replaces that of the training."""
+    from recpolicy.environments.session_slate import SlateConfig
 
     shared = vars(session_config(settings, batch_size))
-    config = SlateConfig(
+    return SlateConfig(
         **shared, slate_size=settings.slate_size, continuation_probability=settings.continuation_probability
     )
-    return SlateEnvironment(world, features.context, features.embeddings.item, features.action_items, config, seed)
 
 
 def session_config(settings: SessionTrainConfig, batch_size: int | None = None) -> "SessionConfig":

@@ -78,7 +78,7 @@ def evaluate_slates(
         check_trained_on(name, policy, split)
         if not np.array_equal(policy.artifact.action_items, first.artifact.action_items):
             raise ConfigError(f"{name} has another catalog than {next(iter(policies))}; evaluate them one by one")
-    from recpolicy.evaluation.sessions import SessionRunner, best_slate
+    from recpolicy.evaluation.sessions import SessionRunner, by_table
 
     model = get_rating_model(first, split.train)
     rows = np.ix_(world.users, first.artifact.action_items)
@@ -90,11 +90,9 @@ def evaluate_slates(
         runners[name] = SessionRunner(environment)
         results[name] = _results(runners[name].run(_slates_of(policy, slate_size, sample), seed), seed)
 
-    def by_table(table: NDArray[np.floating]) -> Callable[..., NDArray[np.integer]]:
-        return lambda session, _, mask, rng: best_slate(table[session.user_state.user.numpy()], mask, slate_size, rng)
-
     runner = next(iter(runners.values()))
-    return results | {name: _results(runner.run(by_table(table), seed), seed) for name, table in tables.items()}
+    baselines = {name: runner.run(by_table(table, slate_size), seed) for name, table in tables.items()}
+    return results | {name: _results(played, seed) for name, played in baselines.items()}
 
 
 def _slates_of(policy: Policy, slate_size: int, sample: bool) -> Callable[..., NDArray[np.integer]]:

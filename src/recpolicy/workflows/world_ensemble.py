@@ -71,7 +71,7 @@ def play_ensemble(
     scores = dict(tables) | {name: policy.scores()[0] for name, policy in policies.items() if not policy.sequential}
     action_items = next(iter(policies.values())).artifact.action_items
     rewards: dict[str, list[float]] = {name: [] for name in (*policies, *tables)}
-    runners = []
+    runners, size = [], session_settings(policies[groups[0][0]]).slate_size
     for group in groups:
         host = policies[group[0]]
         environment = policy_environment(host, session_settings(host), worlds[0], seed, sessions, replaceable=True)
@@ -81,7 +81,7 @@ def play_ensemble(
             environment.load_world(world)
             choices = {name: greedy_choice(policies[name]) for name in group if policies[name].sequential}
             if place == 0:  # tables need any environment
-                choices |= {name: by_table(table[world.users][:, action_items]) for name, table in scores.items()}
+                choices |= {name: by_table(table[world.users][:, action_items], size) for name, table in scores.items()}
             for name, choose in choices.items():
                 results = runner.run(choose, seed + 1 + number)
                 rewards[name].append(float(results.by_user(results.reward).mean()))
