@@ -10,6 +10,7 @@ from recpolicy.models.ranking_formula import (
     ActionGrid,
     HeadScaling,
     best_items,
+    contenders,
     contribution_shares,
     min_max,
     operational_range,
@@ -100,6 +101,17 @@ def test_of_equal_scores_the_first_items_are_chosen(k, seed):
     first = np.argsort(-score, axis=1, kind="stable")[:, :k]
     assert (best_items(score, k)[:2] == first[:2]).all()
     assert best_items(score, k)[2].tolist() == [item if item < 20 else -1 for item in first[2].tolist()]
+
+
+@given(st.integers(0, 100), st.booleans())
+def test_the_contenders_have_the_same_slates_as_all_items(seed, ties):
+    rng = np.random.default_rng(seed)
+    heads, grid = rng.random((120, 3), np.float32), ActionGrid.full(["a", "b", "c"], [0.5, -1, 0], [1, 1, 2], 4)
+    heads = np.round(heads, 1) if ties else heads
+    weights = grid.all_weights.astype(np.float32)
+    some = contenders(heads, np.array(grid.low), np.array(grid.high), 4)
+    assert 4 <= len(some) < 120
+    assert np.array_equal(some[best_items(weights @ heads[some].T, 4)], best_items(weights @ heads.T, 4))
 
 
 def test_contribution_is_the_share_of_the_utility():

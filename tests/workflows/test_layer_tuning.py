@@ -11,8 +11,10 @@ from tiny_policies import tiny_artifact
 
 from recpolicy.agents.utility_tuning import UtilityTuningConfig
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.evaluation.hit_values import action_hits, log_hits
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.tuned_layer import read_tuned_layer
+from recpolicy.models.ranking_formula import best_items
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.workflows.layer_tuning import (
     MEAN,
@@ -22,7 +24,7 @@ from recpolicy.workflows.layer_tuning import (
     compare_in_world,
     tune_layer,
 )
-from recpolicy.workflows.weight_logs import simulate_weight_log
+from recpolicy.workflows.weight_logs import read_weight_log, simulate_weight_log
 
 USERS, ITEMS = 60, 40
 HEADS = ["recency", "popularity"]
@@ -111,6 +113,27 @@ def test_the_sweep_over_objectives_has_a_point_for_each_alpha(tuned):
     assert len(result.pareto) == 25
     assert result.pareto[-1]["like"] > result.pareto[0]["like"]  # alpha 1 wants likes, alpha 0 novelty
     assert result.pareto[-1]["novelty"] < result.pareto[0]["novelty"]
+    assert all(point["like_lo"] < point["like"] < point["like_hi"] for point in result.pareto)
+
+
+def test_a_simulated_log_knows_the_slates_of_all_weights_and_another_log_does_not(policy, log, tmp_path):
+    known, utility, grid, _ = read_weight_log(log, policy)
+    users = list(policy.scorer.user_ids[:5])
+    for place, user in enumerate(users):
+        heads = utility.heads([user])[0]
+        weights = np.concatenate([np.ones((grid.size, 1)), grid.all_weights], axis=1).astype(np.float32)
+        slates = best_items(weights @ heads.T, 2)
+        same = (slates[:, np.newaxis] == slates[np.newaxis]).all(axis=2)
+        group = known.slates.group[place]
+        assert np.array_equal(group[:, np.newaxis] == group[np.newaxis], same)
+        assert known.slates.share[place] == pytest.approx(same.mean(axis=1))
+    assert log_hits(known, 3).count > 2 * action_hits(known, 3).count
+    other = changed(log, tmp_path / "other")
+    body = json.loads((other / "weights.json").read_text())
+    del body["every_item"]
+    (other / "weights.json").write_text(json.dumps(body))
+    unknown = read_weight_log(other, policy)[0]
+    assert log_hits(unknown, 3).count == action_hits(unknown, 3).count
 
 
 def test_a_layer_is_read_for_its_own_policy_only(tuned, policy):

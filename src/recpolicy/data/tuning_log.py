@@ -47,6 +47,24 @@ class TuningFeatures:
 
 
 @dataclass(frozen=True)
+class SameSlates:
+    """Which grid points show a user the same slate."""
+
+    group: NDArray[np.int32]  # [U, A], number of the slate among those of the user
+    share: NDArray[np.float32]  # [U, A], share of the grid points with the same slate
+
+    @classmethod
+    def of_users(cls, slates: "Iterable[NDArray[np.integer]]") -> "SameSlates":
+        """Return the groups of slates [A, K] of each user."""
+        groups, shares = [], []
+        for slate in slates:
+            _, group, count = np.unique(slate, axis=0, return_inverse=True, return_counts=True)
+            groups.append(group.reshape(-1).astype(np.int32))
+            shares.append((count[groups[-1]] / len(slate)).astype(np.float32))
+        return cls(np.stack(groups), np.stack(shares))
+
+
+@dataclass(frozen=True)
 class TuningLog:
     """N logged requests."""
 
@@ -60,6 +78,8 @@ class TuningLog:
     actions: int
     """Number of grid points."""
     unit: NDArray[np.int64] | None = None  # [N] numbers of the users; None: every request is of another person
+    slates: SameSlates | None = None
+    """For each user in `unit`; None: it is not known what other grid points would have shown."""
 
     def __post_init__(self) -> None:
         count = len(self.features)

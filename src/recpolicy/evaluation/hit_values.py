@@ -66,6 +66,17 @@ def action_hits(log: TuningLog, action: "NDArray[np.integer] | int") -> Hits:
     return Hits(np.asarray(log.action == action), log.propensity)
 
 
+def log_hits(log: TuningLog, action: "NDArray[np.integer] | int") -> Hits:
+    """Return slate hits if the log knows the slates of all grid points, else action hits."""
+    if log.slates is None or log.unit is None:
+        return action_hits(log, action)
+    group = log.slates.group
+    return Hits(
+        group[log.unit, log.action] == group[log.unit, action],
+        log.slates.share[log.unit, log.action].astype(np.float64),
+    )
+
+
 @dataclass(frozen=True)
 class HitValue:
     """An estimated value and the influence of each request on it."""
@@ -99,6 +110,14 @@ class HitValue:
         """Return the value of the logging policy: the mean reward."""
         mean = float(log.reward.mean())
         return cls(mean, log.reward - mean, float(len(log)))
+
+    def interval(self, log: TuningLog, level: float = LEVEL) -> Interval:
+        """Return the value with its interval."""
+        influence = _by_user(log, self.influence)
+        if self.effective_count < 2 or len(influence) < 2:
+            return Interval.unbounded(self.value, level)
+        step = float(largest_step(float(log.reward.max() - log.reward.min()), self.effective_count))
+        return student_t(self.value, self.value - influence / (len(influence) - 1), level, step)
 
     def relative_to(self, other: "HitValue", log: TuningLog, level: float = LEVEL) -> Interval:
         """Return value / other value - 1 with its interval; requests that count for both are paired."""

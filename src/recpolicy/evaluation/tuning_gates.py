@@ -24,7 +24,7 @@ from recpolicy.core.statistics import LEVEL, Interval, percentile_interval
 from recpolicy.core.types import Array
 from recpolicy.data.tuning_log import TuningLog
 from recpolicy.evaluation.diversity import action_diversity
-from recpolicy.evaluation.hit_values import Hits, HitValue, action_hits
+from recpolicy.evaluation.hit_values import Hits, HitValue, log_hits
 
 MIN_HITS = 30
 MIN_DIVERSITY = 0.02
@@ -93,10 +93,10 @@ class TuningGates:
 def tuning_gates(
     log: TuningLog, action: NDArray[np.integer], static_action: int, rng: np.random.Generator, level: float = LEVEL
 ) -> TuningGates:
-    """Return the gates by action hits of a policy that would serve `action` [N] in a held-out log; see `hit_gates`."""
+    """Return the gates of a policy that would serve `action` [N] in a held-out log; see `hit_gates` and `log_hits`."""
     if action.shape != (len(log),):
         raise DataError(f"gate: {action.shape} actions; expected one for each of {len(log):,} requests")
-    return hit_gates(log, action_hits(log, action), action_hits(log, static_action), action, rng, level)
+    return hit_gates(log, log_hits(log, action), log_hits(log, static_action), action, rng, level)
 
 
 def hit_gates(

@@ -24,6 +24,7 @@ from recpolicy.core.types import Array, Bools, Ints
 MAX_ACTIONS = 10_000
 """Grid points above which a log rarely has enough rounds for each; a caller has to insist on more."""
 _ROUNDING = 1e-9
+_MARGIN = 1e-5  # of utilities in single precision
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,28 @@ def best_items(score: NDArray[np.floating], k: int) -> NDArray[np.int32]:
     order = np.argsort(-value, axis=-1, kind="stable")
     top, value = np.take_along_axis(top, order, axis=-1), np.take_along_axis(value, order, axis=-1)
     return np.where(np.isfinite(value), top, -1).astype(np.int32)
+
+
+def contenders(
+    heads: NDArray[np.floating], low: NDArray[np.floating], high: NDArray[np.floating], k: int
+) -> NDArray[np.intp]:
+    """Return the items, in order, that can be among the k best under some weights from `low` to `high`.
+
+    An item drops out if k others score more under all of these weights: a head in which the other is better counts with
+    its lowest weight, and one in which it is worse with its highest. Only the best at middle weights are tried as
+    others, so some items stay that could go.
+
+    Args:
+        heads: [A, H], scaled, of one user.
+        low: [H].
+        high: [H].
+        k: Places of a slate.
+    """
+    middle = heads @ ((low + high) / 2).astype(heads.dtype)
+    others = heads[np.argsort(-middle, kind="stable")[: 4 * k]]  # [J, H]
+    ahead = others[np.newaxis] - heads[:, np.newaxis]  # [A, J, H]
+    worst = np.where(ahead > 0, ahead * low.astype(heads.dtype), ahead * high.astype(heads.dtype)).sum(axis=2)
+    return np.flatnonzero((worst > _MARGIN).sum(axis=1) < k)
 
 
 def contribution_shares(heads: NDArray[np.floating], weights: NDArray[np.floating]) -> NDArray[np.float64]:

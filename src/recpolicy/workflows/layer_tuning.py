@@ -23,10 +23,10 @@ from recpolicy.core.config import Number, OpenFraction, config_dataclass
 from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.plotting import draw_legend, new_axes, to_svg
 from recpolicy.core.seeds import generator
-from recpolicy.core.statistics import Interval, paired_difference
+from recpolicy.core.statistics import LEVEL, Interval, paired_difference
 from recpolicy.core.types import Array
 from recpolicy.data.tuning_log import TuningLog
-from recpolicy.evaluation.hit_values import HitValue, action_hits
+from recpolicy.evaluation.hit_values import HitValue, log_hits
 from recpolicy.evaluation.tuning_gates import TuningGates, tuning_gates
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.ranking_utility import NO_OWN_HEADS, OwnHeads
@@ -76,7 +76,7 @@ class TuningResult:
     mean_action: int
     """Grid point nearest to the mean weights of the layer: the control of personalization."""
     pareto: list[dict[str, float]]
-    """For each alpha: values of the objectives at hits of the held-out half, and the number of hits."""
+    """For each alpha: objectives by hits of the held-out half, their simultaneous limits, and the number of hits."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -151,30 +151,37 @@ def _trained(
 
 
 def _pareto(values: TunedPolicy, holdout: TuningLog) -> list[dict[str, float]]:
-    """Return the objectives at hits for each alpha of the sweep."""
+    """Return the objectives for each alpha of the sweep, with intervals that hold for all alphas together.
+
+    Whoever picks the best of 25 points picks luck, too. So each interval has the level 1 - 0.05 / 25 (Bonferroni).
+    """
+    level = 1 - (1 - LEVEL) / len(ALPHAS)
     points = []
     for alpha in ALPHAS:
-        hits = action_hits(holdout, values.with_objectives((alpha, 0.0, 1.0 - alpha)).actions(holdout.features))
-        figures = {
-            name: HitValue.of_hits(holdout.with_reward(np.eye(len(OBJECTIVES))[place]), hits).value
-            for place, name in enumerate(OBJECTIVES)
-        }
-        points.append({"alpha": alpha, **figures, "hits": float(hits.count)})
+        hits = log_hits(holdout, values.with_objectives((alpha, 0.0, 1.0 - alpha)).actions(holdout.features))
+        point = {"alpha": alpha, "hits": float(hits.count)}
+        for name, part in _by_objective(holdout).items():
+            interval = HitValue.of_hits(part, hits).interval(part, level)
+            point |= {name: interval.value, f"{name}_lo": interval.lo, f"{name}_hi": interval.hi}
+        points.append(point)
     return points
+
+
+def _by_objective(log: TuningLog) -> dict[str, TuningLog]:
+    """Return the log with each objective as the reward."""
+    return {name: log.with_reward(np.eye(len(OBJECTIVES))[place]) for place, name in enumerate(OBJECTIVES)}
 
 
 def pareto_figure(points: list[dict[str, float]], holdout: TuningLog, static_action: int) -> str:
     """Return the plot of likes and novelty over the sweep, with static and random weights, as SVG."""
     figure, axes = new_axes()
     axes.plot([p["novelty"] for p in points], [p["like"] for p in points], marker=".", label="tuned, by alpha")
-    for label, action, marker in (("best static weights", static_action, "s"), ("random weights", None, "x")):
-        mean = {
-            name: float(holdout.objectives[:, place].mean()) if action is None
-            else HitValue.of_hits(
-                holdout.with_reward(np.eye(len(OBJECTIVES))[place]), action_hits(holdout, action)
-            ).value
-            for place, name in enumerate(OBJECTIVES)
-        }  # fmt: skip
+    static = {
+        name: HitValue.of_hits(part, log_hits(part, static_action)).value
+        for name, part in _by_objective(holdout).items()
+    }
+    random = dict(zip(OBJECTIVES, holdout.objectives.mean(axis=0).tolist(), strict=True))
+    for label, mean, marker in (("best static weights", static, "s"), ("random weights", random, "x")):
         axes.plot([mean["novelty"]], [mean["like"]], marker=marker, ls="", label=label)
     axes.set_xlabel("novelty of the slate, 0 to 1")
     axes.set_ylabel("likes per slate")

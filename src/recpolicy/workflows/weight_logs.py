@@ -5,11 +5,12 @@ world (models/slate_outcomes.py). A log has the weights, their propensity, and t
 session goes on, and the mean novelty of the slate on 0..1.
 
     weights.parquet    user_id, action, propensity, fallback, like, session_continues, novelty
-    weights.json       heads, bounds of their scaling, grid, policy, world, settings
+    weights.json       heads, bounds of their scaling, grid, policy, world, settings; every_item: true if all items
+                       were candidates, so that the slates of other weights are known
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_directory, read_versioned_json, write_json
 from recpolicy.core.seeds import generator
 from recpolicy.core.types import Array
-from recpolicy.data.tuning_log import TuningLog
+from recpolicy.data.tuning_log import SameSlates, TuningLog
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.ranking_utility import NO_OWN_HEADS, OwnHeads, RankingUtility
 from recpolicy.inference.tuned_layer import SCORE, UserFeatures
-from recpolicy.models.ranking_formula import ActionGrid, HeadScaling, best_items
+from recpolicy.models.ranking_formula import ActionGrid, HeadScaling, best_items, contenders
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.slate_outcomes import first_slate_outcomes
 from recpolicy.workflows.artifacts import check_absent
@@ -35,6 +36,8 @@ from recpolicy.workflows.training_data import coerce
 FORMAT, FORMAT_VERSION = "recpolicy weight log", 1
 EVENTS, METADATA = "weights.parquet", "weights.json"
 OBJECTIVES = ("like", "session_continues", "novelty")
+_USERS_WITH_SLATES = 20_000
+"""Above it, the slates of all grid points are not computed, which takes some 4 ms a user, and hits are of actions."""
 _COLUMNS = ("user_id", "action", "propensity", "fallback", *OBJECTIVES)
 
 
@@ -80,25 +83,35 @@ def tuning_utility(policy: Policy, heads: Sequence[str], own: OwnHeads = NO_OWN_
 
 
 def slate_table(
-    utility: RankingUtility, grid: ActionGrid, world: SessionWorld, slots: int, continuation_probability: float
+    utility: RankingUtility, grid: ActionGrid, world: SessionWorld, slate_size: int, continuation_probability: float
 ) -> SlateTable:
     """Return the slates of every user of a world at every grid point, with exact outcomes.
 
     Rated items may be shown: the world simulates all of its users' responses.
     """
     scorer, arms = utility.scorer, utility.scorer.action_items
-    weights = np.concatenate([np.ones((grid.size, 1)), grid.all_weights], axis=1).astype(np.float32)  # [A, H]
     count = np.bincount(scorer.artifact.rated_item, minlength=len(scorer.item_ids))
     information = -np.log2((count + 1) / (len(scorer.user_ids) + 1))
     users = [scorer.user_ids[row] for row in world.users.tolist()]
     likes, continues, novelty = (np.empty((len(users), grid.size)) for _ in range(3))
-    for place, user in enumerate(users):
-        heads = utility.heads([user])[0]  # [items, H]
-        slate = arms[best_items(weights @ heads.T, slots)]  # [A, K]
+    for place, slate in enumerate(_slates(utility, grid, users, slate_size)):
+        slate = arms[slate]
         person = np.full(grid.size, place)
         likes[place], continues[place] = first_slate_outcomes(world, person, slate, continuation_probability)
         novelty[place] = information[slate].mean(axis=1)
     return SlateTable(users, likes, continues, novelty, float(information.max()))
+
+
+def _slates(
+    utility: RankingUtility, grid: ActionGrid, users: Sequence[Any], slate_size: int
+) -> Iterator[NDArray[np.int32]]:
+    """Yield the slates [A, K] of every grid point for each user, as numbers of the catalog."""
+    weights = np.concatenate([np.ones((grid.size, 1)), grid.all_weights], axis=1).astype(np.float32)  # [A, H]
+    low, high = weights.min(axis=0), weights.max(axis=0)
+    for user in users:
+        heads = utility.heads([user])[0]  # [items, H]
+        some = contenders(heads, low, high, slate_size).astype(np.int32)
+        yield some[best_items(weights @ heads[some].T, slate_size)]
 
 
 def simulate_weight_log(
@@ -150,8 +163,8 @@ def simulate_weight_log(
     )  # fmt: skip
     body = {
         "format": FORMAT, "version": FORMAT_VERSION, "scaling": utility.scaling.as_dict(), "grid": grid.as_dict(),
-        "base_policy": policy.metadata.get("policy_digest", ""), "world": world.name, "config": as_dict(settings),
-        "seed": seed,
+        "base_policy": policy.metadata.get("policy_digest", ""), "world": world.name,
+        "every_item": True, "config": as_dict(settings), "seed": seed,
     }  # fmt: skip
     with atomic_directory(Path(out)) as folder:
         events.to_parquet(folder / EVENTS, index=False)
@@ -171,7 +184,8 @@ def read_weight_log(
         own: Heads from files.
 
     Returns:
-        The log with the features of its users, the formula with the log's scaling, the grid, and the metadata.
+        The log with the features of its users, and their slates at all grid points if the candidates are known; the
+        formula with the log's scaling, the grid, and the metadata.
 
     Raises:
         ArtifactError: The metadata is missing or damaged.
@@ -189,7 +203,12 @@ def read_weight_log(
     bounds = body["scaling"]
     scaling = HeadScaling(tuple(bounds["names"]), np.array(bounds["low"]), np.array(bounds["high"]))
     utility = RankingUtility(policy.scorer, scaling.names, own, scaling)
-    return _tuning_log(_read_events(path / EVENTS), path, policy, grid), utility, grid, body
+    events = _read_events(path / EVENTS)
+    log = _tuning_log(events, path, policy, grid)
+    users = np.unique(events["user_id"].to_numpy()).tolist()
+    if body.get("every_item") and len(users) <= _USERS_WITH_SLATES:
+        log = replace(log, slates=SameSlates.of_users(_slates(utility, grid, users, body["config"]["slate_size"])))
+    return log, utility, grid, body
 
 
 def _read_events(path: Path) -> pd.DataFrame:
