@@ -48,7 +48,7 @@ class TuningFeatures:
 
 @dataclass(frozen=True)
 class SameSlates:
-    """Which grid points show a user the same slate."""
+    """Groups of grid points that show a user the same slate."""
 
     group: NDArray[np.int32]  # [U, A], number of the slate among those of the user
     share: NDArray[np.float32]  # [U, A], share of the grid points with the same slate
