@@ -90,11 +90,10 @@ def _timed(run: Any, blocks: int) -> tuple[float, float]:
 
 def _loops(settings: Settings) -> tuple[list[Any], Any, int]:
     """The agents, a function that runs so many blocks of all of them in one compiled call, and a block's size."""
-    import tensorflow as tf
     from worlds import make_environment
 
     from recpolicy.agents import agent_entry
-    from recpolicy.training.session_loop import SessionLoop
+    from recpolicy.training.session_loop import SessionLoop, SessionLoops
 
     entry = agent_entry(settings.algorithm)
     chosen = {
@@ -107,18 +106,8 @@ def _loops(settings: Settings) -> tuple[list[Any], Any, int]:
         spec, action_spec = environment.time_step_spec(), environment.action_spec()
         agents.append(entry.make(spec, action_spec, entry.config(**chosen), arms, seed))
         loops.append(SessionLoop(environment, agents[-1]))
-    if settings.seeds == 1:
-        return agents, loops[0].run, loops[0].block_size
-    compiled: dict[int, Any] = {}
-
-    def run(blocks: int) -> None:
-        if blocks not in compiled:
-            parts = [loop._blocks(blocks) for loop in loops]
-            compiled[blocks] = tf.function(lambda: [part() for part in parts], jit_compile=True, autograph=False)
-        for figures, _ in compiled[blocks]():
-            figures.numpy()
-
-    return agents, run, loops[0].block_size
+    together = SessionLoops(loops)
+    return agents, lambda blocks: together.run(range(settings.seeds), blocks), loops[0].block_size
 
 
 def chooser(agent: Any, greedy: bool) -> Any:

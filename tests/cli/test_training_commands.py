@@ -63,6 +63,20 @@ def test_the_last_checkpoint_of_a_diverged_training_is_evaluated(capsys, directo
     assert "runs/linucb.incomplete: no checkpoint of step 7; there are 320" in said
 
 
+def test_several_seeds_are_several_folders(capsys, directory):
+    (directory / "sessions.toml").write_text(
+        '[train]\nrating_model = "svd"\nrank = 3\ntotal_timesteps = 32\nbatch_size = 8\nmax_episode_steps = 4\n'
+    )
+    words = ("train", "q_learning", "--config", "sessions.toml", "--seed", 1, "--seeds", 2, "--out", "runs/q")
+    said = recpolicy(capsys, *words).out
+    assert said.startswith("trained q_learning on ml-100k/u1/train (seeds 1 to 2):\n  runs/q/seed-1\n  runs/q/seed-2\n")
+    assert said.endswith("next: recpolicy compare runs/q/seed-*\n")
+    assert "runs/q: already has the policies of all seeds" in refused(recpolicy(capsys, *words))
+    assert "learns in single rounds" in refused(recpolicy(capsys, "train", "linucb", "--seeds", 2, "--out", "b"))
+    assert recpolicy(capsys, "train", "ppo", "--seeds", 2, "--init-from", "a", "--out", "b").code == 2
+    assert not (directory / "b").exists()
+
+
 SCHEMA = '[context.gender]\ntype = "category"\n[action.genres]\ntype = "tags"\n'
 
 

@@ -14,6 +14,7 @@ from recpolicy.cli.evaluation import LikeModel
 from recpolicy.cli.output import print_frame, print_json, print_text
 
 if TYPE_CHECKING:
+    from recpolicy.data.splits import Split
     from recpolicy.inference.predictor import Policy
 
 Data = Annotated[str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings.")]
@@ -87,6 +88,15 @@ def train(
         ),
     ] = None,
     seed: Seed = 0,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds",
+            min=2,
+            help="Train this number of policies of a session agent in one compiled program, with --seed and the"
+            " following seeds; each in its folder OUT/seed-N.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metadata of the policy as JSON.")] = False,
 ) -> None:
     """Train an agent and write the policy to a folder; the same command continues an interrupted training."""
@@ -94,9 +104,16 @@ def train(
     from recpolicy.data.read_options import reading_for
     from recpolicy.workflows.artifacts import check_absent
     from recpolicy.workflows.policy_training import train as train_policy
+    from recpolicy.workflows.several_seeds import check_seed_folders
     from recpolicy.workflows.training_data import training_data
 
-    check_absent(out)  # before TensorFlow is imported
+    if seeds is not None:
+        given = {"--mode": mode, "--log": log, "--features": features, "--init-from": init_from}
+        for option in (name for name, value in given.items() if value is not None):
+            raise typer.BadParameter("does not apply to several seeds; train once per --seed", param_hint=option)
+        check_seed_folders(out, range(seed, seed + seeds))
+    else:
+        check_absent(out)  # before TensorFlow is imported
     if log is not None and is_feature_log(log):
         of_ratings = {
             "--data": data, "--split": split, "--mode": mode, "--total-timesteps": total_timesteps,
@@ -130,6 +147,9 @@ def train(
         logged = read_log(log, IdVocabulary.from_ratings(parts.train))
         if isinstance(logged, BanditLog):
             settings["mode"] = "log"
+    if seeds is not None:
+        _train_seeds(agent, parts, out, range(seed, seed + seeds), tables, settings, like_model, as_json)
+        return
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # stdout is for the JSON only
         trained = train_policy(
             agent, parts, out, config=settings, agent_config=tables.get("agent", {}),
@@ -145,6 +165,28 @@ def train(
     _print_state(trained)
     _print_divergence(trained.metadata)
     print_text(f"next: recpolicy evaluate {out}")
+
+
+def _train_seeds(
+    agent: str, parts: "Split", out: Path, seeds: range, tables: Mapping[str, Any], settings: Mapping[str, Any],
+    like_model: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Train a policy per seed and print where they are."""
+    from recpolicy.workflows.several_seeds import train_seeds
+
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        policies = train_seeds(
+            agent, parts, out, seeds, config=settings, agent_config=tables.get("agent", {}),
+            model_config=tables.get("rating_model"), like_model=like_model,
+        )  # fmt: skip
+    if as_json:
+        print_json([policy.metadata for policy in policies])
+        return
+    print_text(f"trained {agent} on {policies[0].metadata['data']} (seeds {seeds[0]} to {seeds[-1]}):")
+    for seed in seeds:
+        print_text(f"  {out / f'seed-{seed}'}")
+    _print_state(policies[0])
+    print_text(f"next: recpolicy compare {out}/seed-*")
 
 
 def _print_state(trained: "Policy") -> None:

@@ -44,10 +44,13 @@ class HealthWatch:
     Args:
         max_return: Bound of the absolute sum of rewards of a session; no value of a policy can be larger.
         past: Rows of metrics from before a resume; they cause no warning.
+        name: Name of the training, if there are several.
     """
 
-    def __init__(self, max_return: float = math.inf, past: Iterable[Mapping[str, float]] = ()) -> None:
-        self._max_return = max_return
+    def __init__(
+        self, max_return: float = math.inf, past: Iterable[Mapping[str, float]] = (), name: str = ""
+    ) -> None:  # fmt: skip
+        self._max_return, self._prefix = max_return, f"{name}: " if name else ""
         self._rows: deque[Mapping[str, float]] = deque(maxlen=_CYCLE)
         self._first_entropy, self._best_reward = math.nan, -math.inf
         self._warned: set[str] = set()
@@ -59,7 +62,7 @@ class HealthWatch:
         for name, detail in self._faults(row).items():
             if name not in self._warned:
                 self._warned.add(name)
-                logger.warning("step %s: %s: %s. Try %s", f"{step:,}", name, detail, _ADVICE[name])
+                logger.warning("%sstep %s: %s: %s. Try %s", self._prefix, f"{step:,}", name, detail, _ADVICE[name])
 
     def _faults(self, row: Mapping[str, float]) -> dict[str, str]:
         """Return the faults after this row, by name; rows without an ended session do not count."""

@@ -6,7 +6,7 @@ step is a slate of K items, drawn without replacement.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,8 +69,12 @@ class SessionLoop:
     def run(self, blocks: int) -> LoopMetrics:
         """Run `blocks` blocks from the sessions' current state."""
         if blocks not in self._compiled:
-            self._compiled[blocks] = tf.function(self._blocks(blocks), jit_compile=True, autograph=False)
-        figures, totals = (part.numpy() for part in self._compiled[blocks]())
+            self._compiled[blocks] = tf.function(self.many_blocks(blocks), jit_compile=True, autograph=False)
+        return self.metrics(blocks, *self._compiled[blocks]())
+
+    def metrics(self, blocks: int, figures: tf.Tensor, totals: tf.Tensor) -> LoopMetrics:
+        """Return the metrics of a call from the sums that its function returned."""
+        figures, totals = figures.numpy(), totals.numpy()
         earned, reward, length, ended, explored = totals.tolist()
         named = dict(zip(self.names, (figures / blocks).tolist(), strict=True))
         return LoopMetrics(
@@ -78,7 +82,8 @@ class SessionLoop:
             earned / (blocks * self.block_size), explored / (blocks * self.block_size),
         )  # fmt: skip
 
-    def _blocks(self, blocks: int) -> Callable[[], tuple[tf.Tensor, ...]]:
+    def many_blocks(self, blocks: int) -> Callable[[], tuple[tf.Tensor, ...]]:
+        """Return the function, to be compiled, that runs `blocks` blocks and returns sums of figures and of totals."""
         agent = self._agent
 
         def one_block(
@@ -162,3 +167,22 @@ class SessionLoop:
         if environment.slate_size:
             return SlateExperience(seen, *parts[-2:]), session, running, totals
         return seen, session, running, totals
+
+
+class SessionLoops:
+    """Independent loops, such as those of several seeds, that run in one compiled call."""
+
+    def __init__(self, loops: Sequence[SessionLoop]):
+        self._loops = loops
+        self._compiled: dict[tuple[tuple[int, ...], int], Callable[..., Any]] = {}
+
+    def run(self, members: Sequence[int], blocks: int) -> list[LoopMetrics]:
+        """Run `blocks` blocks of the loops with these places in the list; a single one runs as it would alone."""
+        loops = [self._loops[place] for place in members]
+        if len(loops) == 1:
+            return [loops[0].run(blocks)]
+        key = tuple(members), blocks
+        if key not in self._compiled:
+            parts = [loop.many_blocks(blocks) for loop in loops]
+            self._compiled[key] = tf.function(lambda: [part() for part in parts], jit_compile=True, autograph=False)
+        return [loop.metrics(blocks, *sums) for loop, sums in zip(loops, self._compiled[key](), strict=True)]

@@ -141,7 +141,7 @@ def train(
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
     from recpolicy.agents import SESSION_AGENTS, agent_entry
 
-    rewards = _summarized(split, log)
+    rewards = summarized_rewards(split, log)
     if agent in SESSION_AGENTS:
         from recpolicy.workflows.session_training import train_sessions
 
@@ -201,7 +201,7 @@ def train(
     return load_policy(out)
 
 
-def _summarized(split: Split, log: BanditLog | SessionLog | None) -> RewardSummary:
+def summarized_rewards(split: Split, log: BanditLog | SessionLog | None) -> RewardSummary:
     """Return the distribution of the rewards that the training is about; log a warning if they are constant or sparse.
 
     Without a log these are the ratings, from which also the simulated worlds come.

@@ -3,9 +3,8 @@
 U users, I items, A items of the catalog, D features.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import field, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
     from recpolicy.models.sequence_layout import SequenceLayout
     from recpolicy.training.observation_builder import ObservationBuilder
+    from recpolicy.training.session_trainer import SessionRun, SessionRunConfig
 
 
 LIKE_MODEL = "like_model"
@@ -141,6 +141,116 @@ def train_sessions(
             missing or damaged.
         DivergedError: A figure of the training is not finite; the last good checkpoint stays.
     """
+    check_absent(Path(out))
+    if like_model is not None and (log is not None or worlds is not None):
+        raise ConfigError("a like model replaces that of worlds that are fitted here: give no log and no worlds")
+    plan = plan_training(
+        agent, split, out, config=config, agent_config=agent_config, model=model, model_config=model_config, log=log,
+        init_from=init_from, like_model=like_model, seed=seed,
+    )  # fmt: skip
+    if log is not None:
+        return plan.write(*_learn_from_log(plan, show_progress))
+    from recpolicy.training.session_trainer import train_in_sessions
+
+    world = (worlds or plan.worlds()).training_world
+    run = plan.run(world)
+    shown = train_in_sessions(run.environment, run.agent, plan.run_config(), run.folder, show_progress)
+    return plan.write(run.agent, simulation_figures(run, shown, plan.settings, world), run.folder)
+
+
+@dataclass(frozen=True)
+class SessionPlan:
+    """A session training whose settings are checked and whose features are fitted, before its first step."""
+
+    agent: str
+    split: Split
+    out: Path
+    settings: SessionTrainConfig
+    agent_settings: Any
+    features: Features
+    metadata: dict[str, Any]
+    """Lineage of the policy, known before the training."""
+    log: SessionLog | None
+    initial: InitialPolicy | None
+    like_model: OwnLikeModel | None
+    seed: int
+
+    def worlds(self) -> TwoWorlds:
+        """Fit the simulated worlds."""
+        return make_worlds(self.split, self.settings, self.seed, self.like_model)
+
+    def make(
+        self, time_step_spec: Any, action_spec: Any, sequence: "SequenceLayout | None"
+    ) -> "SessionAgent":  # fmt: skip
+        """Return the untrained agent for these specs."""
+        from recpolicy.agents import SESSION_AGENTS
+        from recpolicy.agents.item_features import compute_item_features
+
+        features = self.features
+        arms = compute_item_features(
+            features.action_items, features.embeddings, self.split.train, item_attributes(self.agent, features)
+        )
+        make = SESSION_AGENTS[self.agent].make
+        made: SessionAgent = make(time_step_spec, action_spec, self.agent_settings, arms, self.seed, sequence)
+        if self.initial is not None:
+            self.initial.start(made)
+        return made
+
+    def run(self, world: SessionWorld, name: str = "") -> "SessionRun":
+        """Return environment, agent and work folder of a training in a world; `name` is for its warnings."""
+        from recpolicy.training.session_trainer import SessionRun
+
+        several = self.settings.slate_size > 1
+        make_environment = slate_environment if several else session_environment
+        environment = make_environment(world, self.features, self.settings, self.seed)
+        agent = self.make(environment.time_step_spec(), environment.item_spec, environment.view.sequence)
+        return SessionRun(environment, agent, self.begin(), name)
+
+    def run_config(self) -> "SessionRunConfig":
+        """Return length, metrics and checkpoints of a training in a world."""
+        from recpolicy.training.session_trainer import SessionRunConfig
+
+        names = ("total_timesteps", "log_rows", "log_every_steps", "checkpoint_every_steps")
+        return SessionRunConfig(**{name: getattr(self.settings, name) for name in names})
+
+    def begin(self) -> Path:
+        """Open the work folder: after all checks, so that refused settings leave no unfinished training behind."""
+        return open_work_folder(self.out, {"agent": self.agent, **self.metadata})
+
+    def write(self, learner: "SessionAgent", training: dict[str, Any], work: Path) -> Policy:
+        """Write the artifact of a trained agent with the figures of its training; return it as read."""
+        from recpolicy.agents.observation import context_width
+
+        if self.agent_settings.normalize_reward:
+            training |= {"reward_std": learner.learner.reward_std}
+        width = context_width(learner.time_step_spec)
+        exported = with_view(learner.learner.export(), self.settings, self.split)
+        events = training_events(self.log, self.split.train.source)
+        if self.initial is not None:
+            training, events = self.initial.rewards(training), self.initial.events(events)
+        metadata = {**self.metadata, "state_dim": width, "training": training}
+        artifact = make_artifact(
+            self.agent, exported, self.split.train, self.features, metadata, learned_events=events
+        )  # fmt: skip
+        write_artifact(artifact, learner, width, work, self.out)
+        return load_policy(self.out)
+
+
+def plan_training(
+    agent: str,
+    split: Split,
+    out: str | Path,
+    *,
+    config: Any = None,
+    agent_config: Any = None,
+    model: RatingModel | None = None,
+    model_config: Any = None,
+    log: BanditLog | SessionLog | None = None,
+    init_from: "str | Path | InitialPolicy | None" = None,
+    like_model: "str | Path | LikeFunction | None" = None,
+    seed: int = 0,
+) -> SessionPlan:
+    """Check the settings of a training and fit its features; arguments and errors are those of `train_sessions`."""
     require_extra("train", "training")
     initial = init_from if isinstance(init_from, InitialPolicy) else None
     if isinstance(init_from, str | Path):
@@ -151,8 +261,6 @@ def train_sessions(
         config, agent_config, model_config = initial.train, initial.agent, initial.rating_model
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
     from recpolicy.agents import SESSION_AGENTS, agent_entry
-    from recpolicy.agents.item_features import compute_item_features
-    from recpolicy.agents.observation import context_width
 
     entry = agent_entry(agent)
     if agent not in SESSION_AGENTS:
@@ -180,10 +288,6 @@ def train_sessions(
         )
     if log is not None:
         log = _check_log(agent, log, settings, split.train.scale)
-    if like_model is not None and (log is not None or worlds is not None):
-        raise ConfigError("a like model replaces that of worlds that are fitted here: give no log and no worlds")
-    out = Path(out)
-    check_absent(out)
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
     metadata = build_metadata(split, settings, agent_settings, features.model, seed, log)
     own = None if like_model is None else read_like_model(like_model, split.train)
@@ -192,63 +296,20 @@ def train_sessions(
     if initial is not None:
         initial.check_features(features)
         metadata |= initial.metadata()
-    arms = compute_item_features(
-        features.action_items, features.embeddings, split.train, item_attributes(agent, features)
-    )
-
-    def make(time_step_spec: Any, action_spec: Any, sequence: "SequenceLayout | None") -> Any:
-        made = SESSION_AGENTS[agent].make(time_step_spec, action_spec, agent_settings, arms, seed, sequence)
-        if initial is not None:
-            initial.start(made)
-        return made
-
-    begin = partial(open_work_folder, out, {"agent": agent, **metadata})
-    if log is None:
-        world = (worlds or make_worlds(split, settings, seed, own)).training_world
-        learner, training, work = _train_in_world(make, features, settings, world, begin, seed, show_progress)
-    else:
-        learner, training, work = _learn_from_log(make, features, settings, split, log, begin, seed, show_progress)
-    if agent_settings.normalize_reward:
-        training |= {"reward_std": learner.learner.reward_std}
-    width = context_width(learner.time_step_spec)
-    exported = with_view(learner.learner.export(), settings, split)
-    events = training_events(log, split.train.source)
-    if initial is not None:
-        training, events = initial.rewards(training), initial.events(events)
-    artifact = make_artifact(
-        agent,
-        exported,
-        split.train,
-        features,
-        {**metadata, "state_dim": width, "training": training},
-        learned_events=events,
-    )
-    write_artifact(artifact, learner, width, work, out)
-    return load_policy(out)
+    return SessionPlan(
+        agent, split, Path(out), settings, agent_settings, features, metadata, log, initial, own, seed
+    )  # fmt: skip
 
 
-def _train_in_world(
-    make: "Callable[..., SessionAgent]", features: Features, settings: SessionTrainConfig, world: SessionWorld,
-    begin: Callable[[], Path], seed: int, show_progress: bool | None,
-) -> "tuple[SessionAgent, dict[str, Any], Path]":  # fmt: skip
-    """Train in a world; return the agent, the figures of the training and the work folder that `begin` opens."""
-    from recpolicy.training.session_trainer import SessionRunConfig, train_in_sessions
+def simulation_figures(
+    run: "SessionRun", shown: int, settings: SessionTrainConfig, world: SessionWorld
+) -> dict[str, Any]:
+    """Return the figures of a training in a world, of `shown` items, for the metadata."""
     from recpolicy.training.trainer import METRICS_FILE
 
-    several = settings.slate_size > 1
-    environment = (slate_environment if several else session_environment)(world, features, settings, seed)
-    agent = make(environment.time_step_spec(), environment.item_spec, environment.view.sequence)
-    run = SessionRunConfig(
-        total_timesteps=settings.total_timesteps,
-        log_rows=settings.log_rows,
-        log_every_steps=settings.log_every_steps,
-        checkpoint_every_steps=settings.checkpoint_every_steps,
-    )
-    work = begin()  # after all checks, so that refused settings leave no unfinished training behind
-    shown = train_in_sessions(environment, agent, run, work, show_progress)
     rewards = CIRCULAR if settings.reward in SIMILARITIES else "simulated"
     figures = {"mode": "sessions", "rewards": rewards, "total_timesteps": shown, "world": world.name}
-    return agent, {**figures, **_divergence(agent, read_csv(work / METRICS_FILE)[-1])}, work
+    return {**figures, **_divergence(run.agent, read_csv(run.folder / METRICS_FILE)[-1])}
 
 
 def _divergence(agent: "SessionAgent", figures: Mapping[str, float]) -> dict[str, Any]:
@@ -259,22 +320,22 @@ def _divergence(agent: "SessionAgent", figures: Mapping[str, float]) -> dict[str
     return {} if value is None else {REFERENCE_KL: value, "stopped_at_limit": agent.learner.stopped}
 
 
-def _learn_from_log(
-    make: "Callable[..., SessionAgent]", features: Features, settings: SessionTrainConfig, split: Split,
-    log: SessionLog, begin: Callable[[], Path], seed: int, show_progress: bool | None,
-) -> "tuple[SessionAgent, dict[str, Any], Path]":  # fmt: skip
-    """Train on a log; return the agent, the figures of the training and the work folder that `begin` opens."""
+def _learn_from_log(plan: SessionPlan, show_progress: bool | None) -> "tuple[SessionAgent, dict[str, Any], Path]":
+    """Train on the plan's log; return the agent, the figures of the training and the work folder."""
     from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 
-    sight = observation_builder(features, settings, split)
-    agent = make(*sight.specs(), sight.view.sequence)
+    assert plan.log is not None
+    settings, sight = plan.settings, observation_builder(plan.features, plan.settings, plan.split)
+    agent = plan.make(*sight.specs(), sight.view.sequence)
     run = OfflineRunConfig(
         epochs=settings.epochs, batch_size=settings.batch_size, log_every_steps=settings.log_every_steps,
         checkpoint_every_steps=settings.checkpoint_every_steps,
     )  # fmt: skip
-    check_log(agent.learner, log, sight)
-    work = begin()  # after all checks, so that a refused log leaves no unfinished training behind
-    figures = learn_from_sessions(agent, log, sight, run, seed=seed, folder=work, show_progress=show_progress)
+    check_log(agent.learner, plan.log, sight)
+    work = plan.begin()  # after all checks, so that a refused log leaves no unfinished training behind
+    figures = learn_from_sessions(
+        agent, plan.log, sight, run, seed=plan.seed, folder=work, show_progress=show_progress
+    )  # fmt: skip
     return agent, {**figures, **_divergence(agent, figures)}, work
 
 
