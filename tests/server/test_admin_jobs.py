@@ -67,7 +67,7 @@ def test_jobs_are_listed_with_their_next_times(state):
     assert {one.name: one.cron for one in listed} == {
         "retrain": "0 1 * * mon", "evaluate": "0 2 * * *", "drift": "*/15 * * * *", "check_rollout": "@every 10s",
         "delete_old_events": "30 3 * * *", "train_strategies": "0 1 * * mon", "evaluate_strategies": "30 2 * * *",
-        "allocate_new_items": "15 0 * * *",
+        "allocate_new_items": "15 0 * * *", "fit_returns": "15 4 * * sun",
     }  # fmt: skip
     assert {one.next_at for one in listed} == {None}
     console = Console(state, job(), keys=console.keys)

@@ -12,8 +12,11 @@ from trained_policies import miniature_split
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.session_returns import DAY_MS, SessionReturns
 from recpolicy.data.splits import split
 from recpolicy.inference.predictor import load_policy
+from recpolicy.models.return_fit import fit_returns, write_return_model
+from recpolicy.models.return_time import noted_times
 from recpolicy.training import divergence, offline_sessions, tensorflow_export
 from recpolicy.workflows import policy_training as train_module
 from recpolicy.workflows import session_training as module
@@ -255,3 +258,17 @@ def test_a_log_with_return_times_says_that_their_influence_is_assumed(tmp_path, 
     assert (noted["influence"], noted["label"]) == (3.0, "simulated; the influence on the return is assumed")
     back, likes = log.returns.returned, np.add.reduceat(log.liked, log.start[:-1]) / log.length
     assert np.corrcoef(likes[back], log.returns.days[back])[0, 1] < -0.2
+
+
+def test_users_of_a_fitted_return_model_come_back_as_they_do_there(tmp_path, worlds):
+    """A fit of users who come back within a day and a half: most returns are on the first two days."""
+    days, user = np.tile([0.5, 1.5], 200), np.arange(400) // 4
+    end = np.tile(np.arange(4) * 2 * DAY_MS, 100)
+    write_return_model(tmp_path / "f", fit_returns(noted_times(user, end, SessionReturns(days, days > 0))), "hand")
+    log = simulate_session_log(
+        miniature_split(), tmp_path / "log", config={"sessions": 60, "days": 60.0}, train=TRAIN, worlds=worlds,
+        returns={"influence": 0.0}, return_model=tmp_path / "f",
+    )  # fmt: skip
+    back = np.ceil(log.returns.days[log.returns.returned])
+    assert len(back) > 30
+    assert (back <= 2).mean() > 0.75

@@ -89,6 +89,9 @@ def simulate(
             " influence on the return is assumed (\\[retention]).",
         ),
     ] = False,
+    return_model: Annotated[
+        Path | None, typer.Option("--return-model", help="With --returns: a file of `recpolicy session fit-returns`.")
+    ] = None,
     days: Annotated[float | None, typer.Option("--days", help="Days that the log covers. Overrides the file.")] = None,
     like_model: LikeModel = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")] = 0,
@@ -107,6 +110,8 @@ def simulate(
         raise typer.BadParameter(
             "needs --sessions: worlds of single rounds have no like model", param_hint="--like-model"
         )
+    if return_model is not None and not returns:
+        raise typer.BadParameter("needs --returns", param_hint="--return-model")
     if returns and sessions is None:
         raise typer.BadParameter("needs --sessions: only whole sessions have a return", param_hint="--returns")
     logging_policy = logging_policy or ("rating_model" if sessions is None else "random")
@@ -128,7 +133,7 @@ def simulate(
     if sessions is not None:
         effects = tables.get("retention", {}) if returns else None
         _simulate_sessions(
-            parts, out, policy, settings, tables.get("train"), like_model, effects, seed, as_json=as_json
+            parts, out, policy, settings, tables.get("train"), like_model, effects, return_model, seed, as_json=as_json
         )
         return
     if slates is not None:
@@ -156,7 +161,7 @@ def simulate(
 
 def _simulate_sessions(
     parts: "Split", out: Path, policy: "str | Policy", settings: dict[str, Any], train: Any, like_model: str | None,
-    effects: dict[str, Any] | None, seed: int, *, as_json: bool,
+    effects: dict[str, Any] | None, return_model: Path | None, seed: int, *, as_json: bool,
 ) -> None:  # fmt: skip
     from recpolicy.workflows.session_logs import simulate_session_log
 
@@ -168,6 +173,7 @@ def _simulate_sessions(
         train=train,
         like_model=like_model,
         returns=effects,
+        return_model=return_model,
         seed=seed,
     )
     name = policy if isinstance(policy, str) else policy.artifact.agent
@@ -188,6 +194,7 @@ def _simulate_sessions(
     if log.returns is not None:
         back, alone = int(log.returns.returned.sum()), log.returns.without_return(log.session_user)
         print_text(f"{back:,} sessions with a return, {count - back:,} censored; {alone:,} users without any return")
+        print_text(f"next: recpolicy session fit-returns {out} --out {out}-returns.json")
     world = seed if isinstance(policy, str) else policy.metadata["seed"]
     print_text(
         f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy"

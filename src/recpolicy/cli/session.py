@@ -1,4 +1,4 @@
-"""`recpolicy session`: what a policy does with the history of a session."""
+"""`recpolicy session`: what a policy does with the history of a session, and when users come back after it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from recpolicy.evaluation.history_influence import HistoryInfluence
 
 app = typer.Typer(
-    help="Replay logged sessions with a policy; measure what its choices depend on.", no_args_is_help=True
+    help="Replay logged sessions with a policy; measure what its choices depend on, and when users come back.",
+    no_args_is_help=True,
 )
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a trained policy.")]
@@ -94,6 +95,51 @@ def influence(
         print_text("The history has no influence: this policy chooses by the user alone.")
     if plot is not None:
         print_text(f"plot: {plot}")
+
+
+@app.command("fit-returns", epilog="Example:  recpolicy session fit-returns logs/sessions --out returns.json")
+def fit_returns(
+    log: Annotated[Path, typer.Argument(help="File `sessions.parquet`, or its folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file for the model and its figures.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the held-out half and the intervals.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit the days until users come back to a log, and compare them with those of held-out users.
+
+    A log without the columns days_to_return and returned is joined by user, and ends with its last step.
+    """
+    from recpolicy.data.session_ingest import find_sessions
+    from recpolicy.data.session_log_files import SESSIONS, own_vocabulary, read_sessions
+    from recpolicy.models.return_fit import fit_returns as fit_them
+    from recpolicy.models.return_fit import write_return_model
+    from recpolicy.models.return_time import RETURN_DAYS, return_times_of_log
+    from recpolicy.workflows.artifacts import check_absent
+
+    check_absent(out)
+    path = find_sessions(log) or (log / SESSIONS if log.is_dir() else log)
+    fit = fit_them(return_times_of_log(read_sessions(path, own_vocabulary(path))), seed)
+    write_return_model(out, fit, str(log))
+    if as_json:
+        print_json(fit.as_dict())
+        return
+    model, checked = fit.model, fit.calibration
+    print_text(
+        f"{fit.sessions:,} sessions of {fit.users:,} users: {model.gaps:,} returns within {RETURN_DAYS} days,"
+        f" {model.late:,} later, {model.censored:,} sessions censored; {fit.users_without_return:,} users without any"
+        " return"
+    )
+    print_text(f"log-odds of a return per day: mean {model.mean:.3f}, standard deviation over users {model.std:.3f}")
+    print_text(
+        f"calibration on {checked.users:,} held-out users ({checked.gaps:,} returns): mean days"
+        f" {checked.predicted_days:.2f} predicted, {checked.observed_days:.2f} observed;"
+        f" day 1 {checked.predicted_day_1:.3f} and {checked.observed_day_1:.3f}; distribution functions differ by"
+        f" {checked.ks:.3f} at most"
+    )
+    for days, rate in fit.rates.items():
+        print_text(f"return rate within {days} days, of sessions followed so long: {rate}")
+    for note in fit.notes:
+        print_text(f"note: {note}")
+    print_text(f"written: {out}")
 
 
 def _write_plot(result: "HistoryInfluence", path: Path) -> None:

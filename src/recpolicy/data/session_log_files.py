@@ -11,6 +11,7 @@ catalog and the scale of the rewards; without them, the catalog is all items and
 come in any order. Files are read in batches, and errors name the file and the row, counted from 1.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,27 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
     if np.isnan(ordered["log_propensity"]).all():
         ordered["log_propensity"] = None
     return SessionLog(action_items=action_items, scale=scale, name=str(path), returns=returns, **ordered)
+
+
+def own_vocabulary(path: Path) -> IdVocabulary:
+    """Return the users and items that a log names, to read it without a policy; raises as `read_sessions` does."""
+    catalog = read_metadata(path).get("action_items")
+    names: dict[str, list[pa.Array]] = {"user_id": [], "item_id": []}
+    for piece in read.pieces(path, _COLUMNS, old_columns(path)):
+        for name, found in names.items():
+            found.append(pc.unique(piece.batch.column(name).cast(_plain(piece.batch.column(name).type))).drop_null())
+    if isinstance(catalog, list) and names["item_id"]:
+        with suppress(pa.ArrowException):  # `read_sessions` says what is wrong with the catalog
+            names["item_id"].append(pa.array(catalog, names["item_id"][0].type))
+    tables = {
+        name: pd.DataFrame({name: sorted(pc.unique(pa.chunked_array(found)).to_pylist()) if found else []})
+        for name, found in names.items()
+    }
+    return IdVocabulary(tables["user_id"], tables["item_id"], _SCALE)
+
+
+def _plain(kind: Any) -> Any:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _order(columns: dict[str, NDArray[Any]], path: Path) -> NDArray[np.intp]:

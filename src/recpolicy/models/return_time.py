@@ -165,22 +165,26 @@ def return_times_of_log(log: SessionLog, until: int | None = None) -> ReturnTime
     if log.returns is not None:
         if until is not None:
             raise DataError(f"{log.name}: has return times of its own; leave out `until`")
-        return _noted_times(log, log.returns)
+        return noted_times(log.session_user, log.time[log.start[1:] - 1], log.returns)
     second = log.time // 1000
     end = int(second.max(initial=0)) if until is None else until
     first, last = log.start[:-1], log.start[1:] - 1
     return return_times(log.user[first], second[first], second[last], end)
 
 
-def _noted_times(log: SessionLog, returns: SessionReturns) -> ReturnTimes:
-    """Return the gaps that a log notes, in the order of its sessions."""
-    end = log.time[log.start[1:] - 1] / (1000 * DAY_SECONDS)
-    known = end + returns.days  # the latest is that of a censored session: the end of the data
+def noted_times(user: Ints, end: Ints, returns: SessionReturns) -> ReturnTimes:
+    """Return the gaps after M sessions whose return times are known.
+
+    Args:
+        user: [M] rows of the users table.
+        end: [M] milliseconds at the last step. returns: Their return times, all censored at one time.
+    """
     day = np.where(
         returns.returned, np.clip(np.ceil(returns.days), 1, RETURN_DAYS + 1), np.minimum(returns.days, RETURN_DAYS)
     )
-    followed = np.floor(known.max(initial=0) - end + _ROUNDING)
-    return ReturnTimes(log.session_user, day.astype(np.int64), returns.returned, followed.astype(np.int64))
+    known = end / (1000 * DAY_SECONDS) + returns.days  # the latest is that of a censored session: the end of the data
+    followed = np.floor(known.max(initial=0) - end / (1000 * DAY_SECONDS) + _ROUNDING)
+    return ReturnTimes(np.asarray(user, np.int32), day.astype(np.int64), returns.returned, followed.astype(np.int64))
 
 
 def return_rate(times: ReturnTimes, days: int) -> tuple[Array, NDArray[np.int32]]:
@@ -217,6 +221,11 @@ def fit_return_model(times: ReturnTimes, users: int) -> ReturnModel:
     late = int((times.observed & ~seen).sum())
     left = int((~times.observed & (times.day >= RETURN_DAYS)).sum())
     return ReturnModel(mean, std, posterior, len(returning), int(seen.sum()), late, censored, left)
+
+
+def population_days(mean: float, std: float) -> Array:
+    """Return P(D = 1..10), [10], of a user about whom nothing is known: logit p is normal."""
+    return np.asarray(np.exp(_log_prior(mean, std)) @ day_probabilities(_probability(_ODDS)), np.float64)
 
 
 def calibration(model: ReturnModel, held_out: ReturnTimes) -> Calibration:

@@ -5,9 +5,10 @@ M sessions, N steps. After a session the user comes back on day D = 1..10 (model
     logit p = personal[u] + influence (like_weight (likes - like_center) + novelty_weight (novelty - novelty_center))
 
 `likes` is the share of the session's items that were liked, `novelty` their mean of (1 - genre repeat + scaled
-self-information) / 2. `personal` is fitted on real gaps of the world's users; the influence is ASSUMED. A return on day
-D comes up to a day earlier, at a random time. The log ends after its days: what ends later is left out, and a session
-whose return would come later is censored. A user whose simulated sessions are used up has no more of them.
+self-information) / 2. `personal` is fitted on real gaps of the world's users, or of other sessions (return_fit.py);
+the influence is ASSUMED. A return on day D comes up to a day earlier, at a random time. The log ends after its days:
+what ends later is left out, and a session whose return would come later is censored. A user whose simulated sessions
+are used up has no more of them.
 """
 
 from dataclasses import replace
@@ -34,8 +35,9 @@ _LEAST_DAYS = 1 / 24
 
 
 def with_return_times(
-    log: SessionLog, world: SessionWorld, split: Split, effects: "RetentionConfig", begin: int, days: float, seed: int
-) -> SessionLog:
+    log: SessionLog, world: SessionWorld, split: Split, effects: "RetentionConfig", begin: int, days: float, seed: int,
+    population: tuple[float, float] | None = None,
+) -> SessionLog:  # fmt: skip
     """Return the log with new times and with return times, in order of time.
 
     Args:
@@ -45,14 +47,17 @@ def with_return_times(
         effects: Influence of likes and novelty on the return.
         begin: Milliseconds since 1970 at which the log begins. days: Days that it lasts.
         seed: Seed of the returns.
+        population: Mean and standard deviation of `personal`, as fitted elsewhere; None fits them on the ratings.
 
     Raises:
         DataError: The ratings have no times, no user of the world comes back, or no session ends within the days.
     """
-    times = return_times_of_ratings(split.train).of_users(world.users)
-    model = fit_return_model(times, split.train.shape[0])
-    rng = generator(seed, "session log/returns")
-    personal = model.draw(np.arange(split.train.shape[0]), rng)
+    rng, users = generator(seed, "session log/returns"), split.train.shape[0]
+    if population is not None:
+        personal = rng.normal(*population, size=users)
+    else:
+        times = return_times_of_ratings(split.train).of_users(world.users)
+        personal = fit_return_model(times, users).draw(np.arange(users), rng)
     information = self_information(split.train)
     likes, novelty = session_figures(log, world, information / max(information.max(), 1e-9))
     effect = effects.like_weight * (likes - effects.like_center)

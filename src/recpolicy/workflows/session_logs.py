@@ -25,6 +25,7 @@ from recpolicy.data.slate_log_files import SLATES
 from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.own_like_model import LikeFunction, read_like_model
+from recpolicy.models.return_fit import read_return_model
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds
 from recpolicy.workflows.artifacts import check_absent
@@ -77,6 +78,7 @@ def simulate_session_log(
     worlds: TwoWorlds | None = None,
     like_model: "str | Path | LikeFunction | None" = None,
     returns: "RetentionConfig | Mapping[str, Any] | None" = None,
+    return_model: Path | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> SessionLog:
@@ -93,6 +95,7 @@ def simulate_session_log(
         like_model: Your own P(like), which replaces the fitted model of these worlds; see `read_like_model`.
         returns: A RetentionConfig or its settings, of which the assumed influence counts: sessions of a user follow
             each other, with return times (session_log_returns.py). None: sessions start at even intervals.
+        return_model: A file of `recpolicy session fit-returns`, whose users come back as they do there.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
 
@@ -124,7 +127,9 @@ def simulate_session_log(
         from recpolicy.workflows.session_log_returns import with_return_times
 
         effects = coerce(RetentionConfig, returns, "retention")
-        log = with_return_times(log, world, split, effects, day_start(settings.first_day), settings.days, seed)
+        population = None if return_model is None else read_return_model(return_model)
+        begin = day_start(settings.first_day)
+        log = with_return_times(log, world, split, effects, begin, settings.days, seed, population)
         noted["returns"] = {"label": "simulated; the influence on the return is assumed", **as_dict(effects)}
     metadata = {
         "logging_policy": policy.name,

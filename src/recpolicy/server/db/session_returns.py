@@ -14,6 +14,14 @@ from recpolicy.data.session_returns import DAY_MS, SessionReturns, next_starts
 from recpolicy.server.db.schema import events
 
 
+def complete_sessions(connection: Connection, until: int) -> dict[str, tuple[str, int]]:
+    """Return user key and time of the last event of each session that ended by `until` (milliseconds), by its id."""
+    last = func.max(events.c.time)
+    query = select(events.c.session_id, events.c.user_key, last).where(events.c.session_id.is_not(None))
+    query = query.group_by(events.c.session_id, events.c.user_key).having(last <= until)
+    return {session: (key, time) for session, key, time in connection.execute(query)}
+
+
 def read_returns(connection: Connection, last: Mapping[str, tuple[str, int]], now: int) -> SessionReturns:
     """Return the days from the last event of each session to its user's next session, in the order of `last`.
 

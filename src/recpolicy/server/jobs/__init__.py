@@ -1,10 +1,12 @@
-"""The server's jobs: trainings, evaluations, checks, the allocation of new items, and deletion of old events."""
+"""The server's jobs: trainings, evaluations, checks, the allocation of new items, return times, and
+deletion of old events."""
 
 from collections.abc import Mapping
 
 from recpolicy.server.jobs.drift import DRIFT
 from recpolicy.server.jobs.new_item_job import ALLOCATE_NEW_ITEMS
 from recpolicy.server.jobs.retention import DELETE_OLD_EVENTS
+from recpolicy.server.jobs.return_job import FIT_RETURNS
 from recpolicy.server.jobs.rollout_job import CHECK_ROLLOUT
 from recpolicy.server.jobs.scheduler import Job
 from recpolicy.server.jobs.strategy_jobs import EVALUATE_STRATEGIES, TRAIN_STRATEGIES
@@ -21,5 +23,6 @@ JOBS: Mapping[str, Job] = {
         TRAIN_STRATEGIES,
         EVALUATE_STRATEGIES,
         ALLOCATE_NEW_ITEMS,
+        FIT_RETURNS,
     )
 }

@@ -59,9 +59,17 @@ def allocate_new_items(request: JobRequest) -> JobResult:
     return allocate_them(request)
 
 
+def fit_returns(request: JobRequest) -> JobResult:
+    """Fit the return-time model to the server's sessions."""
+    from recpolicy.server.jobs.return_job import fit_returns_of_server
+
+    return fit_returns_of_server(request)
+
+
 WORK: Mapping[str, Callable[[JobRequest], JobResult]] = {
     "retrain": retrain, "evaluate": evaluate, "evaluate_ranks": evaluate_ranks, "train_strategies": train_strategies,
     "evaluate_strategies": evaluate_strategies, "allocate_new_items": allocate_new_items,
+    "fit_returns": fit_returns,
 }  # fmt: skip
 
 
