@@ -121,7 +121,7 @@ def test_permuted_features_take_the_personalization_away(two_kinds):
 
 def test_mean_weights_are_the_middle_where_two_kinds_want_opposite_ends(two_kinds):
     policy = trained(two_kinds, "value_regression", SQUARE, steps=400, objective_weights=(1.0, 0.0))
-    assert SQUARE.digits(mean_weights_action(policy, two_kinds.features))[1] == 2
+    assert SQUARE.digits(mean_weights_action(SQUARE, policy.actions(two_kinds.features)))[1] == 2
 
 
 def test_values_are_in_the_units_of_the_objectives(two_kinds):

@@ -289,9 +289,10 @@ def _with_neighbors(values: NDArray[np.float64], axis: int) -> NDArray[np.float6
     return parts[1] + 0.5 * (parts[0] + parts[2])
 
 
-def mean_weights_action(policy: TunedPolicy, features: TuningFeatures) -> int:
-    """Return the grid point nearest to the mean of the weights that a policy serves: the control of personalization."""
-    return int(policy.grid.nearest(policy.grid.unit(policy.actions(features)).mean(axis=0)))
+def mean_weights_action(grid: ActionGrid, served: NDArray[np.integer]) -> int:
+    """Return the grid point nearest to the mean of the weights that a policy serves [n]: the control of
+    personalization."""
+    return int(grid.nearest(grid.unit(served).mean(axis=0)))
 
 
 def uniform_actions(

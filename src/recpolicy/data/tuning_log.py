@@ -45,6 +45,15 @@ class TuningFeatures:
         """Return some of the rows."""
         return replace(self, categorical=self.categorical[rows], numeric=self.numeric[rows])
 
+    def distinct(self) -> "tuple[TuningFeatures, NDArray[np.intp]]":
+        """Return each different row once, and where [N] the row of each request is among them."""
+        columns = np.concatenate([self.categorical.view(np.uint32), self.numeric.view(np.uint32)], axis=1)
+        if not columns.shape[1]:
+            return self.take(slice(0, 1)), np.zeros(len(self), np.intp)
+        rows = np.ascontiguousarray(columns).view(np.dtype((np.void, 4 * columns.shape[1])))[:, 0]
+        _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+        return self.take(first), inverse.reshape(-1)
+
 
 @dataclass(frozen=True)
 class SameSlates:
@@ -77,7 +86,7 @@ class TuningLog:
     fallback: NDArray[np.bool_]  # [N]
     actions: int
     """Number of grid points."""
-    unit: NDArray[np.int64] | None = None  # [N] numbers of the users; None: every request is of another person
+    unit: NDArray[np.int64] | None = None  # [N] numbers of the users from 0; None: every request is of another person
     slates: SameSlates | None = None
     """For each user in `unit`; None: it is not known what other grid points would have shown."""
 

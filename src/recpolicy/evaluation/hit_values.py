@@ -137,6 +137,5 @@ def _by_user(log: TuningLog, influence: Array) -> Array:
     """Return the influences [U] of users, which have mean 0 over users as those of requests have."""
     if log.unit is None:
         return influence
-    user = np.unique(log.unit, return_inverse=True)[1]
-    total = np.bincount(user, influence)
+    total = np.bincount(log.unit, influence)[np.bincount(log.unit) > 0]
     return np.asarray(total * (len(total) / len(log)))

@@ -43,7 +43,7 @@ class AdsStudyConfig:
 
     rounds: Count = 300_000
     """Logged requests to train on."""
-    holdout: Count = 500_000
+    holdout: Count = 300_000
     """Logged requests of the gates."""
     full_holdout: Count = 60_000
     """The same on the full grid, where finding out which grid points share a slate costs ten times as much."""
@@ -53,7 +53,7 @@ class AdsStudyConfig:
     """Requests of the true values."""
     enumerated_requests: Count = 600
     """Requests on which all grid points are enumerated."""
-    steps: Count = 600
+    steps: Count = 1_500
     """Gradient steps of a training."""
     full_steps: Count = 100
     """Gradient steps of a policy gradient on the full grid, which cost ten times as much."""
@@ -224,7 +224,7 @@ def _run_seed(
         policy, history = _train(log, judge.truth, configuration, config, seed)
         rows.append(judge.row(configuration.name, policy.actions, history))
         if configuration.name == GROUPED_REINFORCE:
-            mean_weights = mean_weights_action(policy, uniform.features.take(slice(0, _SERVED)))
+            mean_weights = mean_weights_action(GROUPED, policy.actions(uniform.features.take(slice(0, _SERVED))))
         advance()
     judge, rng = judges["grouped"], generator(seed, RANDOM)
     rows.append(judge.row(BEST_STATIC, lambda features: np.full(len(features), judge.static)))

@@ -116,7 +116,7 @@ def tune_layer(
     train, holdout = _halves(log, config.evaluation_share, seed)
     tuned, values = _trained(train, grid, config, seed)
     static = best_static_action(train, grid)
-    action = tuned.actions(holdout.features)
+    action = served_actions(tuned, holdout)
     gates = tuning_gates(holdout, action, static, generator(seed, "tune/gates"))
     metadata = {
         "log": str(log_path), "log_digest": log.digest, "seed": seed, "method": config.agent.method,
@@ -124,7 +124,7 @@ def tune_layer(
         "continuation_probability": described["config"]["continuation_probability"],
     }  # fmt: skip
     layer = TunedLayer(utility, tuned, UserFeatures.fit(policy.scorer), static, metadata)
-    mean = mean_weights_action(tuned, train.features)
+    mean = mean_weights_action(grid, served_actions(tuned, train))
     pareto = [] if values is None else _pareto(values, holdout)
     texts = {PARETO: pareto_figure(pareto, holdout, static)} if pareto else {}
     if base is None:
@@ -150,6 +150,12 @@ def _trained(
     return values.with_objectives(config.reward_weights), values
 
 
+def served_actions(policy: TunedPolicy, log: TuningLog) -> NDArray[np.int64]:
+    """Return the grid points [N] that a policy would serve in the requests of a log; users come again and again."""
+    features, row = log.features.distinct()
+    return policy.actions(features)[row]
+
+
 def _pareto(values: TunedPolicy, holdout: TuningLog) -> list[dict[str, float]]:
     """Return the objectives for each alpha of the sweep, with intervals that hold for all alphas together.
 
@@ -157,8 +163,9 @@ def _pareto(values: TunedPolicy, holdout: TuningLog) -> list[dict[str, float]]:
     """
     level = 1 - (1 - LEVEL) / len(ALPHAS)
     points = []
+    features, row = holdout.features.distinct()
     for alpha in ALPHAS:
-        hits = log_hits(holdout, values.with_objectives((alpha, 0.0, 1.0 - alpha)).actions(holdout.features))
+        hits = log_hits(holdout, values.with_objectives((alpha, 0.0, 1.0 - alpha)).actions(features)[row])
         point = {"alpha": alpha, "hits": float(hits.count)}
         for name, part in _by_objective(holdout).items():
             interval = HitValue.of_hits(part, hits).interval(part, level)
