@@ -26,12 +26,13 @@ from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session_base import choose
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, begin
 from recpolicy.environments.session_slate import PER_POSITION, browse_slate
+from recpolicy.environments.slate_ranking import best_items, utility
 from recpolicy.models.return_time import RETURN_DAYS
 from recpolicy.models.session_world import SessionWorld
 
 SESSION_FEATURES = 5
 """Numbers of an observation that change within a chain; the user's context follows them."""
-_HIDDEN, _CHOSEN = -1e9, -2e9
+_HIDDEN = -1e9
 MIN_PROBABILITY = 0.001
 
 
@@ -133,8 +134,8 @@ class RetentionEnvironment(tf.Module):
     def slate(self, state: ChainState, weights: tf.Tensor) -> tf.Tensor:
         """Return the K best items [B, K] not yet shown in the session, by head weights [B, H]."""
         heads = tf.gather(self.heads, state.user_state.user)  # [B, H, A]
-        score = tf.reduce_sum(heads * weights[:, :, tf.newaxis], axis=1)
-        return best_items(tf.where(state.user_state.shown, _HIDDEN, score), self.config.slate_size)
+        score = tf.where(state.user_state.shown, _HIDDEN, utility(heads, weights))
+        return best_items(score, self.config.slate_size)
 
     def step(self, state: ChainState, weights: tf.Tensor, noise: tf.Tensor) -> tuple[ChainState, Outcome]:
         """Answer one request by head weights [B, H] with noise [B, noise_dims]; an ended session is followed by the
@@ -170,20 +171,6 @@ class RetentionEnvironment(tf.Module):
     def _fresh(self, user: tf.Tensor) -> SessionState:
         point = tf.zeros_like(user, tf.float32)
         return begin(self.tables, point)._replace(user=user)
-
-
-def best_items(score: tf.Tensor, k: int) -> tf.Tensor:
-    """Return the k items [B, K] of highest scores [B, A], best first; of equal scores the first item.
-
-    Repeated maxima: where other results depend on it, XLA compiles `top_k` to a sort of all items, ten times as slow.
-    """
-    items, chosen = tf.range(score.shape[1]), []
-    for _ in range(k):
-        highest = tf.reduce_max(score, axis=1, keepdims=True)
-        best = tf.reduce_min(tf.where(score == highest, items, score.shape[1]), axis=1)
-        chosen.append(best)
-        score = tf.where(items == best[:, tf.newaxis], _CHOSEN, score)
-    return tf.stack(chosen, axis=1)
 
 
 def return_day(probability: tf.Tensor, point: tf.Tensor) -> tf.Tensor:
