@@ -204,7 +204,7 @@ _RANK_REASONS = {
 _REASONS = {
     "new_user": "users unknown to the policy, with an id or features that do not fit this log",
     "other_policy": "versions with other users, items or catalog",
-    "no_propensity": "a propensity that is not above 0",
+    "no_propensity": "a propensity that is not above 0, as of lists under drawn weights",
 }
 
 

@@ -240,7 +240,7 @@ class Scorer:
             session_value=None if several.session_value is None else float(several.session_value[0]),
             choice=several.choice,
         )
-        if cacheable:
+        if cacheable and not (answer.choice is not None and answer.choice.fallback.any()):
             self._cache.put(user, answer, sum(part.nbytes for part in _arrays(answer)))
         return answer
 

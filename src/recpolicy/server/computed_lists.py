@@ -4,6 +4,7 @@ A list has no parts that are new in each request, so plain requests of known use
 version. K positions, I items, A arms.
 """
 
+import json
 import threading
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import numpy as np
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.types import Bools
-from recpolicy.inference.block_prediction import BatchScores
+from recpolicy.inference.block_prediction import BatchScores, WeightChoice
 from recpolicy.inference.guarded_draw import GuardedSlate
 from recpolicy.inference.guarded_lists import guarded_slates
 from recpolicy.inference.guardrails import Guardrails, of_request
@@ -29,7 +30,10 @@ from recpolicy.inference.slate_selection import (
     explain,
     untied_slates,
 )
+from recpolicy.inference.tuned_layer import TunedLayer
+from recpolicy.inference.tuned_scorer import TunedScorer
 from recpolicy.inference.user_vectors import LearnedUser
+from recpolicy.inference.weight_exploration import DrawnWeights, named_weights
 from recpolicy.server.db.guardrail_record import pack_list
 from recpolicy.server.db.session_history import pack_history
 from recpolicy.server.json_output import encode, finite
@@ -76,6 +80,10 @@ class ComputedList:
     """The start of the posterior that describes the user: prior or trained; empty: the user is as in the training."""
     explored: bool = False
     """True: it was drawn to explore, or shows a new item."""
+    weights: str | None = None
+    """The weights that ranked it as the event stores them, JSON; None: no ranking formula did."""
+    fallback: bool = False
+    """True: static weights, or the policy's own score, ranked in place of a tuned layer. It is not cached."""
 
     @property
     def size(self) -> int:
@@ -116,7 +124,8 @@ def compute_lists(
         for request, result in _compute_together(version, list(several.values()), exploration, users):
             key = list_key(version, request, exploration, users.find(version.trained, request.user))
             computed[key] = result
-            version.lists.put(key, result, result.size)
+            if not result.fallback:
+                version.lists.put(key, result, result.size)
             if stop.is_set():
                 return computed
     return computed
@@ -203,8 +212,19 @@ def compute_list(
     explored: bool,
     users: RequestUsers = NO_USERS,
     show_new: bool = False,
+    draw_weights: bool = False,
 ) -> ComputedList:
-    """Return a list for any request; `show_new`: with a new item, if the version has a place for one."""
+    """Return a list for any request.
+
+    Args:
+        version: The version that serves.
+        request: The request.
+        exploration: Share and pool of the exploration of items.
+        explored: The list is drawn to explore.
+        users: The users whom a posterior describes.
+        show_new: The list has a new item, if the version has a place for one.
+        draw_weights: The weights of the version's ranking formula are drawn; `explored` is False then.
+    """
     scorer, fold_in = version.scorer, request.fold_in()
     context = None if request.context is None else np.array(request.context, np.float32)
     by_id = fold_in is None and context is None
@@ -212,11 +232,20 @@ def compute_list(
     learned: Learned = {} if user is None else {request.user: user.learned()}
     if by_id and user is None and not scorer.knows(request.user):
         raise scorer.unknown_user_error([request.user], "describe the user by `ratings` or `context`")
+    drawn = version.weights if draw_weights else None
+    source = scorer if drawn is None else scorer.base
     answer: Prediction | BatchScores
     if request.plain:
-        answer = next(scorer.score_batches([request.user], learned=learned)).of_user(0)
+        answer = next(source.score_batches([request.user], learned=learned)).of_user(0)
     else:
-        answer = scorer.predict_one(request.user, fold_in, _policy_history(scorer, request), context, learned)
+        answer = source.predict_one(request.user, fold_in, _policy_history(scorer, request), context, learned)
+    weights: DrawnWeights | None = None
+    if drawn is not None:
+        raw = None if context is None else context[np.newaxis]
+        known = next(scorer.contexts([request.user], fold_in or {}, 1, raw, learned))
+        rated = scorer.rated(request.user, fold_in, learned)
+        weights = drawn.draw(answer, request.user, known.context, rated, np.random.default_rng())
+        answer = replace(answer, score=weights.score)
     excluded = [*request.exclude, *(each.item for each in request.history or ())]
     years = request.first_and_last_year()
     allowed = allowed_rows(
@@ -226,6 +255,8 @@ def compute_list(
     slate = _choose(version, answer, allowed, k, rails, exploration, explored, show_new)
     vector = None if by_id else _context_bytes(scorer, request, fold_in, context)
     computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector, learned)
+    if weights is not None:
+        computed = _with_drawn_weights(computed, weights)
     if user is not None:
         computed = _with_posterior(computed, learned[request.user], user)
     if slate.explored:
@@ -262,7 +293,38 @@ def _as_json(
         mean_std=float(answer.std[rows].mean()) if len(rows) else float("nan"),
         explored=slate.explored,
     )
+    if answer.choice is not None and isinstance(version.scorer, TunedScorer):
+        computed = _with_weights(computed, version.scorer.layer, answer.choice)
     return with_guardrails(computed, slate) if isinstance(slate, GuardedSlate) else computed
+
+
+def _with_weights(computed: ComputedList, layer: TunedLayer, choice: WeightChoice) -> ComputedList:
+    """Return a list with the weights of a tuned layer, for the event and for the response."""
+    action, fallback = int(choice.action[0]), bool(choice.fallback[0])
+    record = encode({"action": action, "fallback": fallback})
+    grid = layer.policy.grid
+    note = _weights_note(named_weights(grid.names, grid.weights(action)), fallback)
+    return replace(computed, weights=record, fallback=fallback, note=computed.note + note)
+
+
+def _with_drawn_weights(computed: ComputedList, drawn: DrawnWeights) -> ComputedList:
+    """Return a list with drawn weights: it explores, and is not the list that the version would serve.
+
+    The event says propensity 0, that is unknown: the probability of an item over all draws is not computed, and logs of
+    rounds leave such lists out.
+    """
+    unknown = encode([0.0] * len(json.loads(computed.item_ids)))
+    fallback = bool(drawn.record["fallback"])
+    note = computed.note + _weights_note(drawn.values, fallback)
+    record = encode(drawn.record)
+    return replace(
+        computed, weights=record, fallback=fallback, note=note, explored=True, greedy=False, propensities=unknown
+    )
+
+
+def _weights_note(values: dict[str, float], fallback: bool) -> bytes:
+    """Return what a response says about the weights of a list."""
+    return f',"weights":{encode({"values": values, "fallback": fallback})}'.encode()
 
 
 def _with_posterior(computed: ComputedList, learned: LearnedUser, user: DescribedUser) -> ComputedList:
@@ -276,7 +338,7 @@ def with_guardrails(computed: ComputedList, slate: GuardedSlate) -> ComputedList
     return replace(
         computed,
         guardrails=pack_list(slate.digest, slate.closed_at, len(slate.arms)),
-        note=_note(slate.digest, slate.reason),
+        note=computed.note + _note(slate.digest, slate.reason),
     )
 
 

@@ -35,6 +35,7 @@ from recpolicy.server.live_models import (
     ModelManager,
     Policy,
     ReloadHooks,
+    WeightExplorations,
     load_policy,
     with_guardrails,
 )
@@ -173,9 +174,13 @@ def stateless_state(source: Path, settings: Settings) -> AppState:
     if not source.is_dir():
         raise ArtifactError(f"{source}: the folder does not exist; expected a run or a registry")
     if not is_run(source):
-        hooks = ReloadHooks(uniform_first=settings.rank.start_uniform, guardrails=settings.guardrails)
+        hooks = ReloadHooks(
+            uniform_first=settings.rank.start_uniform, guardrails=settings.guardrails,
+            weights=WeightExplorations(settings.tuning), timeout=settings.tuning.timeout_ms / 1e3,
+        )  # fmt: skip
         return AppState(ModelManager.from_registry(Registry(source), hooks), None, settings, Metrics())
-    version = with_guardrails(LoadedVersion(load_policy(source), None), settings.guardrails)
+    policy, explorations = load_policy(source), WeightExplorations(settings.tuning)
+    version = with_guardrails(LoadedVersion(policy, None, weights=explorations(policy)), settings.guardrails)
     return AppState(ModelManager(LiveState(version)), None, settings, Metrics())
 
 
@@ -188,8 +193,12 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
     start_uniform, learned, ranks = settings.rank.start_uniform, LearnedPolicy(folder), LearnedRanks(folder)
     places = NewItemPlaces(allocation_path(folder), settings.new_items) if settings.new_items.share > 0 else None
     more = () if places is None else (places.path,)
+    common = ReloadHooks(
+        rollout, uniform_first=start_uniform, guardrails=settings.guardrails,
+        weights=WeightExplorations(settings.tuning), timeout=settings.tuning.timeout_ms / 1e3,
+    )  # fmt: skip
     if not settings.online.enabled:
-        hooks = ReloadHooks(rollout, uniform_first=start_uniform, guardrails=settings.guardrails)
+        hooks = common
         if places is None:
             return hooks
         return replace(hooks, watched=lambda _: more, new_items=places, state=places.is_due)
@@ -206,7 +215,7 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
             return ()
         return (checkpoint_folder(folder, policy.metadata["policy_digest"]) / CURRENT, *more)
 
-    hooks = ReloadHooks(rollout, with_updates, checkpoints, start_uniform, settings.guardrails)
+    hooks = replace(common, learned=with_updates, watched=checkpoints)
     return hooks if places is None else replace(hooks, new_items=places, state=places.is_due)
 
 

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from recpolicy.core.errors import ArtifactError, ConfigError, WrongPolicyKindError
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, WrongPolicyKindError
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.feature_artifact import is_feature_policy, read_feature_policy
 from recpolicy.inference.guardrails import GuardrailConfig, Guardrails, bind, unknown_ids_notice
@@ -27,6 +27,8 @@ from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.new_item_slot import NewItemSlot
 from recpolicy.inference.rank_guardrails import RankGuardrails
 from recpolicy.inference.scorer import LIST_SIZE, Scorer
+from recpolicy.inference.tuned_scorer import TunedScorer
+from recpolicy.inference.weight_exploration import TuningConfig, WeightExploration
 from recpolicy.registry.aliases import STATE, Routing
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.json_output import exception_location
@@ -40,6 +42,8 @@ RETRY_SECONDS = 30.0
 """Time until a version that did not load is tried again; the reason may pass, such as a lack of memory."""
 LIST_BYTES = 8 << 20
 """For cached lists of one version: about 2,000 lists of 10 items."""
+_FORMULAS = 4
+"""Policies whose formulas are kept: champion, challenger, and those before them."""
 CACHE_BYTES = 4 << 20
 """For other answers of a version: 100 users of 1,682 items."""
 
@@ -68,6 +72,8 @@ class LoadedVersion:
     """The operator's guardrails over its catalog, or of its ranks; None: there are none."""
     new_items: NewItemSlot | None = field(default=None, compare=False, repr=False)
     """The place for new items; None: lists have none."""
+    weights: WeightExploration | None = field(default=None, compare=False, repr=False)
+    """The formula whose weights are drawn on a share of the requests; None: there is none."""
     item_json: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
     """Begin of the JSON of its items, by row; filled as lists show them."""
 
@@ -138,6 +144,28 @@ def load_policy(folder: Path, cache_bytes: int = CACHE_BYTES) -> Policy:
     return read_feature_policy(folder) if is_feature_policy(folder) else load_scorer(folder, cache_bytes)
 
 
+class WeightExplorations:
+    """The formulas whose weights are explored, by the digest of the policy as trained; a formula is fitted once."""
+
+    def __init__(self, config: TuningConfig):
+        self.config = config
+        self._known: LRUCache[WeightExploration | None] = LRUCache(_FORMULAS)
+
+    def __call__(self, policy: Policy) -> WeightExploration | None:
+        """Return the formula of a policy; None if its weights are not explored, as those of an unfit policy."""
+        if isinstance(policy, Ranker) or self.config.explore_share == 0:
+            return None
+        digest = str(policy.metadata["policy_digest"])
+        if digest not in self._known:
+            try:
+                found = WeightExploration.of(policy, self.config)
+            except (ConfigError, DataError) as error:
+                logger.error("[tuning] the weights of policy %s are not explored: %s", digest[:12], error)
+                found = None
+            self._known.put(digest, found, 1)
+        return self._known.get(digest)
+
+
 def with_guardrails(version: LoadedVersion, config: GuardrailConfig) -> LoadedVersion:
     """Return a version that keeps the operator's guardrails; raises ConfigError if it cannot."""
     if not config.active:
@@ -199,6 +227,10 @@ class ReloadHooks:
     """The operator's guardrails; a version that cannot keep them is not served."""
     new_items: Callable[[Policy], NewItemSlot | None] = lambda _: None
     """Returns the place for new items in the lists of a version."""
+    weights: Callable[[Policy], WeightExploration | None] = lambda _: None
+    """Returns the formula whose weights are explored."""
+    timeout: float = TuningConfig().timeout_ms / 1e3
+    """Seconds that a tuned layer may take for its weights."""
     state: Callable[[], object] = lambda: None
     """Returns a value that changes when the versions are to be loaded again."""
 
@@ -330,16 +362,22 @@ def _combine(
     base = None if learned is champion else champion
     slots = [hooks.new_items(each) if routing.exploration and each is not None else None for each in (learned, rival)]
     live = LiveState(
-        with_guardrails(LoadedVersion(learned, number, base, new_items=slots[0]), hooks.guardrails),
-        None
-        if rival is None
-        else with_guardrails(LoadedVersion(rival, challenger, new_items=slots[1]), hooks.guardrails),
+        _served(LoadedVersion(learned, number, base, new_items=slots[0]), hooks),
+        None if rival is None else _served(LoadedVersion(rival, challenger, new_items=slots[1]), hooks),
         0.0 if rival is None else routing.traffic_fraction,
         rival is not None and routing.shadow,
         routing.exploration,
         None if rival is None or challenger is None else hooks.rollout(challenger),
     )
     return live, fault
+
+
+def _served(version: LoadedVersion, hooks: ReloadHooks) -> LoadedVersion:
+    """Return a version as the settings serve it: with guardrails, exploration of weights, and the time for a layer."""
+    policy = version.policy
+    if isinstance(policy, TunedScorer):
+        policy.max_seconds = hooks.timeout
+    return replace(with_guardrails(version, hooks.guardrails), weights=hooks.weights(version.trained_policy))
 
 
 def _try_load(

@@ -32,6 +32,10 @@ class Metrics:
         self.seconds = histogram("request_seconds", "Time to answer.", "route")
         self.events = counter("events", "Lists recommended.", ("version", "variant", "explored"))
         self.described = counter("lists_of_posteriors", "Lists of users whom a posterior describes.", ("start",))
+        self.weight_fallbacks = counter(
+            "weight_fallbacks", "Lists that the static weights, or the policy's own score, ranked in place of a layer.",
+            ("version",),
+        )  # fmt: skip
         self.unread = gauge(
             "users_unread", "Users answered without a look at their latest ratings, since the start.", "livesum"
         )
@@ -108,6 +112,10 @@ class Metrics:
     def count_described(self, start: str) -> None:
         """Count a list of a user whose posterior started at `start`: prior or trained."""
         self.described.labels(start).inc()
+
+    def count_weight_fallback(self, version: int) -> None:
+        """Count a list that the weights of a tuned layer did not rank."""
+        self.weight_fallbacks.labels(version).inc()
 
     def count_ranks(self, version: int, variant: str, mode: str, count: int) -> None:
         """Count ranked events."""

@@ -63,6 +63,8 @@ class ServedList:
     """The start of the posterior that describes the user; empty: the user is as in the training."""
     session: bytes = b""
     """The session of the list, JSON after a comma; empty: none."""
+    fallback: bool = False
+    """True: static weights, or the policy's own score, ranked in place of a tuned layer."""
 
     @property
     def explored(self) -> bool:
@@ -164,11 +166,11 @@ def recommend_with_fallback(
 
     Raises what the champion raises.
     """
-    exploration = state.settings.exploration
+    exploration, share = state.settings.exploration, state.settings.tuning.explore_share
     if live.challenger is None:
-        return choose(live, request, exploration, users, sessions)
+        return choose(live, request, exploration, users, sessions, share)
     served = answer_by_variant(
-        state, live, id_key(request.user), lambda live: choose(live, request, exploration, users, sessions)
+        state, live, id_key(request.user), lambda live: choose(live, request, exploration, users, sessions, share)
     )
     if live.shadow and not served.explored:
         sample = state.settings.rollout.shadow_sample
@@ -219,9 +221,9 @@ async def recommend_all(
 
 def choose(
     live: LiveState, request: ListRequest, exploration: ExplorationConfig, users: RequestUsers = NO_USERS,
-    sessions: RequestSessions = NO_SESSIONS,
+    sessions: RequestSessions = NO_SESSIONS, weight_share: float = 0.0,
 ) -> ServedList:  # fmt: skip
-    """Return a list for one request with its event.
+    """Return a list for one request with its event; `weight_share` is the share of lists with drawn weights.
 
     A list that only a comparison needs (`NO_EXPLORATION`) never shows a new item. Raises what the policy raises for
     unknown users, items or filters, and SessionError for a request that does not continue its session.
@@ -233,12 +235,14 @@ def choose(
     explored = random.random() < exploration.share
     slot = version.new_items if exploration is not NO_EXPLORATION else None
     show_new = slot is not None and random.random() < slot.share
+    share = weight_share if version.weights is not None and exploration is not NO_EXPLORATION else 0.0
+    draw_weights = not explored and not show_new and random.random() < share
     computed = None
-    if request.plain and not explored and not show_new:
+    if request.plain and not explored and not show_new and not draw_weights:
         key = list_key(version, request, exploration, users.find(version.trained, request.user))
         computed = version.lists.get(key) or compute_lists(version, [request], exploration, users=users).get(key)
     if computed is None:
-        computed = compute_list(version, request.full(), exploration, explored, users, show_new)
+        computed = compute_list(version, request.full(), exploration, explored, users, show_new, draw_weights)
     time = now_ms()
     event = Event(
         id=new_event_id(time),
@@ -259,11 +263,12 @@ def choose(
         guardrails=computed.guardrails,
         session_id=None if place is None else place.session_id,
         step=None if place is None else place.step,
+        weights=computed.weights,
     )
     session = b"" if place is None else place.note
     return ServedList(
         event, version.policy_json[variant], computed.items, computed.note, computed.mean_std, computed.greedy,
-        computed.posterior, session,
+        computed.posterior, session, computed.fallback,
     )  # fmt: skip
 
 
@@ -288,6 +293,8 @@ async def persist(state: AppState, served: list[ServedList]) -> bool:
         labels = each.event.version, each.event.variant, each.event.explored
         counts[labels] = counts.get(labels, 0) + 1
         state.metrics.observe_choice_of_list(each.event.version, each.greedy, each.mean_std)
+        if each.fallback:
+            state.metrics.count_weight_fallback(each.event.version)
         if each.posterior:
             state.metrics.count_described(each.posterior)
     for labels, count in counts.items():

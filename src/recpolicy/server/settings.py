@@ -32,6 +32,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.data.reward_signals import RewardConfig
 from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.slate_selection import ExplorationConfig
+from recpolicy.inference.weight_exploration import TuningConfig
 from recpolicy.server.db.feedback import REWARD_TYPES
 
 MIB = 1 << 20
@@ -397,6 +398,7 @@ class Settings:
     store: StoreConfig = field(default_factory=StoreConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)

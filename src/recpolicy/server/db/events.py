@@ -54,6 +54,9 @@ class Event(NamedTuple):
     """The session of the request; None: none."""
     step: int | None = None
     """Items that the session has shown before; with no session, those of a history that no known session fits."""
+    weights: str | None = None
+    """The weights of a ranking formula that ranked the list, JSON: action (a point of the grid) and fallback; of drawn
+    weights also propensity, grid, scaling and features. None: no formula ranked it."""
 
 
 _random: deque[str] = deque()

@@ -65,6 +65,7 @@ events = Table(
     Column("guardrails", LargeBinary, nullable=True, doc="packed guardrails (guardrail_record.py); null: none"),
     Column("session_id", String(SESSION), nullable=True, doc="session of the request; null: none"),
     Column("step", Integer, nullable=True, doc="items shown before; without a session: of a history that fits none"),
+    Column("weights", Text, nullable=True, doc="JSON: weights of a ranking formula that ranked the list; null: none"),
     Index(None, "time"),
     Index(None, "session_id", "seq", sqlite_where=text(IN_SESSION), postgresql_where=text(IN_SESSION)),
     Index(None, "user_key", "seq", sqlite_where=text(IN_SESSION), postgresql_where=text(IN_SESSION)),

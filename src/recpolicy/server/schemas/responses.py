@@ -109,6 +109,17 @@ class PosteriorNote(BaseModel):
     ratings: int = Field(description="Number of the user's items whose ratings have moved it.")
 
 
+class WeightNote(BaseModel):
+    """The weights of a ranking formula that ranked a list."""
+
+    values: dict[str, float] = Field(
+        examples=[{"like": 0.5, "novelty": 0.25}], description="Weight of each head; the policy's own score has 1."
+    )
+    fallback: bool = Field(
+        description="True if the tuned layer did not choose them: static weights ranked, or the policy's own score."
+    )
+
+
 class Recommendation(BaseModel):
     """A list of items for one user."""
 
@@ -124,6 +135,9 @@ class Recommendation(BaseModel):
     )
     guardrails: GuardrailNote | None = Field(
         None, description="The guardrails of the list; the field is missing if there are none."
+    )
+    weights: WeightNote | None = Field(
+        None, description="The weights of the ranking formula; the field is missing if none ranked the list."
     )
     session: SessionNote | None = Field(
         None, description="The session of the list; the field is missing if it belongs to none."
