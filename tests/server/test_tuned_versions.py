@@ -80,9 +80,9 @@ def test_filters_guardrails_new_users_and_rated_items_hold(folders, tmp_path):
         assert items_of(recommend(app, 1, exclude=best[:2]))[:2] == best[2:]
         with_rated = recommend(app, 1, exclude_rated=False, k=15)
         assert items_of(with_rated) == expected(scorer, 1, 15, exclude_rated=False)
-        blocked = recommend(app, 1, guardrails={"blocked": best[:1]})
-        assert items_of(blocked)[:3] == best[1:]
-        assert {"weights", "guardrails"} <= blocked.keys()
+        guarded = recommend(app, 1, guardrails={"min_rating": 1.0})
+        assert items_of(guarded) == best
+        assert {"weights", "guardrails"} <= guarded.keys()
         ratings = [{"item": 101, "rating": 5}, {"item": 104, "rating": 2}]
         new = recommend(app, 999, ratings=ratings)
         fold_in = {999: {101: 5.0, 104: 2.0}}

@@ -42,11 +42,12 @@ def export(
         int, typer.Option("--places", min=0, help="Number of first positions of each event; 0: all.")
     ] = 0,
     task: Annotated[
-        Literal["policy", "sessions", "strategy"],
+        Literal["policy", "sessions", "strategy", "weights"],
         typer.Option(
             "--task",
             help="policy: lists or ranks of the policies; sessions: complete sessions whose requests had a session id"
-            " or a history; strategy: events of the strategy engine.",
+            " or a history; strategy: events of the strategy engine; weights: lists under drawn weights, for `recpolicy"
+            " tune`.",
         ),
     ] = "policy",
     wait_hours: Annotated[
@@ -54,7 +55,8 @@ def export(
         typer.Option(
             "--wait-hours",
             min=0,
-            help="With --task sessions: rewards count for so many hours, and a session is complete only then.",
+            help="With --task sessions or weights: rewards count for so many hours, and a session or list is complete"
+            " only then.",
         ),
     ] = 24.0,
     gap_minutes: Annotated[
@@ -62,7 +64,7 @@ def export(
         typer.Option(
             "--gap-minutes",
             min=0,
-            help="With --task sessions: a session without a request for so long has ended.",
+            help="With --task sessions or weights: a session without a request for so long has ended.",
         ),
     ] = 30.0,
     max_steps: Annotated[
@@ -96,12 +98,15 @@ def export(
         return
     versions = Registry(registry or _registry_in(state))
     if _ranks(versions, version):
-        if task == "sessions":
+        if task != "policy":
             raise typer.BadParameter(
                 "only for a policy of ratings; leave it out for a policy of features, or a registry without a champion",
-                param_hint="--task sessions",
+                param_hint=f"--task {task}",
             )
         _export_features(state, out, as_json)
+        return
+    if task == "weights":
+        _export_weights(state, versions, version, out, wait_hours, gap_minutes, as_json)
         return
     policy = LogPolicy(versions, version)
     with _store(state) as engine:
@@ -142,6 +147,27 @@ def _export_sessions(engine: "Engine", policy: "LogPolicy", options: "SessionExp
         print_text(f"dropped: {count:,} sessions ({_SESSION_REASONS[reason]})")
     if done.sessions:
         print_text(f"next: recpolicy ope estimate POLICY --log {options.out}")
+
+
+def _export_weights(
+    state: Path, registry: "Registry", version: str, out: Path, wait_hours: float, gap_minutes: float, as_json: bool
+) -> None:
+    """Write the lists under drawn weights as a new log of weights."""
+    from recpolicy.server.db.weight_export import WeightExportOptions, export_weights
+    from recpolicy.workflows.artifacts import check_absent
+
+    check_absent(out)
+    options = WeightExportOptions(out, wait_hours=wait_hours, gap_minutes=gap_minutes)
+    with _store(state) as engine:
+        done = export_weights(engine, registry, version, options)
+    if as_json:
+        print_json(done.as_dict())
+        return
+    means = ", ".join(f"{name} {value:.3f}" for name, value in done.means.items())
+    print_text(f"wrote {done.lists:,} lists ({means}): {out}")
+    for reason, count in sorted(done.left_out.items()):
+        print_text(f"dropped: {count:,} lists ({_WEIGHT_REASONS[reason]})")
+    print_text(f"next: recpolicy tune POLICY --log {out} --out runs/tuned")
 
 
 def _ranks(registry: "Registry", version: str) -> bool:
@@ -194,6 +220,11 @@ _SESSION_REASONS = {
     "no_history": "a policy of single rounds answered requests without a history, so what was shown is not known",
     "other_policy": "chosen among items that the version does not have",
     "unplaced": "the user had a request that fits no session, as during an outage, so the session may have gone on",
+}
+_WEIGHT_REASONS = {
+    "other_policy": "of another policy",
+    "other_formula": "other heads, grid or bounds than those of the latest list",
+    "waiting": "their rewards may still arrive",
 }
 _RANK_REASONS = {
     "incomplete": "the user did not agree that the server keeps the traits",

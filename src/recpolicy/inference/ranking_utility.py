@@ -74,10 +74,13 @@ def _popularity(scorer: Scorer) -> Array:
     return np.asarray(count[scorer.action_items] / max(count.max(), 1.0))
 
 
+def item_information(scorer: Scorer) -> Array:
+    """Return the self-information [I] in bits of meeting a user who rated the item."""
+    return np.asarray(-np.log2((_rated_counts(scorer) + 1) / (len(scorer.user_ids) + 1)))
+
+
 def _novelty(scorer: Scorer) -> Array:
-    """Return the self-information [A] in bits of meeting a user who rated the item."""
-    count = _rated_counts(scorer)
-    return np.asarray(-np.log2((count[scorer.action_items] + 1) / (len(scorer.user_ids) + 1)))
+    return np.asarray(item_information(scorer)[scorer.action_items])
 
 
 def _recency(scorer: Scorer) -> Array:

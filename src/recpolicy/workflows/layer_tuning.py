@@ -122,6 +122,7 @@ def tune_layer(
         "log": str(log_path), "log_digest": log.digest, "seed": seed, "method": config.agent.method,
         "reward": dict(config.reward), "slate_size": described["config"]["slate_size"], "gates": gates.as_dict(),
         "continuation_probability": described["config"]["continuation_probability"],
+        "evaluation_share": config.evaluation_share, "log_until": described.get("until"),
     }  # fmt: skip
     layer = TunedLayer(utility, tuned, UserFeatures.fit(policy.scorer), static, metadata)
     mean = mean_weights_action(grid, served_actions(tuned, train))

@@ -4,7 +4,8 @@ W users of the world, A grid points, K places, I items. A simulated slate is the
 world (models/slate_outcomes.py). A log has the weights, their propensity, and three objectives: a like, whether the
 session goes on, and the mean novelty of the slate on 0..1.
 
-    weights.parquet    user_id, action, propensity, fallback, like, session_continues, novelty
+    weights.parquet    user_id, action, propensity, fallback, like, session_continues, novelty; of a server's log
+                       also time, categorical and numeric: the features of the user at the time of the request
     weights.json       heads, bounds of their scaling, grid, policy, world, settings; every_item: true if all items
                        were candidates, so that the slates of other weights are known
 """
@@ -23,9 +24,10 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_directory, read_versioned_json, write_json
 from recpolicy.core.seeds import generator
 from recpolicy.core.types import Array
-from recpolicy.data.tuning_log import SameSlates, TuningLog
+from recpolicy.data.tuning_log import SameSlates, TuningFeatures, TuningLog
 from recpolicy.inference.predictor import Policy
-from recpolicy.inference.ranking_utility import NO_OWN_HEADS, OwnHeads, RankingUtility
+from recpolicy.inference.ranking_utility import NO_OWN_HEADS, OwnHeads, RankingUtility, item_information
+from recpolicy.inference.scorer import Scorer
 from recpolicy.inference.tuned_layer import SCORE, UserFeatures
 from recpolicy.models.ranking_formula import ActionGrid, HeadScaling, best_items, contenders
 from recpolicy.models.session_world import SessionWorld
@@ -90,8 +92,7 @@ def slate_table(
     Rated items may be shown: the world simulates all of its users' responses.
     """
     scorer, arms = utility.scorer, utility.scorer.action_items
-    count = np.bincount(scorer.artifact.rated_item, minlength=len(scorer.item_ids))
-    information = -np.log2((count + 1) / (len(scorer.user_ids) + 1))
+    information = item_information(scorer)
     users = [scorer.user_ids[row] for row in world.users.tolist()]
     likes, continues, novelty = (np.empty((len(users), grid.size)) for _ in range(3))
     for place, slate in enumerate(_slates(utility, grid, users, slate_size)):
@@ -162,14 +163,19 @@ def simulate_weight_log(
         }
     )  # fmt: skip
     body = {
-        "format": FORMAT, "version": FORMAT_VERSION, "scaling": utility.scaling.as_dict(), "grid": grid.as_dict(),
+        "scaling": utility.scaling.as_dict(), "grid": grid.as_dict(),
         "base_policy": policy.metadata.get("policy_digest", ""), "world": world.name,
         "every_item": True, "config": as_dict(settings), "seed": seed,
     }  # fmt: skip
-    with atomic_directory(Path(out)) as folder:
-        events.to_parquet(folder / EVENTS, index=False)
-        write_json(folder / METADATA, body)
+    write_weight_log(events, body, Path(out))
     return {"slates": float(len(events)), **{name: float(events[name].mean()) for name in OBJECTIVES}}
+
+
+def write_weight_log(events: pd.DataFrame, body: Mapping[str, Any], out: Path) -> None:
+    """Write the table and the metadata of a log of weights, whole or not at all."""
+    with atomic_directory(out) as folder:
+        events.to_parquet(folder / EVENTS, index=False)
+        write_json(folder / METADATA, {"format": FORMAT, "version": FORMAT_VERSION, **body})
 
 
 def read_weight_log(
@@ -228,13 +234,30 @@ def _read_events(path: Path) -> pd.DataFrame:
 
 def _tuning_log(events: pd.DataFrame, path: Path, policy: Policy, grid: ActionGrid) -> TuningLog:
     ids, row = np.unique(events["user_id"].to_numpy(), return_inverse=True)
-    users = ids.tolist()
-    if unknown := [user for user in users if not policy.scorer.knows(user)]:
-        raise DataError(f"{path}: user {unknown[0]} is not in the policy")
-    features: NDArray[Any] = row
-    described = UserFeatures.fit(policy.scorer).of(policy.scorer, users).take(features)
+    users, scorer = ids.tolist(), policy.scorer
+    if "numeric" in events:
+        described = _logged_features(events, path, scorer)
+    else:
+        if unknown := [user for user in users if not scorer.knows(user)]:
+            raise DataError(f"{path}: user {unknown[0]} is not in the policy")
+        features: NDArray[Any] = row
+        described = UserFeatures.fit(scorer).of(scorer, users).take(features)
     objectives = events[list(OBJECTIVES)].to_numpy(np.float64)
     return TuningLog(
         described, events["action"].to_numpy(np.int64), events["propensity"].to_numpy(np.float64), objectives[:, 0],
         objectives, OBJECTIVES, events["fallback"].to_numpy(bool), grid.size, unit=row.astype(np.int64),
     )  # fmt: skip
+
+
+def _logged_features(events: pd.DataFrame, path: Path, scorer: Scorer) -> TuningFeatures:
+    """Return the features that a server logged with each request."""
+    like = UserFeatures.fit(scorer).of(scorer, scorer.user_ids[:1])
+    try:
+        categorical, numeric = (np.array(events[name].tolist()) for name in ("categorical", "numeric"))
+        if categorical.shape[1:] != like.categorical.shape[1:] or numeric.shape[1:] != like.numeric.shape[1:]:
+            raise ValueError(f"{categorical.shape[1:]} and {numeric.shape[1:]} columns")
+        return TuningFeatures(categorical.astype(np.int32), numeric.astype(np.float32), like.sizes)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: the features of the users are not those of the policy ({error}); export the log again"
+        ) from None
