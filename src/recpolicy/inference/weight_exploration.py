@@ -62,7 +62,7 @@ class DrawnWeights:
 
     score: Array  # [A]
     record: dict[str, Any]
-    """What a log of weights needs, as JSON-able values."""
+    """The entry of a log of weights, as JSON-able values."""
     values: dict[str, float]
     """The weights by head."""
 
