@@ -11,11 +11,16 @@ from tiny_policies import tiny_artifact
 
 from recpolicy.agents.utility_tuning import UtilityTuningConfig
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.evaluation.gate import GateConfig
 from recpolicy.evaluation.hit_values import action_hits, log_hits
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.tuned_layer import read_tuned_layer
+from recpolicy.inference.tuned_scorer import TunedScorer
 from recpolicy.models.ranking_formula import best_items
 from recpolicy.models.session_world import SessionWorld
+from recpolicy.workflows import layer_gating
+from recpolicy.workflows.gating import read_gate
+from recpolicy.workflows.layer_gating import HITS, gate_layer, read_holdout
 from recpolicy.workflows.layer_tuning import (
     MEAN,
     STATIC,
@@ -213,3 +218,67 @@ def test_few_hits_are_no_verdict(policy, log, tmp_path):
     pd.read_parquet(few / "weights.parquet").iloc[:300].to_parquet(few / "weights.parquet", index=False)
     result = tune_layer(policy, few, tmp_path / "out", config=QUICK)
     assert result.gates.verdicts["lift"] == "cannot tell"
+
+
+@pytest.fixture(scope="module")
+def served(tuned, policy):
+    """The policy under its layer."""
+    return Policy(policy.artifact, TunedScorer(policy.scorer, tuned[0].layer, "d" * 64))
+
+
+@pytest.fixture(scope="module")
+def holdout(policy, world, tmp_path_factory):
+    """Requests after the tuning."""
+    folder = tmp_path_factory.mktemp("holdout") / "log"
+    settings = {"slates": 30_000, "slate_size": 2, "points": 5}
+    simulate_weight_log(policy, world, HEADS, folder, config=settings, seed=1)
+    return folder
+
+
+def test_the_gate_passes_a_layer_on_later_requests_and_in_the_world(
+    served, holdout, tuned, world, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(layer_gating, "_compare", lambda *_: compare_in_world(tuned[0], world))
+    result = gate_layer(served, holdout, "a split", GateConfig(), out=tmp_path / "gate")
+    assert result.verdict == "pass", result.reasons
+    assert len(result.criteria) == 5
+    record = read_gate(tmp_path / "gate" / "gate.json")
+    assert record["policy"]["policy_digest"] == "d" * 64
+    assert result.figures["gain over the best static weights in planted"] > 0
+
+
+def test_the_gate_has_no_verdict_with_few_hits_and_fails_a_layer_that_serves_one_point(served, holdout, tmp_path):
+    few = changed(holdout, tmp_path / "few")
+    pd.read_parquet(few / "weights.parquet").iloc[:200].to_parquet(few / "weights.parquet", index=False)
+    result = gate_layer(served, few, None, GateConfig())
+    assert result.verdict == "no_verdict"
+    assert any(reason.startswith(HITS) for reason in result.reasons)
+    layer = served.scorer.layer
+    flat = {name: np.zeros_like(part) for name, part in layer.policy.network.params.items()}
+    network = replace(layer.policy.network, params=flat)
+    constant = replace(layer, policy=replace(layer.policy, network=network))
+    worse = gate_layer(Policy(served.artifact, TunedScorer(served.scorer.base, constant, "e" * 64)), holdout, None,
+                       GateConfig())  # fmt: skip
+    assert worse.verdict == "fail"
+
+
+def test_the_gate_sees_no_request_of_the_tuning(served, log, holdout, tmp_path):
+    assert len(read_holdout(served, log)) == 30_000  # the half that the tuning left out
+    times = np.arange(30_000)
+    timed = changed(holdout, tmp_path / "timed", time=times)
+    layer = replace(served.scorer.layer, metadata={**served.scorer.layer.metadata, "log_until": 19_999})
+    later = Policy(served.artifact, TunedScorer(served.scorer.base, layer, "d" * 64))
+    assert len(read_holdout(later, timed)) == 10_000
+    layer = replace(layer, metadata={**layer.metadata, "log_until": 30_000})
+    with pytest.raises(DataError, match="no request after those that the layer was tuned on"):
+        read_holdout(Policy(served.artifact, TunedScorer(served.scorer.base, layer, "d" * 64)), timed)
+
+
+def test_the_gate_refuses_other_logs_in_one_line(served, policy, world, tmp_path):
+    with pytest.raises(DataError, match="a tuned layer is gated on a log of weights"):
+        read_holdout(served, None)
+    with pytest.raises(DataError, match=r"no weights\.json; a tuned layer is gated"):
+        read_holdout(served, tmp_path)
+    simulate_weight_log(policy, world, HEADS, tmp_path / "log", config={"slates": 10, "slate_size": 2, "points": 3})
+    with pytest.raises(ConfigError, match="another grid of weights than that of the layer"):
+        read_holdout(served, tmp_path / "log")

@@ -1,13 +1,18 @@
 """`recpolicy gate`: decide whether a policy may go into service. The exit code is the verdict."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recpolicy.cli.command import Command
 from recpolicy.cli.guardrail_options import ONLY_ITEMS, EvaluatedGuardrails
 from recpolicy.cli.output import print_text
+
+if TYPE_CHECKING:
+    from recpolicy.data.splits import Split
+    from recpolicy.evaluation.gate import Gate, GateConfig
+    from recpolicy.inference.predictor import Policy
 
 _FAILED = 1
 
@@ -19,7 +24,7 @@ def gate(
         typer.Option(
             "--log",
             help="Folder that `recpolicy log ingest` wrote, one file of rounds, or a log of sessions. Session policies"
-            " need none: they are compared in simulated sessions, too.",
+            " need none: they are compared in simulated sessions, too. Of a tuned layer: a log of uniform weights.",
         ),
     ] = None,
     baseline: Annotated[
@@ -75,7 +80,10 @@ def gate(
         if group is not None:
             raise typer.BadParameter("items are gated by groups of users; leave it out", param_hint="--group")
         split = None if log_only else load_training_split(policy, data)
-        result = gate_candidate(policy, split, log, incumbent, limits, seed, out, rails)
+        if policy.scorer.tuned:
+            result = _gate_layer(policy, log, baseline, rails, split, limits, seed, out)
+        else:
+            result = gate_candidate(policy, split, log, incumbent, limits, seed, out, rails)
     if as_json:
         print_json(result.as_dict())
     else:
@@ -86,6 +94,27 @@ def gate(
             print_text(f"note: {note}\n")
         print_text(f"{VERDICTS[result.verdict]}: {candidate}" + (f", written to {out}" if out else ""))
     return 0 if result.verdict == "pass" else _FAILED
+
+
+def _gate_layer(
+    policy: "Policy", log: Path | None, baseline: Path | None, guardrails: object, split: "Split | None",
+    limits: "GateConfig", seed: int, out: Path | None,
+) -> "Gate":  # fmt: skip
+    """Gate a tuned layer; its baseline is the policy below it."""
+    from recpolicy.core.optional_deps import require_extra
+    from recpolicy.workflows.artifacts import check_writable_folder
+
+    for name, value in (("--baseline", baseline), ("--guardrails", guardrails)):
+        if value is not None:
+            raise typer.BadParameter(
+                "a tuned layer is compared with the policy below it, without guardrails; leave it out", param_hint=name
+            )
+    require_extra("train", "the gate of a tuned layer")
+    from recpolicy.workflows.layer_gating import gate_layer
+
+    if out is not None:
+        check_writable_folder(out)
+    return gate_layer(policy, log, split, limits, seed, out)
 
 
 COMMANDS = (

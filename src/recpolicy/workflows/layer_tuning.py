@@ -113,7 +113,7 @@ def tune_layer(
     log, utility, grid, described = read_weight_log(log_path, policy, heads, own)
     log.check_uniform("tuning")
     log = log.with_reward(np.array(config.reward_weights))
-    train, holdout = _halves(log, config.evaluation_share, seed)
+    train, holdout = split_log(log, config.evaluation_share, seed)
     tuned, values = _trained(train, grid, config, seed)
     static = best_static_action(train, grid)
     action = served_actions(tuned, holdout)
@@ -135,7 +135,8 @@ def tune_layer(
     return TuningResult(layer, gates, mean, pareto)
 
 
-def _halves(log: TuningLog, holdout: float, seed: int) -> tuple[TuningLog, TuningLog]:
+def split_log(log: TuningLog, holdout: float, seed: int) -> tuple[TuningLog, TuningLog]:
+    """Return the parts of a log for training and for the gates, shuffled."""
     order = generator(seed, "tune/halves").permutation(len(log))
     count = max(1, round(len(log) * (1 - holdout)))
     return log.take(order[:count]), log.take(order[count:] if count < len(log) else order[-1:])

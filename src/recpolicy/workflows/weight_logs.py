@@ -217,6 +217,12 @@ def read_weight_log(
     return log, utility, grid, body
 
 
+def log_times(path: Path) -> NDArray[np.int64] | None:
+    """Return the times [N] of the requests of a log, in milliseconds since 1970; None for a simulated log."""
+    events = _read_events(path / EVENTS)
+    return events["time"].to_numpy(np.int64) if "time" in events else None
+
+
 def _read_events(path: Path) -> pd.DataFrame:
     try:
         events = pd.read_parquet(path)
