@@ -88,19 +88,8 @@ def main() -> None:
     requests = 200 if options.quick else 3_000
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
-        words = [
-            "train",
-            "linucb",
-            "--split",
-            "u1",
-            "--seed",
-            SEED,
-            "--total-timesteps",
-            6_400,
-            "--out",
-            folder / "base",
-        ]
-        subprocess.run([COMMAND, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+        words = f"train linucb --split u1 --seed {SEED} --total-timesteps 6400 --out".split()
+        subprocess.run([COMMAND, *words, folder / "base"], check=True, stdout=subprocess.DEVNULL)
         tuned = write_layer(folder / "base", folder / "tuned")
         servers = {}
         for name, policy, text in (

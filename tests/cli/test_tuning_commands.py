@@ -69,6 +69,8 @@ def test_tune_writes_a_layer_and_prints_its_gates_as_json(folders, tmp_path):
         (["--reward", "likes=1"], "no objective named 'likes'"),
         (["--method", "reinforced"], "method is 'reinforced'"),
         (["--heads", "like"], "a log of the heads like, popularity, not like"),
+        (["--static", "like=2", "--static", "popularity=0"], "weight 'like' is 2, outside of its grid 0 to 1"),
+        (["--static", "like=1"], "no weight of 'popularity'; expected one for each of like, popularity"),
     ],
 )
 def test_wrong_input_of_tune_is_one_line(folders, tmp_path, words, message):

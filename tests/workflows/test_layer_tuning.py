@@ -16,7 +16,7 @@ from recpolicy.evaluation.hit_values import action_hits, log_hits
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.tuned_layer import read_tuned_layer
 from recpolicy.inference.tuned_scorer import TunedScorer
-from recpolicy.models.ranking_formula import best_items
+from recpolicy.models.ranking_formula import best_items, contribution_shares
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.workflows import layer_gating
 from recpolicy.workflows.gating import read_gate
@@ -282,3 +282,28 @@ def test_the_gate_refuses_other_logs_in_one_line(served, policy, world, tmp_path
     simulate_weight_log(policy, world, HEADS, tmp_path / "log", config={"slates": 10, "slate_size": 2, "points": 3})
     with pytest.raises(ConfigError, match="another grid of weights than that of the layer"):
         read_holdout(served, tmp_path / "log")
+
+
+def test_bounds_of_weights_follow_from_the_part_of_the_utility(policy, world, tmp_path):
+    settings = {"slates": 10, "slate_size": 4, "points": 3, "share_range": (0.1, 0.5)}
+    simulate_weight_log(policy, world, ["like", "rating"], tmp_path / "log", config=settings)
+    _, utility, grid, _ = read_weight_log(tmp_path / "log", policy)
+    users = list(policy.scorer.user_ids)
+    arms = utility.slates(users, np.array([1.0, 0.0, 0.0]), 4, exclude_rated=False).arms
+    shown = np.take_along_axis(utility.heads(users), arms[:, :, np.newaxis], axis=1)
+    for place, bounds in enumerate(zip(grid.low, grid.high, strict=True), start=1):
+        for weight, share in zip(bounds, (0.1, 0.5), strict=True):
+            weights = np.eye(3)[0] + weight * np.eye(3)[place]
+            assert contribution_shares(shown, weights)[:, place].mean() == pytest.approx(share, abs=1e-4)
+    with pytest.raises(ConfigError, match="expected two ascending shares"):
+        simulate_weight_log(policy, world, HEADS, tmp_path / "no", config={**settings, "share_range": (0.5, 0.1)})
+    with pytest.raises(DataError, match=r"its mean part cannot be 0\.9999"):
+        simulate_weight_log(
+            policy, world, HEADS, tmp_path / "no", config={**settings, "slate_size": 1, "share_range": (0.1, 0.9999)}
+        )
+
+
+def test_named_static_weights_are_the_fallback(policy, log, tmp_path):
+    config = replace(QUICK, static_weights={"recency": 0.5, "popularity": 0.26})
+    layer = tune_layer(policy, log, tmp_path / "out", config=config).layer
+    assert layer.static_weights.tolist() == [1.0, 0.5, 0.25]

@@ -74,6 +74,14 @@ def simulate(
     points: Annotated[
         int | None, typer.Option("--points", min=2, help="Points of each weight of --weights (7).")
     ] = None,
+    share_range: Annotated[
+        str | None,
+        typer.Option(
+            "--share-range",
+            help="LOW,HIGH: bounds of each weight of --weights by the part that the head has in the utility of a slate,"
+            " such as 0.05,0.4 (default: weights of 0 to 1).",
+        ),
+    ] = None,
     head_table: Annotated[
         Path | None, typer.Option("--head-table", help="Own heads: Parquet or CSV with user_id, item_id and numbers.")
     ] = None,
@@ -123,7 +131,8 @@ def simulate(
     policy = _logging_policy(logging_policy)
     if weights is not None or heads is not None:
         _check_weights(weights, heads, policy, rounds, sessions)
-        chosen = {name: value for name, value in (("slates", slates), ("points", points)) if value is not None}
+        given = {"slates": slates, "points": points, "share_range": _parse_shares(share_range)}
+        chosen = {name: value for name, value in given.items() if value is not None}
         tables_of_heads = head_table, item_table
         _simulate_weights(
             parts, out, policy, heads or "", {**tables.get("log", {}), **chosen}, tables_of_heads, seed, force=force,
@@ -199,6 +208,19 @@ def _simulate_sessions(
     print_text(
         f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy"
     )
+
+
+def _parse_shares(text: str | None) -> list[float] | None:
+    """Return two numbers with a comma between them."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}: expected two shares, such as 0.05,0.4", param_hint="--share-range"
+        ) from None
+    return [low, high]
 
 
 def _check_weights(

@@ -32,6 +32,14 @@ def tune(
         list[str] | None,
         typer.Option("--reward", help="OBJECTIVE=WEIGHT: like, session_continues or novelty (like=1)."),
     ] = None,
+    static: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--static",
+            help="HEAD=WEIGHT: the weights that serve today, one for each head; they are the fallback and the rival"
+            " (default: the best of the log).",
+        ),
+    ] = None,
     pairs: Annotated[
         Path | None, typer.Option("--head-table", help="Own heads: Parquet or CSV with user_id, item_id and numbers.")
     ] = None,
@@ -65,7 +73,9 @@ def tune(
     agent: dict[str, Any] = {"method": method, "learning_rate": 0.003, **({} if steps is None else {"steps": steps})}
     settings: dict[str, Any] = {"agent": agent}
     if reward:
-        settings["reward"] = _rewards(reward)
+        settings["reward"] = _named_numbers(reward, "--reward", "OBJECTIVE=WEIGHT, such as like=1")
+    if static:
+        settings["static_weights"] = _named_numbers(static, "--static", "HEAD=WEIGHT, such as novelty=0.5")
     config = build(LayerTuningConfig, settings, "tune")
     result = tune_layer(
         policy,
@@ -97,7 +107,8 @@ def own_heads(policy: "Policy", pairs: Path | None, items: Path | None) -> Any:
     return read_own_heads(policy.scorer, pairs, items)
 
 
-def _rewards(words: list[str]) -> dict[str, float]:
+def _named_numbers(words: list[str], option: str, expected: str) -> dict[str, float]:
+    """Return numbers by name from NAME=NUMBER."""
     weights = {}
     for word in words:
         name, sign, text = word.partition("=")
@@ -106,7 +117,7 @@ def _rewards(words: list[str]) -> dict[str, float]:
         except ValueError:
             sign = ""
         if not name or not sign:
-            raise typer.BadParameter(f"{word!r}: expected OBJECTIVE=WEIGHT, such as like=1", param_hint="--reward")
+            raise typer.BadParameter(f"{word!r}: expected {expected}", param_hint=option)
     return weights
 
 

@@ -51,6 +51,9 @@ class LayerTuningConfig:
     """Weight of each objective in the reward: like, session_continues, novelty."""
     evaluation_share: OpenFraction = 0.5
     """Share of the log that only the gates see."""
+    static_weights: Mapping[str, Number] | None = None
+    """The weights that serve today, the nearest grid point of which is the fallback and the rival of the lift; None
+    takes the best of the log."""
     agent: UtilityTuningConfig = UtilityTuningConfig(method="value_regression", learning_rate=0.003)
     """Method and settings of the training."""
 
@@ -105,7 +108,7 @@ def tune_layer(
 
     Raises:
         DataError: The log is not uniform, or of another policy.
-        ConfigError: A setting is out of range, or the log has other heads.
+        ConfigError: A setting is out of range, the log has other heads, or static weights are outside of its grid.
         ArtifactError: `out` exists.
     """
     config = config or LayerTuningConfig()
@@ -114,8 +117,9 @@ def tune_layer(
     log.check_uniform("tuning")
     log = log.with_reward(np.array(config.reward_weights))
     train, holdout = split_log(log, config.evaluation_share, seed)
+    today = None if config.static_weights is None else grid.check_weights(config.static_weights)
     tuned, values = _trained(train, grid, config, seed)
-    static = best_static_action(train, grid)
+    static = best_static_action(train, grid) if today is None else int(grid.nearest_weights(today))
     action = served_actions(tuned, holdout)
     gates = tuning_gates(holdout, action, static, generator(seed, "tune/gates"))
     metadata = {

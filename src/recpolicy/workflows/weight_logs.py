@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recpolicy.core.config import Count, Number, PositiveFraction, Size, as_dict, config_dataclass
+from recpolicy.core.config import Count, Fraction, Number, PositiveFraction, Size, as_dict, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_directory, read_versioned_json, write_json
 from recpolicy.core.seeds import generator
@@ -29,7 +29,13 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.inference.ranking_utility import NO_OWN_HEADS, OwnHeads, RankingUtility, item_information
 from recpolicy.inference.scorer import Scorer
 from recpolicy.inference.tuned_layer import SCORE, UserFeatures
-from recpolicy.models.ranking_formula import ActionGrid, HeadScaling, best_items, contenders
+from recpolicy.models.ranking_formula import (
+    ActionGrid,
+    HeadScaling,
+    best_items,
+    contenders,
+    operational_range,
+)
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.slate_outcomes import first_slate_outcomes
 from recpolicy.workflows.artifacts import check_absent
@@ -40,6 +46,7 @@ EVENTS, METADATA = "weights.parquet", "weights.json"
 OBJECTIVES = ("like", "session_continues", "novelty")
 _USERS_WITH_SLATES = 20_000
 """Above it, the slates of all grid points are not computed, which takes some 4 ms a user, and hits are of actions."""
+_USERS_OF_BOUNDS = 500
 _COLUMNS = ("user_id", "action", "propensity", "fallback", *OBJECTIVES)
 
 
@@ -57,6 +64,9 @@ class WeightLogConfig:
     """Lowest weight of every head; the policy's own score has weight 1."""
     high: Number = 1.0
     """Highest weight of every head."""
+    share_range: tuple[Fraction, Fraction] | None = None
+    """Smallest and largest mean part of each head in the utility of the slates shown, in place of low and high: the
+    bounds of its weight are those that reach them, next to the policy's score alone."""
     continuation_probability: PositiveFraction = 0.8
     """Probability of reading on after an item that is not liked."""
 
@@ -82,6 +92,43 @@ def tuning_utility(policy: Policy, heads: Sequence[str], own: OwnHeads = NO_OWN_
     if SCORE in heads:
         raise ConfigError(f"head {SCORE!r} always has weight 1; leave it out")
     return RankingUtility(policy.scorer, (SCORE, *heads), own)
+
+
+def operational_bounds(
+    utility: RankingUtility, share: tuple[float, float], slots: int
+) -> tuple[list[float], list[float]]:
+    """Return the lowest and the highest weight of each tuned head: those that give it a part of the utility.
+
+    The part is the mean over the slates that the policy's score alone shows to up to 500 users.
+
+    Args:
+        utility: The formula, with the score first.
+        share: Smallest and largest mean part, within 0..1.
+        slots: Items of a slate.
+
+    Raises:
+        ConfigError: The shares do not ascend.
+        DataError: A head is 0 on all items of some slate, so that no weight gives it a part there.
+    """
+    ids = list(utility.scorer.user_ids)
+    users = ids[:: -(-len(ids) // _USERS_OF_BOUNDS)]
+    heads = utility.heads(users)
+    shown = best_items(heads[:, :, 0], slots)  # [n, K]
+    heads = np.take_along_axis(heads, shown[:, :, np.newaxis], axis=1)
+    alone = np.zeros(len(utility.names))
+    alone[0] = 1.0
+    low, high = [], []
+    for place, name in enumerate(utility.names[1:], start=1):
+        largest = float((heads[:, :, place] > 0).any(axis=1).mean())
+        if largest <= share[1]:
+            raise DataError(
+                f"head {name!r} is above 0 in {largest:.0%} of the slates, so its mean part cannot be {share[1]:g};"
+                " give smaller shares, or bounds of the weights"
+            )
+        first, last = operational_range(heads, alone, place, share)
+        low.append(first)
+        high.append(last)
+    return low, high
 
 
 def slate_table(
@@ -146,10 +193,12 @@ def simulate_weight_log(
         raise ConfigError(f"{policy.artifact.agent} is a session policy; tuning needs a policy of single rounds")
     if settings.points < 2:
         raise ConfigError(f"points is {settings.points}; expected 2 or more")
-    bounds = [settings.low] * len(heads), [settings.high] * len(heads)
-    grid = ActionGrid.full(heads, *bounds, settings.points)
-    grid.check_size(force)
+    bounds: tuple[Sequence[float], Sequence[float]] = [settings.low] * len(heads), [settings.high] * len(heads)
+    ActionGrid.full(heads, [0.0] * len(heads), [1.0] * len(heads), settings.points).check_size(force)
     utility = tuning_utility(policy, heads, own)
+    if settings.share_range is not None:
+        bounds = operational_bounds(utility, settings.share_range, settings.slate_size)
+    grid = ActionGrid.full(heads, *bounds, settings.points)
     table = slate_table(utility, grid, world, settings.slate_size, settings.continuation_probability)
     rng = generator(seed, "weight log")
     person, action = rng.integers(len(table.users), size=settings.slates), rng.integers(grid.size, size=settings.slates)
