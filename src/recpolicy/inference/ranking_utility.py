@@ -4,7 +4,6 @@ n users, I items, A items of the catalog, H heads, K places. Heads come from the
 of the user. models/ranking_formula.py has their scaling, the weights and their grid. NumPy only, apart from own files.
 """
 
-import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 Scores = BatchPrediction | BatchScores
 Rated = Sequence[NDArray[np.int32]]
 """The item rows that each user rated."""
-
-logger = logging.getLogger(__name__)
 
 _LIKE, _DISLIKE, _HALF_STEP = 0.75, 0.25, 0.125  # of the rating scale: 4, 2 and half a point of 1 to 5
 _USERS_TO_FIT = 2_000
@@ -105,12 +102,6 @@ HEADS = (*_OF_PREDICTION, "genre_match", *_OF_ITEM)
 P(rating in the lowest quarter); novelty in bits; genre_match: cosine with the genres that the user rated."""
 
 
-def _of_user(block: Scores, place: int) -> BatchScores:
-    """Return what is predicted for one user, with the axis n."""
-    here = slice(place, place + 1)
-    return BatchScores(block.rating[here], block.std[here], None, block.score[here])
-
-
 @dataclass(frozen=True)
 class UtilitySlates:
     """The slates of n users."""
@@ -182,18 +173,37 @@ class RankingUtility:
             users: Their ids.
             rated: The item rows that each of them rated.
         """
-        arms = self.scorer.action_items
-        result = np.empty((len(users), len(arms), len(self.names)), np.float32)
+        unknown = [user for user in users if self.scorer.user_row(user) is None]
+        if unknown and any(name in self.own.pair for name in self.names):
+            raise self.scorer.unknown_user_error(unknown, "own heads describe known users only")
+        result = np.empty((*block.score.shape, len(self.names)), np.float32)
         for place, name in enumerate(self.names):
-            if name in _OF_PREDICTION:
-                result[:, :, place] = _OF_PREDICTION[name](self.scorer, block)
-            elif name == "genre_match":
-                result[:, :, place] = self._genre_match(rated)
-            elif name in self.own.pair:
-                result[:, :, place] = self.own.pair[name][np.ix_(self._rows(users), arms)]
-            else:
-                result[:, :, place] = self._of_items[name]
+            result[:, :, place] = self._head(name, block, users, rated)
         return result
+
+    def _head(self, name: str, block: Scores, users: Sequence[Hashable], rated: Rated) -> Array:
+        """Return one head [n, A], or [A] if it is alike for all users, in its own unit; NaN where it has no value."""
+        if name in _OF_PREDICTION:
+            return _OF_PREDICTION[name](self.scorer, block)
+        if name == "genre_match":
+            return self._genre_match(rated)
+        if name in self.own.pair:
+            rows = [self.scorer.user_row(user) for user in users]
+            known = np.array([-1 if row is None else row for row in rows], np.int64)
+            values = self.own.pair[name][np.ix_(known, self.scorer.action_items)]
+            return np.where(known[:, np.newaxis] < 0, np.nan, values)
+        return self._of_items[name]
+
+    @cached_property
+    def _scaled_of_items(self) -> dict[str, NDArray[np.float32]]:
+        """Heads [A] on 0..1 that are alike for all users."""
+        return {name: self._on_unit(name, column) for name, column in self._of_items.items()}
+
+    def _on_unit(self, name: str, values: Array) -> NDArray[np.float32]:
+        place = self.names.index(name)
+        low, width = self.scaling.low[place], self.scaling.high[place] - self.scaling.low[place]
+        scaled = (values - low) * (1 / width) if width > 0 else np.zeros_like(values)
+        return np.clip(scaled, 0.0, 1.0, out=scaled).astype(np.float32)
 
     @cached_property
     def _unit_genres(self) -> tuple[Array, Array]:
@@ -206,12 +216,6 @@ class RankingUtility:
         unit, columns = self._unit_genres
         profile = np.stack([unit[rows].sum(axis=0) for rows in rated])
         return np.asarray(_unit_rows(profile) @ columns)
-
-    def _rows(self, users: Sequence[Hashable]) -> NDArray[np.int64]:
-        rows = [self.scorer.user_row(user) for user in users]
-        if None in rows:
-            raise self.scorer.unknown_user_error([users[rows.index(None)]], "own heads describe known users only")
-        return np.array(rows, np.int64)
 
     def heads(self, users: Sequence[Hashable], fold_in: FoldIn | None = None) -> NDArray[np.float32]:
         """Return heads [n, A, H] on 0..1; raises UnknownIdError, and DataError where an own head is missing."""
@@ -232,18 +236,17 @@ class RankingUtility:
 
         The policy's own score ranks for users who lack a head.
         """
-        try:
-            heads = self.scaled(self.heads_of_block(block, users, rated), users)
-            return utility(heads, weights).astype(np.float64), np.ones(len(users), bool)
-        except DataError as error:
-            if len(users) == 1:
-                logger.info("the policy's own score ranks: %s", error)
-                return np.asarray(block.score, np.float64), np.zeros(1, bool)
-        parts = [
-            self.rank_block(_of_user(block, place), users[place : place + 1], rated[place : place + 1], weight)
-            for place, weight in enumerate(weights[:, np.newaxis])
-        ]
-        return np.concatenate([score for score, _ in parts]), np.concatenate([complete for _, complete in parts])
+        total = np.zeros(block.score.shape, np.float32)
+        for place, name in enumerate(self.names):
+            head = self._scaled_of_items.get(name)
+            if head is None:
+                head = self._on_unit(name, self._head(name, block, users, rated))
+            total += weights[:, place, np.newaxis].astype(np.float32) * head
+        score = total.astype(np.float64)
+        complete = np.isfinite(score).all(axis=1)
+        if not complete.all():
+            score = np.where(complete[:, np.newaxis], score, block.score)
+        return score, complete
 
     def slates(
         self, users: Sequence[Hashable], weights: Array, k: int, *, reserve: Array | float | None = None,
