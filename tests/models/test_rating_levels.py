@@ -81,3 +81,10 @@ def test_it_survives_as_json():
 def test_levels_and_cuts_must_ascend(values, cuts):
     with pytest.raises(DataError, match="need ascending cut points"):
         RatingLevels(values, cuts)
+
+
+def test_the_probability_of_some_levels_is_the_sum_of_theirs(levels):
+    mean, std = np.linspace(1.2, 4.8, 7), np.linspace(0.05, 1.5, 7)
+    chosen = tuple(value >= 4 for value in levels.values)
+    expected = levels.probabilities(mean, std)[:, np.array(chosen)].sum(axis=-1)
+    assert np.allclose(levels.probability_of(chosen, mean, std), expected, atol=1e-12)

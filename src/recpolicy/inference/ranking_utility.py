@@ -51,7 +51,7 @@ def _probability_above(scorer: Scorer, block: Scores, share: float, strict: bool
     if parts.levels is not None:
         values = np.array(parts.levels.values)
         chosen = values > limit if strict else values >= limit
-        return np.asarray(parts.levels.probabilities(rating, std)[..., chosen].sum(axis=-1), np.float64)
+        return parts.levels.probability_of(tuple(chosen.tolist()), rating, std)
     margin = _HALF_STEP * (high - low) * (1 if strict else -1)
     return np.asarray(normal_cdf((rating - (limit + margin)) / rating_spread(parts, rating, std)))
 

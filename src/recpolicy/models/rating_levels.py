@@ -53,6 +53,16 @@ class RatingLevels:
         """Return the probabilities [..., L] of the levels, given expected ratings [...] and their std [...]."""
         return self._look_up(self._tables[0], mean, std)
 
+    def probability_of(self, chosen: tuple[bool, ...], mean: Array, std: Array) -> Array:
+        """Return the probability [...] of any of the chosen levels [L]: the sum of theirs, with one look-up."""
+        if chosen not in self._chosen_tables:
+            self._chosen_tables[chosen] = self._tables[0][..., np.array(chosen)].sum(axis=-1)
+        return self._look_up(self._chosen_tables[chosen], mean, std)
+
+    @cached_property
+    def _chosen_tables(self) -> dict[tuple[bool, ...], Array]:
+        return {}
+
     def spread(self, mean: Array, std: Array) -> Array:
         """Return the standard deviation [...] of one rating, given expected ratings [...] and their std [...]."""
         return self._look_up(self._tables[1], mean, std)
