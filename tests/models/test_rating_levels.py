@@ -83,6 +83,7 @@ def test_levels_and_cuts_must_ascend(values, cuts):
         RatingLevels(values, cuts)
 
 
+@pytest.mark.parametrize("levels", [STARS, HALF_STARS])
 def test_the_probability_of_some_levels_is_the_sum_of_theirs(levels):
     mean, std = np.linspace(1.2, 4.8, 7), np.linspace(0.05, 1.5, 7)
     chosen = tuple(value >= 4 for value in levels.values)
