@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from client_helpers import ask, refusal
+from rollout_fixtures import rate, rolling
 from sqlalchemy import select
 from tuned_policies import HEADS, NEW, POPULAR, write_base, write_tuned
 from unlimited import UNLIMITED
@@ -17,8 +18,12 @@ from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.inference.weight_exploration import TuningConfig
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
+from recpolicy.server.db import rollouts
 from recpolicy.server.db.schema import events
+from recpolicy.server.jobs.rollout_job import check_rollout
 from recpolicy.server.lifespan import open_state
+from recpolicy.server.rollout import controller
+from recpolicy.server.rollout.gain import compare_gains
 from recpolicy.server.settings import read_settings
 
 GREEDY = replace(UNLIMITED, exploration=ExplorationConfig(share=0.0))
@@ -195,3 +200,27 @@ def test_a_wrong_request_of_a_tuned_version_is_refused_as_ever(folders, tmp_path
     with serving(folders[1], tmp_path / "state") as (app, _):
         answer = ask(app, "POST", "/v1/recommend", {"user": 1, "k": 2, "exclude": [7]})
         assert "no item with id 7" in refusal(answer, 404, "unknown_id")
+
+
+def test_a_layer_is_rolled_out_over_its_policy_and_promoted(folders, tmp_path):
+    registry = Registry(tmp_path / "registry")
+    for folder in folders:
+        registry.register(folder, gate={"verdict": "pass"})
+    registry.promote(1)
+    with rolling(tmp_path) as state:
+        row = controller.start(state, 2, "ann")
+        served = [recommend(make_app(state), user) for user in range(1, 13)]
+        assert {answer["policy"]["version"] for answer in served} <= {1, 2}
+        for stage in range(2):
+            rate(state, row, 900, difference=0.2, seed=stage)
+            assert check_rollout(state, {}).metadata["action"] == "advance"
+            with state.store.engine.connect() as connection:
+                (row,) = rollouts.latest(connection, 1)
+        rate(state, row, 60, seed=2)
+        assert check_rollout(state, {}).metadata["action"] == "promote"
+        assert "weights" in recommend(make_app(state), 1)
+        with state.store.engine.connect() as connection:
+            (compared,) = compare_gains(registry, connection)
+        assert compared.challenger == 2
+        assert compared.measured is not None
+        assert compared.predicted is None  # the gates of a layer are in another unit
