@@ -14,6 +14,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.evaluation.gate import GateConfig
 from recpolicy.evaluation.hit_values import action_hits, log_hits
 from recpolicy.inference.predictor import Policy
+from recpolicy.inference.ranking_utility import OwnHeads
 from recpolicy.inference.tuned_layer import read_tuned_layer
 from recpolicy.inference.tuned_scorer import TunedScorer
 from recpolicy.models.ranking_formula import best_items, contribution_shares
@@ -297,10 +298,9 @@ def test_bounds_of_weights_follow_from_the_part_of_the_utility(policy, world, tm
             assert contribution_shares(shown, weights)[:, place].mean() == pytest.approx(share, abs=1e-4)
     with pytest.raises(ConfigError, match="expected two ascending shares"):
         simulate_weight_log(policy, world, HEADS, tmp_path / "no", config={**settings, "share_range": (0.5, 0.1)})
-    with pytest.raises(DataError, match=r"its mean part cannot be 0\.9999"):
-        simulate_weight_log(
-            policy, world, HEADS, tmp_path / "no", config={**settings, "slate_size": 1, "share_range": (0.1, 0.9999)}
-        )
+    flag = OwnHeads({}, {"flag": np.eye(ITEMS)[0]})
+    with pytest.raises(DataError, match=r"'flag' is above 0 in \d+% of the slates, so its mean part cannot be 0\.5"):
+        simulate_weight_log(policy, world, ["flag"], tmp_path / "no", config=settings, own=flag)
 
 
 def test_named_static_weights_are_the_fallback(policy, log, tmp_path):

@@ -51,7 +51,7 @@ def _probability_above(scorer: Scorer, block: Scores, share: float, strict: bool
     if parts.levels is not None:
         values = np.array(parts.levels.values)
         chosen = values > limit if strict else values >= limit
-        return parts.levels.probability_of(tuple(chosen.tolist()), rating, std)
+        return np.asarray(parts.levels.probability_of(tuple(chosen.tolist()), rating, std), np.float64)
     margin = _HALF_STEP * (high - low) * (1 if strict else -1)
     return np.asarray(normal_cdf((rating - (limit + margin)) / rating_spread(parts, rating, std)))
 
@@ -242,8 +242,8 @@ class RankingUtility:
             if head is None:
                 head = self._on_unit(name, self._head(name, block, users, rated))
             total += weights[:, place, np.newaxis].astype(np.float32) * head
-        score = total.astype(np.float64)
-        complete = np.isfinite(score).all(axis=1)
+        score = np.asarray(total, np.float64)
+        complete = np.asarray(np.isfinite(score).all(axis=1))
         if not complete.all():
             score = np.where(complete[:, np.newaxis], score, block.score)
         return score, complete
