@@ -27,11 +27,15 @@ from servers import COMMAND, RECOMMEND, USERS, Server, ours
 
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.ranking_utility import RankingUtility
+from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.inference.tuned_layer import SCORE, TunedLayer, UserFeatures
 from recpolicy.inference.tuned_scorer import write_tuned_policy
 from recpolicy.models.ranking_formula import ActionGrid
 from recpolicy.models.tuning_network import TuningNetwork, TuningNetworkConfig
 from recpolicy.models.tuning_policy import TunedPolicy
+from recpolicy.server.computed_lists import compute_list
+from recpolicy.server.live_models import LoadedVersion
+from recpolicy.server.schemas.requests import RecommendRequest
 
 SEED, HEADS, POINTS = 0, ("like", "novelty", "genre_match"), 4
 SETTINGS = "[limits]\nrate = 0\n[jobs]\nenabled = false\n[online]\nenabled = false\n[exploration]\nshare = 0\n"
@@ -82,6 +86,20 @@ def latencies(servers: dict[str, Server], requests: int, *, cached: bool) -> dic
     return times
 
 
+def cpu_times(folders: dict[str, Path], lists: int) -> dict[str, list[float]]:
+    """Return the CPU milliseconds to compute one list, in this process; other jobs of the machine matter less here."""
+    versions = {name: LoadedVersion(load_scorer(folder), None) for name, folder in folders.items()}
+    greedy, times = ExplorationConfig(share=0.0), dict[str, list[float]]()
+    for turn in range(-100, lists):
+        request = RecommendRequest(user=turn * 7 % USERS + 1, k=10)
+        for name, version in versions.items():
+            start = time.thread_time()
+            compute_list(version, request, greedy, explored=False)
+            value = 1e3 * (time.thread_time() - start)
+            times.setdefault(name, []).extend([value] if turn >= 0 else [])
+    return times
+
+
 def main() -> None:
     """Measure, write."""
     options = arguments(__doc__ or "")
@@ -97,7 +115,12 @@ def main() -> None:
         ):  # fmt: skip
             (folder / f"{name}.toml").write_text(text)
             servers[name] = stack.enter_context(ours(policy, folder / f"{name}.toml", None))
-        figures: dict[str, float] = {}
+        cpu = cpu_times({"base": folder / "base", "layer": tuned}, requests)
+        more = np.array(cpu["layer"]) - np.array(cpu["base"])
+        figures = {
+            "cpu_ms_base": statistics.median(cpu["base"]), "cpu_ms_more": float(np.median(more)),
+            "cpu_ms_p99_more": float(np.quantile(cpu["layer"], 0.99) - np.quantile(cpu["base"], 0.99)),
+        }  # fmt: skip
         for kind in ("computed", "cached"):
             times = latencies(servers, requests, cached=kind == "cached")
             for name, values in times.items():
@@ -109,6 +132,7 @@ def main() -> None:
                 )
             paired = np.array(times["layer"]) - np.array(times["base"])
             figures[f"mean_ms_more_{kind}"] = float(paired.mean())
+            figures[f"paired_p50_ms_more_{kind}"] = float(np.median(paired))
     for name, value in figures.items():
         print(f"{name:30} {value:12.4f}")
     write_results(options.out, figures, context([SEED], heads=list(HEADS), points=POINTS, requests=requests,

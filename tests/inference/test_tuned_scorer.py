@@ -166,3 +166,18 @@ def test_items_of_a_tuned_version_cannot_be_changed(folder, tmp_path):
     registry.register(folder)
     with pytest.raises(ConfigError, match=r"version 1 has a tuned layer, .*tune again$"):
         change_items(registry, 1, retire=[101])
+
+
+def test_a_policy_that_learns_online_keeps_its_layer(scorer):
+    """The utility has the learned scores; weights and bounds stay."""
+    arrays = {**scorer.artifact.policy, "theta": scorer.artifact.policy["theta"] * np.float32(0.5)}
+    learned = scorer.with_policy(arrays, {**scorer.artifact.metadata, "policy_digest": "f" * 64})
+    before, after = (next(each.score_batches([1])) for each in (scorer, learned))
+    assert after.choice.action.tolist() == before.choice.action.tolist()
+    assert not np.allclose(after.score, before.score)
+    base = next(learned.base.score_batches([1]))
+    low, high = scorer.layer.utility.scaling.low[0], scorer.layer.utility.scaling.high[0]
+    rest = before.score - np.clip((next(scorer.base.score_batches([1])).score - low) / (high - low), 0, 1)
+    assert np.allclose(after.score, np.clip((base.score - low) / (high - low), 0, 1) + rest, atol=1e-5)
+    assert learned.metadata["policy_digest"] == "f" * 64
+    assert learned.metadata["base_policy"] == scorer.metadata["base_policy"]
