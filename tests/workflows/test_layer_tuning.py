@@ -298,7 +298,8 @@ def test_bounds_of_weights_follow_from_the_part_of_the_utility(policy, world, tm
             assert contribution_shares(shown, weights)[:, place].mean() == pytest.approx(share, abs=1e-4)
     with pytest.raises(ConfigError, match="expected two ascending shares"):
         simulate_weight_log(policy, world, HEADS, tmp_path / "no", config={**settings, "share_range": (0.5, 0.1)})
-    flag = OwnHeads({}, {"flag": np.eye(ITEMS)[0]})
+    rarest = int(np.bincount(arms.ravel(), minlength=ITEMS).argmin())
+    flag = OwnHeads({}, {"flag": np.eye(ITEMS)[rarest]})
     with pytest.raises(DataError, match=r"'flag' is above 0 in \d+% of the slates, so its mean part cannot be 0\.5"):
         simulate_weight_log(policy, world, ["flag"], tmp_path / "no", config=settings, own=flag)
 
