@@ -17,12 +17,18 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.inference.tuned_layer import TunedLayer
 from recpolicy.inference.tuned_scorer import TunedScorer
 from recpolicy.workflows.gating import PAGE_FILE, RECORD_FILE, write_gate
+from recpolicy.workflows.layer_tuning import (
+    TuningResult,
+    WorldComparison,
+    compare_in_world,
+    served_actions,
+    split_log,
+)
 from recpolicy.workflows.weight_logs import METADATA, OBJECTIVES, log_times, read_weight_log
 
 if TYPE_CHECKING:
     from recpolicy.data.splits import Split
     from recpolicy.data.tuning_log import TuningLog
-    from recpolicy.workflows.layer_tuning import WorldComparison
 
 _NEEDED = (
     "a tuned layer is gated on a log of weights: give --log, a folder of `log simulate --weights uniform` or `log"
@@ -55,7 +61,7 @@ def gate_layer(
     assert isinstance(policy.scorer, TunedScorer), "only a tuned layer is gated on weights"
     layer = policy.scorer.layer
     held_out = read_holdout(policy, log)
-    action = layer.policy.actions(held_out.features)
+    action = served_actions(layer.policy, held_out)
     gates = tuning_gates(held_out, action, layer.static_action, generator(seed, "gate/layer"))
     compared = None if split is None else _compare(layer, gates, action, split, policy, seed)
     result = _gate(policy, held_out, gates, compared, config)
@@ -81,8 +87,6 @@ def read_holdout(policy: Policy, path: Path | None) -> "TuningLog":
     reward = np.array([float(layer.metadata["reward"].get(name, 0.0)) for name in OBJECTIVES])
     log = log.with_reward(reward)
     if log.digest == layer.metadata.get("log_digest"):
-        from recpolicy.workflows.layer_tuning import split_log
-
         return split_log(log, float(layer.metadata.get("evaluation_share", 0.5)), int(layer.metadata["seed"]))[1]
     until, times = layer.metadata.get("log_until"), log_times(path)
     if until is None or times is None:
@@ -95,10 +99,9 @@ def read_holdout(policy: Policy, path: Path | None) -> "TuningLog":
 
 def _compare(
     layer: TunedLayer, gates: TuningGates, action: np.ndarray, split: "Split", policy: Policy, seed: int
-) -> "WorldComparison":
+) -> WorldComparison:
     """Return the exact rewards in the evaluation world."""
     from recpolicy.models.session_worlds import fit_two_worlds
-    from recpolicy.workflows.layer_tuning import TuningResult, compare_in_world
 
     world = fit_two_worlds(split, None, int(policy.metadata.get("seed", 0))).evaluation_world
     grid = layer.policy.grid
@@ -107,7 +110,7 @@ def _compare(
 
 
 def _gate(
-    policy: Policy, log: "TuningLog", gates: TuningGates, compared: "WorldComparison | None", config: GateConfig
+    policy: Policy, log: "TuningLog", gates: TuningGates, compared: WorldComparison | None, config: GateConfig
 ) -> Gate:
     criteria = [
         Criterion("diversity of the weights, lower bound", gates.diversity.lo, MIN_DIVERSITY, True, strict=True),
