@@ -122,6 +122,12 @@ def test_bad_inputs_are_one_line_and_write_nothing(capsys, tmp_path, rounds):
     assert "sessions.parquet: not a readable Parquet file" in line
 
 
+def test_a_like_model_is_for_simulated_sessions(capsys, tmp_path, rounds, data):
+    words = ("--like-model", "my_model:like")
+    assert "that of simulated sessions" in refused(gate(capsys, tmp_path, rounds, "--log-only", *words))
+    assert "there are none here: leave it out" in refused(gate(capsys, tmp_path, rounds, "--data", data, *words))
+
+
 def test_report_with_a_log_shows_gate_overlap_and_estimators(capsys, tmp_path, rounds, data):
     folder = shutil.copytree(trained("linucb"), tmp_path / "policy")
     words = ("--data", data, "--log", rounds, "--baseline", trained("rating_model"), "--user", 7)

@@ -14,6 +14,7 @@ from waiting import PATIENCE
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, UnknownIdError
 from recpolicy.inference import scorer as scorer_module
 from recpolicy.inference.artifact import write_arrays, write_manifest
+from recpolicy.inference.block_prediction import arms_except
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.scorer import Prediction, Scorer
@@ -366,3 +367,13 @@ def test_an_id_of_the_other_type_is_explained(scorer):
         texts.item_row(103)
     with pytest.raises(UnknownIdError, match="no user with id True in this policy; describe"):
         texts.predict([True])
+
+
+@pytest.mark.parametrize("action_items", [np.arange(ITEMS), np.array([1, 4, 5, 10])])
+def test_items_are_left_out_by_their_arms_and_those_without_one_are_ignored(action_items):
+    artifact = replace(tiny_artifact(), action_items=action_items.astype(np.int32))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        rated, shown = (rng.choice(ITEMS, rng.integers(0, 6), replace=False).astype(np.int32) for _ in range(2))
+        expected = ~np.isin(action_items, np.concatenate([rated, shown]))
+        assert arms_except(artifact, rated, shown).tolist() == expected.tolist()

@@ -15,7 +15,7 @@ from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.jobs import JOBS
 from recpolicy.server.jobs.scheduler import Job, JobResult, Scheduler
-from recpolicy.server.jobs.subprocess_jobs import EVALUATE
+from recpolicy.server.jobs.subprocess_jobs import EVALUATE, RETRAIN
 from recpolicy.server.lifespan import open_state, stateless_state
 from recpolicy.server.schemas.admin import DriftResponse, JobList, RewardList, RunList, RunResponse, RunStartedResponse
 from recpolicy.server.settings import Settings
@@ -122,6 +122,14 @@ def test_what_cannot_be_run_is_refused(state):
     refusal(console.ask("GET", "runs/99"), 404, "not_found")
     for path in ("runs/0", "runs/x", f"runs/{2**40}", "runs?limit=0", "runs?limit=501", "rewards?days=0"):
         refusal(console.ask("GET", path), 422, "invalid_request")
+
+
+def test_no_parameter_of_a_job_names_code_or_files(state):
+    """Operators of a server are not its administrators: what is imported or read, the settings name."""
+    console = Console(state, RETRAIN)
+    for name, value in (("like_model", "os:system"), ("gate", "/etc/passwd")):
+        answer = console.ask("POST", "jobs/retrain", {name: value}, role="operator")
+        assert name in refusal(answer, 422, "invalid_value")
 
 
 def test_readers_look_and_operators_run(state):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recpolicy.cli.command import Command
+from recpolicy.cli.evaluation import LikeModel
 from recpolicy.cli.guardrail_options import ONLY_ITEMS, EvaluatedGuardrails
 from recpolicy.cli.output import print_text
 
@@ -48,6 +49,7 @@ def gate(
         typer.Option("--group", help="Feature policies: context feature by whose values losses of groups are judged."),
     ] = None,
     guardrails: EvaluatedGuardrails = None,
+    like_model: LikeModel = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for gate.json, gate.html and evaluation.json.")
     ] = None,
@@ -55,6 +57,9 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> int:
     """Gate a policy on held-out ratings, on logged rounds or sessions, and in simulated sessions.
+
+    A policy that was trained with a like model of its own is compared in that world: give the model again, or
+    `--like-model fitted`.
 
     Exit code 0: pass, 1: no pass, 2: wrong input.
     """
@@ -71,6 +76,8 @@ def gate(
     rails = None if guardrails is None else read_guardrails(guardrails)
     if is_feature_policy(candidate) and data is not None:
         raise typer.BadParameter("a feature policy is gated on a log only", param_hint="--data")
+    if like_model is not None and (log_only or is_feature_policy(candidate)):
+        raise typer.BadParameter("is that of simulated sessions; leave it out", param_hint="--like-model")
     policy, incumbent = load_policies(candidate, baseline)
     if isinstance(policy, FeaturePolicy):
         if rails is not None:
@@ -81,9 +88,11 @@ def gate(
             raise typer.BadParameter("items are gated by groups of users; leave it out", param_hint="--group")
         split = None if log_only else load_training_split(policy, data)
         if policy.scorer.tuned:
+            if like_model is not None:
+                raise typer.BadParameter("a layer is gated on logs only; leave it out", param_hint="--like-model")
             result = _gate_layer(policy, log, baseline, rails, split, limits, seed, out)
         else:
-            result = gate_candidate(policy, split, log, incumbent, limits, seed, out, rails)
+            result = gate_candidate(policy, split, log, incumbent, limits, seed, out, rails, like_model)
     if as_json:
         print_json(result.as_dict())
     else:

@@ -98,6 +98,13 @@ class PolicyParts:
         """True if the catalog is all items in row order."""
         return np.array_equal(self.action_items, np.arange(len(self.item)))
 
+    @cached_property
+    def arm_by_row(self) -> NDArray[np.int32]:
+        """The arm of each item row [I]; -1 outside of the catalog."""
+        arm = np.full(len(self.item), -1, np.int32)
+        arm[self.action_items] = np.arange(len(self.action_items))
+        return arm
+
     @property
     def trained_items(self) -> int:
         """The number of items of the training, which have the first rows; all others were added later."""

@@ -212,9 +212,13 @@ def user_blocks(users: Sequence[User], items: int) -> Iterator[Sequence[User]]:
         yield users[start : start + at_once]
 
 
-def not_shown(parts: PolicyParts, shown: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return a mask [A] of the arms that the session has not shown yet."""
-    return ~np.isin(parts.action_items, shown)
+def arms_except(parts: PolicyParts, *items: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Return a mask [A] of the arms without those of item rows; rows without an arm are ignored."""
+    allowed = np.ones(len(parts.action_items), bool)
+    for rows in items:
+        arms = parts.arm_by_row[rows]
+        allowed[arms[arms >= 0]] = False
+    return allowed
 
 
 def _history_state(parts: PolicyParts, context: Array, histories: Sequence[Shown]) -> Array:

@@ -20,8 +20,8 @@ from recpolicy.inference.block_prediction import (
     USERS_AT_ONCE,
     BatchPrediction,
     UserInput,
+    arms_except,
     estimate_rewards,
-    not_shown,
     policy_input,
     policy_values,
     predict_among,
@@ -199,9 +199,8 @@ class Policy:
         inputs = zip(ids, scorer.contexts(ids, folded, at_once=1), scorer.histories(ids, history), strict=True)
         for user, known, past in inputs:
             action_items = artifact.action_items
-            allowed = not_shown(artifact, past[0])
-            if exclude_rated:
-                allowed &= ~np.isin(action_items, scorer.rated(user, folded))
+            rated = (scorer.rated(user, folded),) if exclude_rated else ()
+            allowed = arms_except(artifact, past[0], *rated)
             if not allowed.any():
                 continue
             if candidates is not None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.core.normal import normal_cdf
 from recpolicy.core.types import Array
-from recpolicy.inference.block_prediction import BatchPrediction, BatchScores, rating_spread
+from recpolicy.inference.block_prediction import BatchPrediction, BatchScores, arms_except, rating_spread
 from recpolicy.inference.scorer import FoldIn, Scorer
 from recpolicy.models.ranking_formula import HeadScaling, best_items, utility
 
@@ -277,7 +277,7 @@ class RankingUtility:
         allowed = np.ones(heads.shape[:2], bool)
         if exclude_rated:
             for place, user in enumerate(users):
-                allowed[place] = ~np.isin(self.scorer.action_items, self.scorer.rated(user, fold_in))
+                allowed[place] = arms_except(self.scorer.artifact, self.scorer.rated(user, fold_in))
         eligible = allowed
         if reserve is not None and self.reserve_head is not None:
             limit = np.broadcast_to(np.asarray(reserve, np.float64), len(heads))[:, np.newaxis]

@@ -26,7 +26,7 @@ from recpolicy.inference.block_prediction import (
     Shown,
     UserInput,
     WeightChoice,
-    not_shown,
+    arms_except,
     predict_block,
     score_block,
 )
@@ -127,7 +127,7 @@ class Scorer:
     def arm(self, item: Hashable) -> int | None:
         """Return the arm of an item; None for an item outside of the catalog."""
         row = self._item_row.get(item)
-        arm = -1 if row is None else int(self._arm_by_row[row])
+        arm = -1 if row is None else int(self.artifact.arm_by_row[row])
         return None if arm < 0 else arm
 
     def knows(self, user: Hashable) -> bool:
@@ -300,7 +300,7 @@ class Scorer:
         self, inputs: Iterator[UserInput], groups: list[list[Shown]], seen: bool
     ) -> Iterator[tuple[UserInput, Array | None, BatchPrediction]]:
         for user, histories in zip(inputs, groups, strict=True):
-            allowed = np.stack([not_shown(self.artifact, shown) for shown, _ in histories]) if seen else None
+            allowed = np.stack([arms_except(self.artifact, shown) for shown, _ in histories]) if seen else None
             if allowed is not None and not allowed.any(axis=1).all():
                 raise DataError("the history contains every item of the catalog: no item is left")
             yield user, allowed, predict_block(self.artifact, user, allowed, histories)
@@ -411,13 +411,6 @@ class Scorer:
             artifact.context[:, :rank], artifact.item, artifact.offset, artifact.scale, artifact.noise_std, np.nan,
             item_std(artifact.rating_std),
         )  # fmt: skip
-
-    @cached_property
-    def _arm_by_row(self) -> NDArray[np.int32]:
-        """The arm of each item row [I]; -1 outside of the catalog."""
-        arm = np.full(len(self.item_ids), -1, np.int32)
-        arm[self.action_items] = np.arange(len(self.action_items))
-        return arm
 
     @cached_property
     def _mean_context(self) -> Array:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from recpolicy.core.config import CountOrZero, Fraction, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.core.types import Array
+from recpolicy.inference.block_prediction import arms_except
 
 if TYPE_CHECKING:
     from recpolicy.inference.scorer import FoldIn, Learned, Scorer
@@ -62,7 +63,19 @@ def allowed_rows(
     None leaves an end of the years open; an item of unknown year is in no range. Raises ConfigError for an unknown
     genre, UnknownIdError for an excluded item that is not known, DataError when nothing is left.
     """
-    allowed = np.ones(len(scorer.item_ids), bool)  # [I]
+    rated = (scorer.rated(user, fold_in, learned),) if exclude_rated else ()
+    excluded = (scorer.item_rows(exclude_items),) if len(exclude_items) else ()
+    arms: Mask = arms_except(scorer.artifact, *rated, *excluded)
+    if genres or years != (None, None):
+        arms &= _of_genres_and_years(scorer, genres, years)[scorer.action_items]
+    if not arms.any():
+        raise DataError("no item is left to recommend: choose other genres or years, or allow rated items")
+    return arms
+
+
+def _of_genres_and_years(scorer: "Scorer", genres: Sequence[str], years: tuple[float | None, float | None]) -> Mask:
+    """Return a mask [I] of the items of any of the genres, if there are any, and from these years."""
+    allowed = np.ones(len(scorer.item_ids), bool)
     if genres:
         allowed &= scorer.genres[:, [_genre(scorer.genre_names, name) for name in genres]].any(axis=1)
     first, last = years
@@ -70,14 +83,7 @@ def allowed_rows(
         allowed &= scorer.years >= first
     if last is not None:
         allowed &= scorer.years <= last
-    if exclude_rated:
-        allowed[scorer.rated(user, fold_in, learned)] = False
-    if len(exclude_items):
-        allowed[scorer.item_rows(exclude_items)] = False
-    arms: Mask = allowed[scorer.action_items]
-    if not arms.any():
-        raise DataError("no item is left to recommend: choose other genres or years, or allow rated items")
-    return arms
+    return allowed
 
 
 def greedy_slate(score: Array, allowed: Mask, k: int, lot: np.random.Generator) -> Arms:

@@ -16,7 +16,7 @@ import numpy as np
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.types import Bools
-from recpolicy.inference.block_prediction import BatchScores, WeightChoice
+from recpolicy.inference.block_prediction import BatchScores, WeightChoice, arms_except
 from recpolicy.inference.guarded_draw import GuardedSlate
 from recpolicy.inference.guarded_lists import guarded_slates
 from recpolicy.inference.guardrails import Guardrails, of_request
@@ -140,11 +140,10 @@ def _compute_together(
     learned = users.learned(version.trained, ids)
     for scores in scorer.score_batches(ids, learned=learned):
         block = list(islice(waiting, len(scores.score)))
-        allowed = np.ones(scores.rating.shape, bool)  # [n, I]
+        allowed = np.ones((len(block), len(scorer.action_items)), bool)  # [n, A]
         for place, request in enumerate(block):
             if request.exclude_rated:
-                allowed[place, scorer.rated(request.user, learned=learned)] = False
-        allowed = allowed[:, scorer.action_items]  # [n, A]
+                allowed[place] = arms_except(scorer.artifact, scorer.rated(request.user, learned=learned))
         slates = _best_slates(version, scores, allowed, block[0].list_size(version.list_size), exploration)
         for place, (request, slate) in enumerate(zip(block, slates, strict=True)):
             if slate is not None:

@@ -24,6 +24,7 @@ from recpolicy.evaluation.ranking import top_items
 from recpolicy.evaluation.rating_accuracy import Calibration, rating_calibration
 from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.models.own_like_model import LikeFunction
 from recpolicy.ope.results import PolicyComparison
 from recpolicy.workflows.evaluation_rounds import (
     ALL_USERS,
@@ -125,6 +126,7 @@ class CandidateEvaluation:
         if self.sessions is not None:
             groups = {"baseline": self.sessions.baseline, "groups": plain_groups(self.session_groups)}
             body["sessions"] = {**self.sessions.figures(), "group_gain": groups}
+            body["notes"] = [*body.get("notes", ()), *self.sessions.notes]
         return body
 
     def _held_out(self, held_out: HeldOutEvaluation) -> dict[str, Any]:
@@ -217,6 +219,7 @@ def evaluate_candidate(
     session_users: NDArray[np.bool_] | None = None,
     held_out: bool = True,
     guardrails: GuardrailConfig | None = None,
+    like_model: "str | Path | LikeFunction | None" = None,
 ) -> CandidateEvaluation:
     """Evaluate a candidate on held-out ratings, on a log, and in simulated sessions.
 
@@ -231,6 +234,7 @@ def evaluate_candidate(
         session_users: True [U] for the users whose sessions count; None counts all.
         held_out: Evaluate on the held-out ratings of the split.
         guardrails: Guardrails under which the policies choose on logged rounds.
+        like_model: Your own P(like) in the simulated sessions, see `compare_in_sessions`.
 
     Returns:
         All figures, with intervals; `as_dict` is what a gate reads.
@@ -238,7 +242,7 @@ def evaluate_candidate(
     Raises:
         DataError: Split and log are both None, the policy was trained on other ratings, or it has learned from the log.
         ConfigError: The policy is one of sessions, and the log is one of rounds; or the sessions of both cannot be
-            compared; or there are guardrails and logged sessions.
+            compared; or there are guardrails and logged sessions, or a like model and no simulated ones.
     """
     on_sessions = isinstance(log, SessionLog)
     if on_sessions and guardrails is not None:
@@ -253,6 +257,8 @@ def evaluate_candidate(
         )
     if split is None and log is None:
         raise DataError("an evaluation needs held-out ratings or logged rounds: split and log are both None")
+    if like_model is not None and not (in_sessions and split is not None):
+        raise ConfigError("a like model is that of simulated sessions, and there are none here: leave it out")
     name = policy.artifact.agent
     test_split = split if held_out else None
     held_out_result = None
@@ -270,7 +276,7 @@ def evaluate_candidate(
         log_comparison = compare_on_log(policy, log_incumbent, log, seed, guardrails)
     session_result = None
     if in_sessions and split is not None:
-        session_result = compare_in_sessions(policy, incumbent, split, seed, session_users)
+        session_result = compare_in_sessions(policy, incumbent, split, seed, session_users, like_model)
     if policy.sequential and session_result is not None:
         actions, actions_over = session_result.actions, "simulated sessions"
     elif log_comparison is not None:

@@ -18,6 +18,7 @@ from recpolicy.inference.feature_policy import FeaturePolicy
 from recpolicy.inference.guardrails import GuardrailConfig
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.tuned_scorer import served_digest
+from recpolicy.models.own_like_model import LikeFunction
 from recpolicy.registry.aliases import CHAMPION, STATE
 from recpolicy.registry.artifact_kinds import read_manifest, verify
 from recpolicy.registry.model_registry import Registry
@@ -123,6 +124,7 @@ def read_record_of(policy: Path, record: Path) -> dict[str, Any]:
 def gate_candidate(
     policy: Policy, split: Split | None, log: Path | BanditLog | SessionLog | None, incumbent: Policy | None,
     config: GateConfig, seed: int = 0, out: Path | None = None, guardrails: GuardrailConfig | None = None,
+    like_model: "str | Path | LikeFunction | None" = None,
 ) -> Gate:  # fmt: skip
     """Evaluate a policy on held-out ratings, on a log and in simulated sessions, and gate it.
 
@@ -136,6 +138,7 @@ def gate_candidate(
         seed: Seed of the intervals.
         out: A folder that gets evaluation.json, gate.json and gate.html after the verdict.
         guardrails: Guardrails under which both policies choose on logged rounds.
+        like_model: Your own P(like) in the simulated sessions; see `compare_in_sessions`.
 
     Returns:
         The verdict with its criteria.
@@ -143,7 +146,7 @@ def gate_candidate(
     Raises:
         DataError: The log is not readable, or the policy has learned from it.
         ConfigError: A policy of single rounds without a log, or a session policy with one of rounds; guardrails without
-            a log of rounds.
+            a log of rounds; a policy that was trained with a like model of its own, and none is given.
         ArtifactError: `out` is a file.
     """
     if log is None and not policy.sequential and (incumbent is None or not incumbent.sequential):
@@ -156,7 +159,10 @@ def gate_candidate(
     rounds = read_gate_log(log, policy) if isinstance(log, Path) else log
     if guardrails is not None and rounds is None:
         raise ConfigError("guardrails are for logged rounds; give a log, or leave them out")
-    return _gated(evaluate_candidate(policy, split, rounds, incumbent, seed, guardrails=guardrails), config, out)
+    evaluation = evaluate_candidate(
+        policy, split, rounds, incumbent, seed, guardrails=guardrails, like_model=like_model
+    )
+    return _gated(evaluation, config, out)
 
 
 def gate_feature_candidate(

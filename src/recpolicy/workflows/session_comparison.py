@@ -6,6 +6,7 @@ a gain given the world's assumptions (docs/explanation/simulator.md), not a gain
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from recpolicy.data.splits import Split
 from recpolicy.evaluation.diversity import ActionDiversity
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
 from recpolicy.inference.predictor import Policy
+from recpolicy.models.own_like_model import LikeFunction, OwnLikeModel, read_like_model
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.workflows.held_out_evaluation import check_trained_on, get_rating_model
 from recpolicy.workflows.log_evaluation import check_same_ids
@@ -28,9 +30,11 @@ from recpolicy.workflows.session_players import (
     policy_environment,
     session_settings,
 )
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds
+from recpolicy.workflows.session_training import LIKE_MODEL, SessionTrainConfig, make_worlds
 
 GREEDY_RATING_MODEL = "the greedy rating model"
+FITTED = "fitted"
+"""In place of a like model: the fitted one, also for a policy that was trained with another."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class SessionComparison:
     baseline: str
     """Name of the policy that it is compared with."""
     world: str
+    notes: tuple[str, ...]
+    """The like model of the world, if it is your own or that of the training is another."""
     reward: Interval
     """Mean reward of a session."""
     gain: Interval
@@ -63,6 +69,7 @@ class SessionComparison:
             "baseline": self.baseline, "world": self.world, "reward": self.reward.as_dict(),
             "gain": self.gain.as_dict(), "length": self.length, "users": self.users, "sessions": self.sessions,
             **({"slate_size": self.slate_size} if self.slate_size > 1 else {}),
+            "notes": list(self.notes),
         }  # fmt: skip
 
     def group_gains(self, groups: Groups) -> dict[str, GroupFigure]:
@@ -77,6 +84,7 @@ def compare_in_sessions(
     split: Split,
     seed: int = 0,
     users: NDArray[np.bool_] | None = None,
+    like_model: "str | Path | LikeFunction | None" = None,
 ) -> SessionComparison:
     """Return the comparison of two policies in simulated sessions.
 
@@ -89,13 +97,17 @@ def compare_in_sessions(
         split: The split, with timestamps.
         seed: Seed of the sessions.
         users: True [U] for the users whose sessions count; None counts all users of the evaluation world.
+        like_model: Your own P(like) in the world, see `read_like_model`; or FITTED. None is the fitted one, unless the
+            policy was trained with another.
 
     Raises:
-        ConfigError: Both policies are of sessions that cannot be compared, or no user of the world counts.
+        ConfigError: Both policies are of sessions that cannot be compared, or no user of the world counts; or the
+            candidate was trained with a like model of its own, and none is given.
         DataError: The candidate was trained on another train part, or the incumbent has other users or items.
     """
     silence_libraries()
     check_trained_on("the policy", policy, split)
+    own, notes = _world_model(policy, split, like_model)
     for role, compared in (("the policy", policy), ("the incumbent", incumbent)):
         if compared is not None and compared.artifact.trained_items < len(compared.artifact.items):
             raise ConfigError(
@@ -109,7 +121,7 @@ def compare_in_sessions(
     # The policy whose sessions these are: of two single-round policies, the candidate with the default settings.
     host = incumbent if incumbent is not None and not policy.sequential and incumbent.sequential else policy
     settings = session_settings(host) if host.sequential else SessionTrainConfig()
-    world = make_worlds(split, settings, policy.metadata["seed"]).evaluation_world
+    world = make_worlds(split, settings, policy.metadata["seed"], own).evaluation_world
     counted = np.ones(len(world.users), bool) if users is None else users[world.users]
     if not counted.any():
         raise ConfigError("sessions: none of the evaluation world's users counts; expected a split with more users")
@@ -122,10 +134,36 @@ def compare_in_sessions(
     reward, gain = mine.reward[counted], (mine.reward - theirs.reward)[counted]
     ones = np.ones(len(gain))
     return SessionComparison(
-        baseline, world.name, ratio_interval(reward, ones, float(np.ptp(reward))),
+        baseline, world.name, notes, ratio_interval(reward, ones, float(np.ptp(reward))),
         ratio_interval(gain, ones, float(np.ptp(gain))), float(mine.length[counted].mean()), len(gain),
         SESSIONS_PER_USER * len(gain), mine.actions, settings.slate_size, world.users[counted], gain,
     )  # fmt: skip
+
+
+def _world_model(
+    policy: Policy, split: Split, like_model: "str | Path | LikeFunction | None"
+) -> tuple[OwnLikeModel | None, tuple[str, ...]]:
+    """Return the like model of the world, None for the fitted one, and notes on it.
+
+    An artifact may come from anybody, so no module is imported because an artifact names it.
+    """
+    trained = policy.metadata.get(LIKE_MODEL)
+    if like_model is None and trained is not None:
+        raise ConfigError(
+            f"the policy was trained with the like model {trained['name']}, so it is compared in that world: give"
+            f" --like-model {trained['name']}; or --like-model {FITTED} for the fitted worlds, or --log-only"
+        )
+    if like_model is None or like_model == FITTED:
+        name = None if trained is None else trained["name"]
+        return None, () if name is None else (
+            f"The policy was trained with {name}; these sessions are of the fitted one.",
+        )
+    own = read_like_model(like_model, split.train)
+    note = f"P(like) of the simulated sessions is that of {own.name} (digest {own.digest[:12]})"
+    if trained is None:
+        return own, (f"{note}; the policy was trained with the fitted one.",)
+    same = trained["digest"] == own.digest
+    return own, (f"{note}, as in the training." if same else f"{note}; the training had other probabilities.",)
 
 
 @dataclass(frozen=True)

@@ -272,15 +272,20 @@ def list_candidates(event: Any, places: int, policy: LogPolicy) -> list[bytes] |
     catalog, actions = policy.artifact.action_items, policy.actions(event.version)
     arms = policy.catalog if actions is None else policy.catalog[actions]
     allowed = _unpacked(event.allowed, len(arms))
-    if not np.isin(arms[allowed], catalog, assume_unique=True).all():
+    in_catalog = np.zeros(len(policy.item_id), bool)  # [I]
+    in_catalog[catalog] = True
+    if not in_catalog[arms[allowed]].all():
         return None
     closed = {} if event.guardrails is None else dict(unpack_list(event.guardrails, len(arms))[1])
-    shown, sets = np.isin(catalog, unpack_history(event.history)[0]), list[bytes]()
+    shown, sets = unpack_history(event.history)[0], list[bytes]()
     for place in range(places):
         if place in closed:
             allowed = allowed & ~_unpacked(closed[place].tobytes(), len(arms))
         if place in closed or not sets:
-            packed = np.packbits(np.isin(catalog, arms[allowed], assume_unique=True) | shown).tobytes()
+            members = np.zeros(len(policy.item_id), bool)  # [I]
+            members[arms[allowed]] = True
+            members[shown] = True
+            packed = np.packbits(members[catalog]).tobytes()
         sets.append(packed)
     return sets
 
