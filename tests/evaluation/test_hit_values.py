@@ -25,7 +25,7 @@ def make_log(action, reward, actions, fallback=None, unit=None):
 @pytest.fixture(scope="module")
 def complete():
     """A log with every grid point of 60 requests once, paid by its expected reward, so that values are exact."""
-    world = AdsWorld(AdsWorldConfig(ads=5, slots=2))
+    world = AdsWorld(AdsWorldConfig(ads=5, slate_size=2))
     requests = world.requests(60, np.random.default_rng(0))
     many = requests.take(np.repeat(np.arange(60), GRID.size))
     action = np.tile(np.arange(GRID.size), 60)

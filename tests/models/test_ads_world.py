@@ -12,7 +12,7 @@ STATIC = np.array([1.0, 1.0, 1.0, 0.0])
 
 @pytest.fixture(scope="module")
 def world():
-    return AdsWorld(AdsWorldConfig(ads=5, slots=2))
+    return AdsWorld(AdsWorldConfig(ads=5, slate_size=2))
 
 
 @pytest.fixture(scope="module")

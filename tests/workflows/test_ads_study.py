@@ -1,11 +1,13 @@
 """The study of DRL-PUT: a run from logs to files, and figures from verdicts that we made."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recpolicy.core.config import build
+from recpolicy.core.errors import ArtifactError
 from recpolicy.core.statistics import Interval
 from recpolicy.evaluation.tuning_gates import TuningGates
 from recpolicy.models.ads_world import GROUPED, AdsWorld
@@ -25,10 +27,10 @@ from recpolicy.workflows.ads_study import (
     StudyRow,
     run_ads_study,
 )
-from recpolicy.workflows.ads_study_report import answer, study_figures, study_table, write_ads_study
+from recpolicy.workflows.ads_study_report import answer, continue_ads_study, study_figures, study_table, write_ads_study
 
 TINY = {
-    "rounds": 2_000, "holdout": 3_000, "full_holdout": 500, "more_steps": 2, "true_requests": 300,
+    "rounds": 2_000, "evaluation_rounds": 3_000, "full_evaluation_rounds": 500, "more_steps": 2, "true_requests": 300,
     "enumerated_requests": 4, "steps": 10, "full_steps": 2, "gaussian_steps": 10, "batch_size": 64, "seeds": 1,
 }  # fmt: skip
 
@@ -53,13 +55,32 @@ def test_static_and_random_rows_are_what_they_must_be(rows):
     assert by_name[RANDOM].gates.verdicts["diversity"] == "pass"
 
 
-def test_files_are_json_and_text(rows, tmp_path):
-    written = write_ads_study(rows, build(AdsStudyConfig, TINY), tmp_path / "study")
-    assert [path.name for path in written] == ["study.json", "table.txt", "diversity.svg"]
+def test_a_study_continues_from_its_seeds_and_writes_json_and_text(rows, tmp_path, monkeypatch):
+    out, config = tmp_path / "study", build(AdsStudyConfig, TINY)
+    monkeypatch.setattr(ads_study, "_run_seed", lambda *_: rows[0])
+    assert continue_ads_study(config, out, show_progress=False) == rows
+    monkeypatch.setattr(ads_study, "_run_seed", lambda *_: pytest.fail("the seed is there"))
+    again = continue_ads_study(config, out, show_progress=False)
+    assert study_figures(again) == study_figures(rows)
+    written = write_ads_study(again, config, out)
+    assert [path.name for path in written] == ["results.json", "table.txt", "diversity.svg"]
     body = json.loads(written[0].read_text())
     assert body["figures"].keys() == study_figures(rows).keys()
     assert answer(rows) in written[1].read_text()
     assert "Synthetic" in written[1].read_text()
+
+
+def test_another_folder_or_study_or_a_damaged_seed_is_an_error_of_one_line(rows, tmp_path, monkeypatch):
+    out, config = tmp_path / "study", build(AdsStudyConfig, TINY)
+    monkeypatch.setattr(ads_study, "_run_seed", lambda *_: rows[0])
+    with pytest.raises(ArtifactError, match="exists and holds no study; choose another folder"):
+        continue_ads_study(config, Path(__file__).parent, show_progress=False)
+    continue_ads_study(config, out, show_progress=False)
+    with pytest.raises(ArtifactError, match="holds a study whose steps is 10, here it is 11; choose another folder"):
+        continue_ads_study(build(AdsStudyConfig, TINY | {"steps": 11}), out, show_progress=False)
+    (out / "seed-0.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"seed-0.json: not a complete seed \(.*\); delete it"):
+        continue_ads_study(config, out, show_progress=False)
 
 
 def test_a_log_of_the_world_is_uniform_and_its_fallbacks_are_marked():

@@ -13,6 +13,7 @@ Sources: Yang et al. 2025 (DRL-PUT) names diversity and relative gain without fo
 PRL-PUTS 2026 (reward at hits, difference to the static production action).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,6 +89,23 @@ class TuningGates:
             **intervals, **{name: getattr(self, name) for name in names},
             "verdicts": self.verdicts, "verdict": self.verdict,
         }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> "TuningGates":
+        """Return the gates that `as_dict` described; limits may be "inf" and "-inf", as JSON holds them."""
+
+        def interval(name: str) -> Interval:
+            value = body[name]["value"]
+            return Interval(
+                float("nan") if value is None else float(value), *(float(body[name][end]) for end in ("lo", "hi"))
+            )
+
+        return cls(
+            diversity=interval("diversity"), distinct=int(body["distinct"]), modal_share=float(body["modal_share"]),
+            relative_gain=interval("relative_gain"), lift=interval("lift"), hits=int(body["hits"]),
+            static_hits=int(body["static_hits"]), effective_hits=float(body["effective_hits"]),
+            fallbacks=int(body["fallbacks"]),
+        )  # fmt: skip
 
 
 def tuning_gates(

@@ -58,7 +58,7 @@ class AdsWorldConfig:
 
     ads: Size = 12
     """Candidate ads of a request, M."""
-    slots: Size = 3
+    slate_size: Size = 3
     """Places of a request, K."""
     heterogeneity: NonNegativeNumber = 6.0
     """Strength with which the quality of the predictions depends on the features; 0: the same in every request."""
@@ -140,7 +140,7 @@ class AdsWorld:
         used = np.where(fallback[:, np.newaxis], static[:3], weights[:, :3]).astype(np.float32)
         score = value + np.matmul(heads, used[:, :, np.newaxis])[:, :, 0]
         score = np.where(eligible | fallback[:, np.newaxis], score, -np.inf)
-        return best_items(score, self.config.slots), fallback
+        return best_items(score, self.config.slate_size), fallback
 
     def expected(self, requests: AdRequests, slate: NDArray[np.int32]) -> NDArray[np.float64]:
         """Return the expected objectives [n, 2] of ads shown [n, K]."""

@@ -8,6 +8,7 @@ best static weights by enumeration of the grid. A gate that passes a policy that
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -43,9 +44,9 @@ class AdsStudyConfig:
 
     rounds: Count = 300_000
     """Logged requests to train on."""
-    holdout: Count = 300_000
+    evaluation_rounds: Count = 300_000
     """Logged requests of the gates."""
-    full_holdout: Count = 60_000
+    full_evaluation_rounds: Count = 60_000
     """The same on the full grid, where finding out which grid points share a slate costs ten times as much."""
     more_steps: Count = 10
     """Factor of the steps, and so of the requests seen, for the full grid with more data."""
@@ -74,8 +75,9 @@ class AdsStudyConfig:
 
 
 QUICK: Mapping[str, Any] = {
-    "rounds": 20_000, "holdout": 20_000, "full_holdout": 5_000, "more_steps": 2, "true_requests": 1_000,
-    "enumerated_requests": 50, "steps": 40, "full_steps": 3, "gaussian_steps": 40, "batch_size": 128, "seeds": 1,
+    "rounds": 20_000, "evaluation_rounds": 20_000, "full_evaluation_rounds": 5_000, "more_steps": 2,
+    "true_requests": 1_000, "enumerated_requests": 50, "steps": 40, "full_steps": 3, "gaussian_steps": 40,
+    "batch_size": 128, "seeds": 1,
 }  # fmt: skip
 """A small part of the study, to see that it runs."""
 
@@ -139,6 +141,13 @@ class StudyRow:
         figures = {name: getattr(self, name) for name in names}
         return {"name": self.name, **figures, "history": [list(pair) for pair in self.history], **self.gates.as_dict()}
 
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> "StudyRow":
+        """Return the row that `as_dict` described."""
+        figures = {name: float(body[name]) for name in ("true_gain", "true_lift", "revenue", "user_value")}
+        history = tuple((int(step), float(value)) for step, value in body["history"])
+        return cls(str(body["name"]), TuningGates.from_dict(body), **figures, history=history)
+
 
 @dataclass(frozen=True)
 class _Truth:
@@ -166,27 +175,31 @@ def _true_objectives(world: AdsWorld, requests: AdRequests, weights: Array) -> N
 def run_ads_study(
     config: AdsStudyConfig | None = None, *, show_progress: bool | None = None,
     store: Callable[[int, list[StudyRow]], None] | None = None,
+    done: Mapping[int, list[StudyRow]] = MappingProxyType({}),
 ) -> list[list[StudyRow]]:  # fmt: skip
     """Run the study.
 
     Args:
         config: Sizes.
         show_progress: Show a progress bar; None shows it on a terminal, and lines elsewhere.
-        store: Called with each seed and its rows.
+        store: Called with each new seed and its rows.
+        done: Rows of seeds that an earlier run has stored.
 
     Returns:
         The rows of each seed, in the same order.
     """
     config = config or AdsStudyConfig()
+    seeds = range(config.seed, config.seed + config.seeds)
+    missing = [seed for seed in seeds if seed not in done]
     world = AdsWorld(config.world)
-    truths = _true_values(world, config)
-    rows = []
-    with progress("study", config.seeds * len(CONFIGURATIONS), unit="trainings", show=show_progress) as bar:
-        for seed in range(config.seed, config.seed + config.seeds):
-            rows.append(_run_seed(world, truths, config, seed, lambda: bar.advance(1)))
+    truths = _true_values(world, config) if missing else {}
+    rows = dict(done)
+    with progress("study", len(missing) * len(CONFIGURATIONS), unit="trainings", show=show_progress) as bar:
+        for seed in missing:
+            rows[seed] = _run_seed(world, truths, config, seed, lambda: bar.advance(1))
             if store is not None:
-                store(seed, rows[-1])
-    return rows
+                store(seed, rows[seed])
+    return [rows[seed] for seed in seeds]
 
 
 def _true_values(world: AdsWorld, config: AdsStudyConfig) -> dict[str, _Truth]:
@@ -208,7 +221,7 @@ def _run_seed(
     world: AdsWorld, truths: Mapping[str, _Truth], config: AdsStudyConfig, seed: int, advance: Callable[[], None]
 ) -> list[StudyRow]:
     rng = generator(seed, "ads study/logs")
-    sizes = {"grouped": config.holdout, "full": config.full_holdout}
+    sizes = {"grouped": config.evaluation_rounds, "full": config.full_evaluation_rounds}
     logs = {name: draw_ads_log(world, truth.grid, config.rounds, rng) for name, truth in truths.items()}
     judges = {
         name: _Judge(

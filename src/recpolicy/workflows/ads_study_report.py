@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from recpolicy.core.config import as_dict
-from recpolicy.core.files import atomic_directory, write_json, write_text
+from recpolicy.core.errors import ArtifactError
+from recpolicy.core.files import read_versioned_json, write_json, write_text
 from recpolicy.core.json import to_plain
 from recpolicy.core.plotting import draw_legend_above, new_axes, to_svg
 from recpolicy.core.statistics import Interval
@@ -25,8 +26,11 @@ from recpolicy.workflows.ads_study import (
     WEIGHTED,
     AdsStudyConfig,
     StudyRow,
+    run_ads_study,
 )
+from recpolicy.workflows.study_folder import open_study
 
+STUDY_FORMAT, SEED_FORMAT, VERSION = "recpolicy study drl-put", "recpolicy study drl-put seed", 1
 NOTE = "Synthetic world of ads: all numbers are assumed, so shares and orders mean something, and values do not."
 
 
@@ -172,14 +176,41 @@ def diversity_figure(rows: list[list[StudyRow]]) -> str:
 
 
 def write_ads_study(rows: list[list[StudyRow]], config: AdsStudyConfig, out: Path) -> list[Path]:
-    """Write study.json, table.txt and diversity.svg into `out`, whole or not at all; return the files."""
+    """Write results.json, table.txt and diversity.svg into the folder of a study; return the files."""
     body: dict[str, Any] = {
         "note": NOTE, "config": as_dict(config), "figures": study_figures(rows), "table": study_table(rows),
         "seeds": [[row.as_dict() for row in seed] for seed in rows],
     }  # fmt: skip
     text = f"{answer(rows)}\n\n{format_table(table(rows))}\n\n{format_table(diversity_table(rows))}\n\n{NOTE}\n"
-    with atomic_directory(out) as folder:
-        write_json(folder / "study.json", to_plain(body))
-        write_text(folder / "table.txt", text)
-        write_text(folder / "diversity.svg", diversity_figure(rows))
-    return [out / name for name in ("study.json", "table.txt", "diversity.svg")]
+    write_json(out / "results.json", to_plain(body))
+    write_text(out / "table.txt", text)
+    write_text(out / "diversity.svg", diversity_figure(rows))
+    return [out / name for name in ("results.json", "table.txt", "diversity.svg")]
+
+
+def continue_ads_study(config: AdsStudyConfig, out: Path, *, show_progress: bool | None = None) -> list[list[StudyRow]]:
+    """Run the study, or what an earlier run in the same folder has left of it; each seed is stored when it is ready.
+
+    Raises:
+        ArtifactError: The folder holds something else, a study with other settings, or a damaged seed.
+    """
+    settings = {name: value for name, value in as_dict(config).items() if name not in ("seeds", "seed")}
+    open_study(out, STUDY_FORMAT, VERSION, to_plain(settings))
+
+    def path(seed: int) -> Path:
+        return out / f"seed-{seed}.json"
+
+    def store(seed: int, rows: list[StudyRow]) -> None:
+        body = {"format": SEED_FORMAT, "version": VERSION, "rows": [row.as_dict() for row in rows]}
+        write_json(path(seed), to_plain(body, keep_infinity=True))
+
+    seeds = range(config.seed, config.seed + config.seeds)
+    done = {seed: _read_seed(path(seed)) for seed in seeds if path(seed).exists()}
+    return run_ads_study(config, show_progress=show_progress, store=store, done=done)
+
+
+def _read_seed(path: Path) -> list[StudyRow]:
+    try:
+        return [StudyRow.from_dict(row) for row in read_versioned_json(path, SEED_FORMAT, VERSION)["rows"]]
+    except (ArtifactError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a complete seed ({error}); delete it and run the study again") from None

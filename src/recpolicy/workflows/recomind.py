@@ -6,10 +6,9 @@ a file that appears complete, so a study that was killed continues where it stop
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name_error
@@ -30,9 +29,10 @@ from recpolicy.workflows.recomind_cells import (
     RecoMindStudy,
     Trained,
 )
+from recpolicy.workflows.study_folder import open_study
 
 STUDY_FORMAT, CELL_FORMAT, VERSION = "recpolicy study recomind", "recpolicy study recomind cell", 1
-STUDY_FILE, CELLS = "study.json", "cells"
+CELLS = "cells"
 
 
 def run_recomind(
@@ -79,7 +79,9 @@ def run_recomind(
             " choose fewer"
         )
     facts = {"data": split.train.name, "split": split.name, "train": split.train.digest, "ranker": start.name}
-    _open(out, config, facts)
+    settings = {name: value for name, value in as_dict(config).items() if name != "seeds"} | facts
+    open_study(out, STUDY_FORMAT, VERSION, settings)
+    (out / CELLS).mkdir(exist_ok=True)
     keys = list(_keys(wanted, config.seeds, controls))
     cells = {key: cell for key in keys if (cell := _read(out, key)) is not None}
     cost = {key: 2 * config.episodes + (config.total_timesteps if ROWS[key[1]].start else 0) for key in keys}
@@ -115,24 +117,6 @@ def _keys(rows: Sequence[str], seeds: int, controls: bool) -> Iterator[Key]:
         for row in rows:
             if world == MAIN or row in CONTROL_ROWS:
                 yield from ((world, row, seed) for seed in range(seeds))
-
-
-def _open(out: Path, config: RecoMindConfig, facts: Mapping[str, Any]) -> None:
-    """Make the folder, or check that it holds cells of the same study; more rows and seeds may be added."""
-    settings = {name: value for name, value in as_dict(config).items() if name != "seeds"} | dict(facts)
-    path = out / STUDY_FILE
-    if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ArtifactError(f"{out}: exists and holds no study; choose another folder")
-        (out / CELLS).mkdir(parents=True, exist_ok=True)
-        write_json(path, {"format": STUDY_FORMAT, "version": VERSION, "settings": settings})
-        return
-    there = read_versioned_json(path, STUDY_FORMAT, VERSION)["settings"]
-    for name, value in settings.items():
-        if there.get(name) != value:
-            raise ArtifactError(
-                f"{out}: holds a study whose {name} is {there.get(name)!r}, here it is {value!r}; choose another folder"
-            )
 
 
 def _path(out: Path, key: Key) -> Path:
