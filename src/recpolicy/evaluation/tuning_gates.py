@@ -7,7 +7,7 @@ N held-out requests, A grid points. Values are those of hits (evaluation/hit_val
     lift           value of the policy / value of the best static action - 1
 
 A constant policy at the best static action has a relative gain above 0, but a lift of 0: only the lift shows
-personalization. Below MIN_HITS effective hits there is no verdict.
+personalization. Below MIN_HITS effective hits both gains have no verdict; a diversity that is too low still fails.
 
 Sources: Yang et al. 2025 (DRL-PUT) names diversity and relative gain without formulas, so these are our reading;
 PRL-PUTS 2026 (reward at hits, difference to the static production action).
