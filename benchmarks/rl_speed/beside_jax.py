@@ -44,7 +44,7 @@ def beside_jax(
                 figures[f"ppo_jax_{items}_{name}_steps_per_s"] / bound
             )
     rows = []
-    for seed in seeds[:1]:
+    for seed in seeds:
         shared = _shared(paths[100], seed, SEVERAL, STEPS[100] // (10 if quick else 4))
         rows.append(_row(_ours(shared, agent), _peer(python, shared, agent)))
         print(f"{SEVERAL} seeds", {name: round(value, 3) for name, value in rows[-1].items()}, flush=True)

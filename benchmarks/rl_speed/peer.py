@@ -11,6 +11,7 @@ already earns nothing (ours never shows one).
 
 import importlib.metadata
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # before Stable-Baselines3 imports TensorFlow: afterwards it crashes (PyTorch 2.14)
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import VecEnv
 from worlds import make_environment
@@ -62,6 +64,8 @@ class Settings:
     """Fresh sessions that judge the trained policy."""
     threads: int | None = None
     """Threads of PyTorch."""
+    cores: int = 0
+    """Cores to run on; 0: all."""
 
 
 class SessionsForSB3(VecEnv):
@@ -150,11 +154,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     agent = learner(settings, environment)
     before = evaluate(agent, settings, deterministic=False)
     agent.learn(settings.warmup_steps)
-    warm, environment.seconds, start = agent.num_timesteps, 0.0, time.perf_counter()
+    warm, environment.seconds = agent.num_timesteps, 0.0
+    start, processor = time.perf_counter(), time.process_time()
     agent.learn(max(settings.total_steps - warm, 1), reset_num_timesteps=False)
-    seconds = time.perf_counter() - start
+    seconds, processor = time.perf_counter() - start, time.process_time() - processor
     return {
         "rate": (agent.num_timesteps - warm) / seconds,
+        "processor_rate": (agent.num_timesteps - warm) / processor,
         "steps": agent.num_timesteps,
         "seconds": seconds,
         "environment_share": environment.seconds / seconds,
@@ -178,6 +184,8 @@ def adapted(settings: Settings, sessions: int) -> Any:
 def main(words: Sequence[str]) -> None:
     silence_libraries()
     settings = json.loads(Path(words[0]).read_text(encoding="utf-8"))
+    if settings.get("cores") and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings["cores"]])
     write_json(Path(words[1]), measure(Settings(**settings)))
 
 

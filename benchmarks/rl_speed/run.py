@@ -63,30 +63,28 @@ def write_worlds(folder: Path) -> dict[int, Path]:
 
 
 def beside_the_peer(paths: Mapping[int, Path], python: str, seeds: tuple[int, ...], quick: bool) -> dict[str, float]:
-    """Speed and return of both, turn by turn, and their ratios."""
-    figures: dict[str, float] = {}
+    """Speed and return of both, turn by turn on one core, and their ratios."""
+    figures = {"ppo_peer_gain_of_two_threads": gain_of_two_threads(paths[100], python)}
     for items, path in paths.items():
         for algorithm in ("ppo", "a2c"):
             steps = STEPS[algorithm, items] // (10 if quick else 1)
             rows = []
             for seed in seeds:
                 shared = {"world": str(path), "algorithm": algorithm, "total_steps": steps, "seed": seed,
-                          "evaluation_sessions": EVALUATED}  # fmt: skip
+                          "evaluation_sessions": EVALUATED, "cores": 1}  # fmt: skip
                 agent = {**ALIKE[algorithm], "head": "plain"}
-                peer = measure_peer(python, {**shared, **PEER[algorithm], "threads": best_threads(paths[100], python)})
+                peer = measure_peer(python, {**shared, **PEER[algorithm], "threads": 1})
                 mine = measure_ours({**shared, "agent": agent, "seconds": 4.0})
-                if seed == seeds[0]:
-                    dot = measure_ours({**shared, "agent": {**agent, "head": "dot"}, "seconds": 4.0})
-                row = (mine["steps_per_s"], peer["rate"], mine["return_sampled"], peer["sampled"]["return"],
-                       dot["steps_per_s"], dot["return_sampled"], peer["environment_share"])  # fmt: skip
+                row = (mine["steps_per_processor_s"], peer["processor_rate"], mine["return_sampled"],
+                       peer["sampled"]["return"], peer["environment_share"])  # fmt: skip
                 rows.append(row)
                 print(items, algorithm, seed, [round(value, 3) for value in row], flush=True)
-            figures |= _ratios(f"{algorithm}", items, np.array(rows))
+            figures |= _ratios(algorithm, items, np.array(rows))
     return figures
 
 
 def _ratios(algorithm: str, items: int, rows: Any) -> dict[str, float]:
-    mine, peer, earned, peer_earned, dot, dot_earned, share = rows.T
+    mine, peer, earned, peer_earned, share = rows.T
     figures = {
         f"{algorithm}_speedup_{items}": float(np.median(mine / peer)),
         f"{algorithm}_speedup_{items}_lo": float((mine / peer).min()),
@@ -96,8 +94,6 @@ def _ratios(algorithm: str, items: int, rows: Any) -> dict[str, float]:
         f"{algorithm}_peer_environment_share_{items}": float(share.mean()),
         f"{algorithm}_return_{items}": float(earned.mean()),
         f"{algorithm}_peer_return_{items}": float(peer_earned.mean()),
-        f"{algorithm}_dot_head_steps_per_s_{items}": float(np.median(dot)),
-        f"{algorithm}_dot_head_return_{items}": float(dot_earned.mean()),
         f"{algorithm}_return_ratio_{items}": float(earned.mean() / peer_earned.mean()),
     }
     if items == 100:
@@ -105,20 +101,18 @@ def _ratios(algorithm: str, items: int, rows: Any) -> dict[str, float]:
     return figures
 
 
-_threads: dict[str, int] = {}
-
-
-def best_threads(path: Path, python: str) -> int:
-    """The number of PyTorch threads with which the peer is faster in a short run: it is to be given its best."""
-    if str(path) not in _threads:
-        tried = {}
+def gain_of_two_threads(path: Path, python: str) -> float:
+    """Speed by the clock of the peer with two PyTorch threads, relative to one: the median of three short turns."""
+    ratios = []
+    for turn in range(3):
+        rates = {}
         for threads in (1, 2):
             settings = {"world": str(path), "algorithm": "ppo", "total_steps": 3_000, "warmup_steps": 1024,
-                        "threads": threads, "evaluation_sessions": 256, **PEER["ppo"]}  # fmt: skip
-            tried[threads] = measure_peer(python, settings)["rate"]
-        print("peer threads", {key: round(value) for key, value in tried.items()}, flush=True)
-        _threads[str(path)] = max(tried, key=lambda threads: tried[threads])
-    return _threads[str(path)]
+                        "threads": threads, "evaluation_sessions": 256, "seed": turn, **PEER["ppo"]}  # fmt: skip
+            rates[threads] = measure_peer(python, settings)["rate"]
+        ratios.append(rates[2] / rates[1])
+        print("peer, threads", {key: round(value) for key, value in rates.items()}, flush=True)
+    return float(np.median(ratios))
 
 
 def at_our_best(paths: Mapping[int, Path], quick: bool) -> dict[str, float]:
@@ -183,7 +177,7 @@ def main() -> None:
         if "sb3" in parts:
             figures |= beside_the_peer(paths, asked.peer_python, seeds, asked.quick)
             steps = {f"{a}_{m}": s for (a, m), s in STEPS.items()}
-            told["sb3"] = context(seeds, steps=steps, peer_threads=list(_threads.values()))
+            told["sb3"] = context(seeds, steps=steps)
         if "jax" in parts:
             found, versions = beside_jax(paths, asked.jax_python, seeds, ALIKE["ppo"], asked.quick)
             figures |= found
