@@ -20,12 +20,17 @@ from recpolicy.data.splits import split
 from recpolicy.inference.artifact import Artifact
 from recpolicy.inference.candidate_generation import top_candidates
 from recpolicy.inference.predictor import Policy
+from recpolicy.inference.slate_selection import ExplorationConfig
+from recpolicy.server.computed_lists import compute_list
+from recpolicy.server.live_models import LoadedVersion
+from recpolicy.server.schemas.requests import RecommendRequest, SessionItem
 
 ITEMS, RANK, GENRES, UNITS, STEPS, LAST_N = 100_000, 16, 18, 64, 20, 10
 CANDIDATES = 500
 COUNTS = (25, 50, 100, 200, 400, 800)
 TOP = 10
 REQUESTS = 100
+SIZES = {"server_full": 0, "server_candidates": CANDIDATES}
 
 
 def artifact(head: str, view: str) -> Artifact:
@@ -83,6 +88,28 @@ def milliseconds(policy: Policy, candidates: int | None, requests: int) -> tuple
     return float(np.median(taken[5:])), float(np.percentile(taken[5:], 95))
 
 
+def list_milliseconds(policy: Policy, requests: int) -> dict[str, float]:
+    """Median and 99th percentile of a server's list in this process, by number of candidates; requests in turn.
+
+    Ten items for a known user after five others, without one item that the request excludes: nothing is cached.
+    """
+    history = [SessionItem(item=item, liked=bool(item % 20)) for item in (50, 60, 70, 80, 90)]
+    exploration = ExplorationConfig(share=0.0)
+    versions = {name: LoadedVersion(policy.scorer, None, candidates=count) for name, count in SIZES.items()}
+    taken: dict[str, list[float]] = {name: [] for name in versions}
+    for number in range(requests + 5):
+        request = RecommendRequest(user=1, k=TOP, history=history, exclude=[100 + number])
+        for name, version in versions.items():
+            begin = time.perf_counter()
+            compute_list(version, request, exploration, explored=False)
+            taken[name].append(1000 * (time.perf_counter() - begin))
+    return {
+        f"{name}_{figure}_ms": float(np.percentile(values[5:], percent))
+        for name, values in taken.items()
+        for figure, percent in (("p50", 50), ("p99", 99))
+    }
+
+
 def left_out(policy: Policy, counts: tuple[int, ...]) -> dict[str, float]:
     """Share of the ten best items of the full ranking among the candidates, and the mass of the policy on these.
 
@@ -137,6 +164,11 @@ def main() -> None:
             median, high = milliseconds(policy, count, requests)
             figures |= {f"{head}_{view}_{name}_ms": median, f"{head}_{view}_{name}_p95_ms": high}
             print(f"{head} {view} {name}: p50 {median:.2f} ms, p95 {high:.2f} ms", flush=True)
+        of_server = list_milliseconds(policy, 3 * requests)
+        print(
+            f"{head} {view} server: {', '.join(f'{name} {value:.2f}' for name, value in of_server.items())}", flush=True
+        )
+        figures |= {f"{head}_{view}_{name}": value for name, value in of_server.items()}
         figures[f"{head}_{view}_ratio"] = figures[f"{head}_{view}_full_ms"] / figures[f"{head}_{view}_candidates_ms"]
     figures |= left_out(trained(steps), COUNTS)
     write_results(asked.out, figures, context([0], items=ITEMS, candidates=CANDIDATES, requests=requests, steps=steps))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command_line import recpolicy
+from command_line import recpolicy, refused
 from tiny_session_policies import write_tiny_sessions
 
 from recpolicy.core.errors import ArtifactError
@@ -37,3 +37,18 @@ def test_other_policies_list_ten_items(write, train):
 def test_an_artifact_with_an_impossible_slate_size_is_refused(write, size):
     with pytest.raises(ArtifactError, match="slate_size"):
         load_policy(write(slate_size=size))
+
+
+def test_candidates_restrict_the_list(capsys, write):
+    folder = write()
+    policy = load_policy(folder)
+    user = policy.scorer.user_ids[3]
+    rows = json.loads(recpolicy(capsys, "recommend", folder, "-u", user, "-k", 3, "--candidates", 5, "--json").out)
+    expected = policy.recommend(user, k=3, candidates=5)
+    assert (
+        [row["item_id"] for row in rows]
+        == expected["item_id"].tolist()
+        != policy.recommend(user, k=3)["item_id"].tolist()
+    )
+    refusal = refused(recpolicy(capsys, "recommend", folder, "-u", user, "-k", 3, "--candidates", 2))
+    assert "candidates is 2; expected at least k, 3" in refusal

@@ -83,6 +83,12 @@ def recommend(
         list[str] | None,
         typer.Option("--tilt", help="CATEGORY=WEIGHT, -1 to 1: prefer a genre, or avoid it; repeat for several."),
     ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            "--candidates", min=1, help="Rank only so many items: those of the highest expected rating by embeddings."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of ties and samples.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a .csv or .parquet file.")] = None,
     as_json: Json = False,
@@ -96,8 +102,9 @@ def recommend(
     users, _, known, past = _parsed(policy, user, None, rating, history)
     with _naming_the_option(), warnings_on_stderr():
         suggestions = policy.recommend(
-            users, k, not include_rated, known, seed=seed, history=past, sample=sample, guardrails=rails
-        )
+            users, k, not include_rated, known, seed=seed, history=past, sample=sample, guardrails=rails,
+            candidates=candidates,
+        )  # fmt: skip
     for name, reason in suggestions.attrs.get("short", {}).items():
         print_text(f"user {name}: {reason}", file=sys.stderr)
     if out is None and not as_json:

@@ -55,7 +55,8 @@ def train(
         typer.Option(
             "--log",
             help="Learn from this log: a folder of `recpolicy log ingest`; of `recpolicy log simulate --sessions` for"
-            " topk_reinforce, offpolicy_actor_critic, dqn and behavior_cloning; a log with features, with --features.",
+            " topk_reinforce, offpolicy_actor_critic, dqn and behavior_cloning; of `--slates` for topk_reinforce; a log"
+            " with features, with --features.",
         ),
     ] = None,
     features: Annotated[
@@ -143,9 +144,12 @@ def train(
         from recpolicy.data.bandit_log import BanditLog
         from recpolicy.data.bandit_log_files import IdVocabulary
         from recpolicy.workflows.session_logs import read_log
+        from recpolicy.workflows.session_training import LEARN_FROM_SLATES
+        from recpolicy.workflows.slate_logs import holds_slates, read_slate_log
 
-        logged = read_log(log, IdVocabulary.from_ratings(parts.train))
-        if isinstance(logged, BanditLog):
+        read = read_slate_log if agent in LEARN_FROM_SLATES and holds_slates(log) else read_log
+        logged = read(log, IdVocabulary.from_ratings(parts.train))
+        if isinstance(logged, BanditLog) and agent not in LEARN_FROM_SLATES:
             settings["mode"] = "log"
     if seeds is not None:
         _train_seeds(agent, parts, out, range(seed, seed + seeds), tables, settings, like_model, as_json)

@@ -121,6 +121,12 @@ class CandidateSets:
             ]
         return replace(self, index=self.index[rows], excluded_start=start, excluded=excluded)
 
+    def explicit(self) -> "CandidateSets":
+        """Return the same candidates without exclusions: each round has a set of its own."""
+        packed = [np.packbits(self.mask(rows), axis=1) for rows in blocks(len(self), self.actions)]
+        sets = np.concatenate([np.empty((0, packed_width(self.actions)), np.uint8), *packed])
+        return CandidateSets.without_exclusions(sets, np.arange(len(self)), self.actions)
+
     def compact(self) -> "CandidateSets":
         """Return the same candidates without the sets that no round has."""
         used = np.zeros(len(self.sets) + 1, bool)  # the last place is that of ALL_ITEMS

@@ -19,6 +19,7 @@ from recpolicy.inference.artifact_files import artifact_errors
 from recpolicy.inference.block_prediction import (
     USERS_AT_ONCE,
     BatchPrediction,
+    Shown,
     UserInput,
     arms_except,
     estimate_rewards,
@@ -27,7 +28,7 @@ from recpolicy.inference.block_prediction import (
     predict_among,
     predict_block,
 )
-from recpolicy.inference.candidate_generation import top_candidates
+from recpolicy.inference.candidate_generation import candidate_mask, guarded_candidates
 from recpolicy.inference.guarded_draw import GuardedSlate
 from recpolicy.inference.guarded_lists import guarded_sample, guarded_slates
 from recpolicy.inference.guardrails import GuardrailConfig, Guardrails, bind, check_places, unknown_ids_notice
@@ -170,7 +171,8 @@ class Policy:
                 the list, and a log of the list needs it.
             guardrails: Bounds that no list violates, and weights of diversity and novelty.
             candidates: Rank only as many items, those of the highest expected rating by embeddings that may be shown;
-                for large catalogs. Probabilities are those of a policy that can show no other item.
+                for large catalogs. Probabilities are those of a policy that can show no other item. Where bounds of the
+                guardrails leave fewer than k of them, all items are ranked.
 
         Returns:
             Up to k rows a user: user_id, rank (from 1), the other columns of `predict`, and most_probable: True for the
@@ -204,7 +206,7 @@ class Policy:
             if not allowed.any():
                 continue
             if candidates is not None:
-                allowed = self._candidates(known, allowed, candidates)
+                allowed = self._candidates(known, past, allowed, candidates, k, rails)
             rows = action_items
             few = candidates is not None and rails is None and not scorer.tuned
             if few and not artifact.policy.get("dueling", False):
@@ -241,15 +243,16 @@ class Policy:
             result.attrs = {"guardrails": guardrails.digest, "short": short}
         return result
 
-    def _candidates(self, known: UserInput, allowed: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-        """Return the mask [A] of the allowed arms with the highest expected rating by embeddings."""
-        artifact, chosen = self.artifact, np.zeros(len(allowed), bool)
-        item, offset = artifact.item, artifact.offset
-        if not artifact.has_all_items:
-            item, offset = item[artifact.action_items], offset[artifact.action_items]
-        user = known.context[0, : item.shape[1]]
-        chosen[top_candidates(user, item, offset, allowed, count)] = True
-        return chosen
+    def _candidates(
+        self, known: UserInput, past: Shown, allowed: NDArray[np.bool_], count: int, k: int, rails: Guardrails | None
+    ) -> NDArray[np.bool_]:
+        """Return the mask [A] of the candidates of one user among the allowed arms."""
+        artifact, context = self.artifact, known.context[0]
+        if rails is None:
+            return candidate_mask(artifact, context, allowed, count)
+        block = predict_block(artifact, known, allowed, [past])
+        score, rating = block.score[0].astype(np.float64), block.rating[0, artifact.action_items]
+        return guarded_candidates(artifact, context, score, rating, allowed, count, k, rails)
 
     def _bound(self, guardrails: GuardrailConfig, k: int) -> Guardrails:
         """Return the guardrails over this policy's catalog; warn of ids that it does not know."""

@@ -170,7 +170,8 @@ def _chances(score: Array, allowed: Mask, arms: Arms, pool: int) -> tuple[Array,
 
     An arm that could not have come at its place has probability 0.
     """
-    falling = -np.sort(-score[allowed])
+    value = score[allowed]
+    falling = -np.sort(-value[value >= np.partition(value, len(value) - pool)[len(value) - pool]])  # the pool, and ties
     return _drawn(falling, score[arms], pool), _greedy(falling, score[arms])
 
 

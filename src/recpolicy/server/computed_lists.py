@@ -16,7 +16,15 @@ import numpy as np
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.types import Bools
-from recpolicy.inference.block_prediction import BatchScores, WeightChoice, arms_except
+from recpolicy.inference.block_prediction import (
+    NOTHING_SHOWN,
+    USERS_AT_ONCE,
+    BatchScores,
+    UserInput,
+    WeightChoice,
+    arms_except,
+    score_block,
+)
 from recpolicy.inference.guarded_draw import GuardedSlate
 from recpolicy.inference.guarded_lists import guarded_slates
 from recpolicy.inference.guardrails import Guardrails, of_request
@@ -34,6 +42,7 @@ from recpolicy.inference.tuned_layer import TunedLayer
 from recpolicy.inference.tuned_scorer import TunedScorer
 from recpolicy.inference.user_vectors import LearnedUser
 from recpolicy.inference.weight_exploration import DrawnWeights, named_weights
+from recpolicy.server.candidate_lists import cut_candidates, score_candidates, scores_candidates_only
 from recpolicy.server.db.guardrail_record import pack_list
 from recpolicy.server.db.session_history import pack_history
 from recpolicy.server.json_output import encode, finite
@@ -136,21 +145,42 @@ def _compute_together(
 ) -> Iterator[tuple[ListRequest, ComputedList]]:
     """Yield the best lists of plain requests of the same length, without those that have ties."""
     scorer, waiting = version.scorer, iter(requests)
-    ids = [request.user for request in requests]
-    learned = users.learned(version.trained, ids)
-    for scores in scorer.score_batches(ids, learned=learned):
-        block = list(islice(waiting, len(scores.score)))
+    ids: list[Hashable] = [request.user for request in requests]
+    learned, k = users.learned(version.trained, ids), requests[0].list_size(version.list_size)
+    blocks: Iterator[UserInput | BatchScores] = (
+        scorer.contexts(ids, {}, USERS_AT_ONCE, learned=learned)
+        if version.candidates
+        else scorer.score_batches(ids, learned=learned)
+    )
+    for part in blocks:
+        block = list(islice(waiting, len(part.std)))
         allowed = np.ones((len(block), len(scorer.action_items)), bool)  # [n, A]
         for place, request in enumerate(block):
             if request.exclude_rated:
                 allowed[place] = arms_except(scorer.artifact, scorer.rated(request.user, learned=learned))
-        slates = _best_slates(version, scores, allowed, block[0].list_size(version.list_size), exploration)
+        if isinstance(part, BatchScores):
+            scores = part
+        else:
+            scores, allowed = _among_candidates(version, [each.user for each in block], part, learned, allowed, k)
+        slates = _best_slates(version, scores, allowed, k, exploration)
         for place, (request, slate) in enumerate(zip(block, slates, strict=True)):
             if slate is not None:
                 user = users.find(version.trained, request.user)
                 answer = scores.of_user(place)
                 computed = _as_json(version, request.user, slate, allowed[place], answer, learned=learned)
                 yield request, computed if user is None else _with_posterior(computed, learned[request.user], user)
+
+
+def _among_candidates(
+    version: LoadedVersion, users: Sequence[Hashable], known: UserInput, learned: Learned, allowed: Bools, k: int
+) -> tuple[BatchScores, Bools]:
+    """Return the scores of n users at the begin of their sessions, and their candidates [n, A]."""
+    scorer, rails = version.scorer, version.guardrails
+    if scores_candidates_only(version, rails):
+        return score_candidates(version, known, [NOTHING_SHOWN] * len(allowed), allowed, k)
+    scores = scorer.rank(score_block(scorer.artifact, known), users, known, learned=learned)
+    rows = zip(known.context, scores.score, scores.rating, allowed, strict=True)
+    return scores, np.stack([cut_candidates(version, *row, k, rails) for row in rows])
 
 
 def _best_slates(
@@ -231,26 +261,35 @@ def compute_list(
     learned: Learned = {} if user is None else {request.user: user.learned()}
     if by_id and user is None and not scorer.knows(request.user):
         raise scorer.unknown_user_error([request.user], "describe the user by `ratings` or `context`")
-    drawn = version.weights if draw_weights else None
-    source = scorer if drawn is None else scorer.base
-    answer: Prediction | BatchScores
-    if request.plain:
-        answer = next(source.score_batches([request.user], learned=learned)).of_user(0)
-    else:
-        answer = source.predict_one(request.user, fold_in, _policy_history(scorer, request), context, learned)
-    weights: DrawnWeights | None = None
-    if drawn is not None:
-        raw = None if context is None else context[np.newaxis]
-        known = next(scorer.contexts([request.user], fold_in or {}, 1, raw, learned))
-        rated = scorer.rated(request.user, fold_in, learned)
-        weights = drawn.draw(answer, request.user, known.context, rated, np.random.default_rng())
-        answer = replace(answer, score=weights.score)
     excluded = [*request.exclude, *(each.item for each in request.history or ())]
     years = request.first_and_last_year()
     allowed = allowed_rows(
         scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in, learned
     )
     rails, k = request_guardrails(version, request), request.list_size(version.list_size)
+    session, drawn = _policy_history(scorer, request), version.weights if draw_weights else None
+    raw = None if context is None else context[np.newaxis]
+    answer: Prediction | BatchScores
+    weights: DrawnWeights | None = None
+    if drawn is None and scores_candidates_only(version, rails):
+        known = next(scorer.contexts([request.user], fold_in or {}, 1, raw, learned))
+        shown = scorer.histories([request.user], session)
+        scores, candidates = score_candidates(version, known, shown, allowed[np.newaxis], k)
+        answer, allowed = scores.of_user(0), candidates[0]
+    else:
+        source = scorer if drawn is None else scorer.base
+        if request.plain:
+            answer = next(source.score_batches([request.user], learned=learned)).of_user(0)
+        else:
+            answer = source.predict_one(request.user, fold_in, session, context, learned)
+        if drawn is not None or version.candidates:
+            known = next(scorer.contexts([request.user], fold_in or {}, 1, raw, learned))
+        if drawn is not None:
+            rated = scorer.rated(request.user, fold_in, learned)
+            weights = drawn.draw(answer, request.user, known.context, rated, np.random.default_rng())
+            answer = replace(answer, score=weights.score)
+        if version.candidates:
+            allowed = cut_candidates(version, known.context[0], answer.score, answer.rating, allowed, k, rails)
     slate = _choose(version, answer, allowed, k, rails, exploration, explored, show_new)
     vector = None if by_id else _context_bytes(scorer, request, fold_in, context)
     computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector, learned)

@@ -177,10 +177,12 @@ def stateless_state(source: Path, settings: Settings) -> AppState:
         hooks = ReloadHooks(
             uniform_first=settings.rank.start_uniform, guardrails=settings.guardrails,
             weights=WeightExplorations(settings.tuning), timeout=settings.tuning.timeout_ms / 1e3,
+            candidates=settings.candidates.size,
         )  # fmt: skip
         return AppState(ModelManager.from_registry(Registry(source), hooks), None, settings, Metrics())
     policy, explorations = load_policy(source), WeightExplorations(settings.tuning)
-    version = with_guardrails(LoadedVersion(policy, None, weights=explorations(policy)), settings.guardrails)
+    version = LoadedVersion(policy, None, weights=explorations(policy), candidates=settings.candidates.size)
+    version = with_guardrails(version, settings.guardrails)
     return AppState(ModelManager(LiveState(version)), None, settings, Metrics())
 
 
@@ -196,6 +198,7 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
     common = ReloadHooks(
         rollout, uniform_first=start_uniform, guardrails=settings.guardrails,
         weights=WeightExplorations(settings.tuning), timeout=settings.tuning.timeout_ms / 1e3,
+        candidates=settings.candidates.size,
     )  # fmt: skip
     if not settings.online.enabled:
         hooks = common

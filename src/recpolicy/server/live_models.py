@@ -74,6 +74,8 @@ class LoadedVersion:
     """The place for new items; None: lists have none."""
     weights: WeightExploration | None = field(default=None, compare=False, repr=False)
     """The formula whose weights are drawn on a share of the requests; None: there is none."""
+    candidates: int = 0
+    """Number of items that its lists are ranked from, see CandidatesConfig; 0: all items."""
     item_json: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
     """Begin of the JSON of its items, by row; filled as lists show them."""
 
@@ -225,6 +227,8 @@ class ReloadHooks:
     """A registry without a champion serves UniformPolicy."""
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
     """The operator's guardrails; a version that cannot keep them is not served."""
+    candidates: int = 0
+    """Number of items that lists are ranked from; 0: all items."""
     new_items: Callable[[Policy], NewItemSlot | None] = lambda _: None
     """Returns the place for new items in the lists of a version."""
     weights: Callable[[Policy], WeightExploration | None] = lambda _: None
@@ -360,10 +364,13 @@ def _combine(
     if learned is not champion and not isinstance(champion, Ranker):
         champion.forget_predictions()
     base = None if learned is champion else champion
+    count = hooks.candidates
     slots = [hooks.new_items(each) if routing.exploration and each is not None else None for each in (learned, rival)]
     live = LiveState(
-        _served(LoadedVersion(learned, number, base, new_items=slots[0]), hooks),
-        None if rival is None else _served(LoadedVersion(rival, challenger, new_items=slots[1]), hooks),
+        _served(LoadedVersion(learned, number, base, new_items=slots[0], candidates=count), hooks),
+        None
+        if rival is None
+        else _served(LoadedVersion(rival, challenger, new_items=slots[1], candidates=count), hooks),
         0.0 if rival is None else routing.traffic_fraction,
         rival is not None and routing.shadow,
         routing.exploration,

@@ -298,6 +298,15 @@ class UsersConfig:
 
 
 @config_dataclass
+class CandidatesConfig:
+    """Candidates, then ranking: for large catalogs."""
+
+    size: CountOrZero = 0
+    """Items that a list is ranked from, those of the highest expected rating by embeddings that the request allows, and
+    at least as many as the list has; 0: all items."""
+
+
+@config_dataclass
 class NewItemsConfig:
     """New items, which a daily job allocates to a share of the lists by their delayed outcomes."""
 
@@ -406,6 +415,7 @@ class Settings:
     drift: DriftConfig = field(default_factory=DriftConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     users: UsersConfig = field(default_factory=UsersConfig)
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     new_items: NewItemsConfig = field(default_factory=NewItemsConfig)
     sessions: SessionsConfig = field(default_factory=SessionsConfig)
     console: ConsoleConfig = field(default_factory=ConsoleConfig)

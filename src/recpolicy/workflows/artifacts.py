@@ -68,7 +68,7 @@ def build_metadata(
     agent: Any,
     model: RatingModel,
     seed: int,
-    log: BanditLog | SessionLog | None = None,
+    log: BanditLog | SessionLog | SlateLog | None = None,
 ) -> dict[str, Any]:
     """Return the lineage of a policy: source, data, split and digests, configs, seed, versions, log.
 
@@ -93,20 +93,20 @@ def build_metadata(
     }
 
 
-def log_lineage(log: BanditLog | SessionLog) -> dict[str, Any]:
+def log_lineage(log: BanditLog | SessionLog | SlateLog) -> dict[str, Any]:
     """Return the metadata of a log that a policy learns from.
 
-    It has the log's digest and the number of its rounds or steps. Rounds from slates add the digest of the slates; a
-    growing log adds the time of its last round (LOG_UNTIL).
+    It has the log's digest and the number of its rounds, steps or slates. Rounds from slates add the digest of the
+    slates; a growing log adds the time of its last round (LOG_UNTIL).
     """
-    if isinstance(log, SessionLog):
+    if isinstance(log, SessionLog | SlateLog):
         return {"log": log.digest, LEARNED_EVENTS: len(log)}
     slates = {} if log.slate_digest is None else {"slate_digest": log.slate_digest}
     until = {} if log.exporter is None else {LOG_UNTIL: int(log.time[-1])}
     return {"log": log.digest, LEARNED_EVENTS: len(log), **slates, **until}
 
 
-def training_events(log: BanditLog | SessionLog | None, source: Mapping[str, Any] | None) -> Hashes:
+def training_events(log: BanditLog | SessionLog | SlateLog | None, source: Mapping[str, Any] | None) -> Hashes:
     """Return the hashes of all events that a training uses: of its log, and of the log behind its table of ratings.
 
     Args:

@@ -20,6 +20,7 @@ from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.reward_signals import RewardSummary, summarize_rewards
 from recpolicy.data.session_log import SessionLog
+from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.policy_scores import baseline_tables, regret_by_user
 from recpolicy.inference.predictor import Policy, load_policy
@@ -94,7 +95,7 @@ def train(
     agent_config: Any = None,
     model: RatingModel | None = None,
     model_config: Any = None,
-    log: BanditLog | SessionLog | None = None,
+    log: BanditLog | SessionLog | SlateLog | None = None,
     init_from: str | Path | None = None,
     like_model: "str | Path | LikeFunction | None" = None,
     seed: int = 0,
@@ -112,7 +113,8 @@ def train(
         agent_config: The agent's config or its settings.
         model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
         model_config: Settings of the rating model, if it is fitted here.
-        log: Logged rounds to learn from, for the mode "log"; logged sessions for session agents that learn from logs.
+        log: Logged rounds to learn from, for the mode "log"; logged sessions for session agents that learn from logs,
+            or logged slates for topk_reinforce.
         init_from: Folder of a policy whose networks the agent starts with, or of a registry: then its champion.
             Settings of features, view and network that are not given come from that policy.
         like_model: For session agents: your own P(like), which replaces the fitted model of the worlds.
@@ -201,7 +203,7 @@ def train(
     return load_policy(out)
 
 
-def summarized_rewards(split: Split, log: BanditLog | SessionLog | None) -> RewardSummary:
+def summarized_rewards(split: Split, log: BanditLog | SessionLog | SlateLog | None) -> RewardSummary:
     """Return the distribution of the rewards that the training is about; log a warning if they are constant or sparse.
 
     Without a log these are the ratings, from which also the simulated worlds come.
@@ -247,8 +249,13 @@ def baseline_regret(world: World, train_ratings: Ratings, features: Features) ->
     }
 
 
-def _check_mode(agent: str, settings: TrainConfig, log: BanditLog | SessionLog | None) -> None:
+def _check_mode(agent: str, settings: TrainConfig, log: BanditLog | SessionLog | SlateLog | None) -> None:
     """Raise ConfigError unless the log is one of single rounds and goes with the mode `log`."""
+    if isinstance(log, SlateLog):
+        raise ConfigError(
+            f"{agent} learns from single rounds, not from slates such as {log.name}: ingest them first (recpolicy log"
+            " ingest)"
+        )
     if isinstance(log, SessionLog):
         raise ConfigError(
             f"{agent} learns from single rounds (recpolicy log ingest), not from sessions such as {log.name}; of the"

@@ -18,6 +18,8 @@ from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import genre_directions
 from recpolicy.data.session_log import SessionLog
+from recpolicy.data.slate_log import SlateLog
+from recpolicy.data.slate_sessions import sessions_from_rounds, sessions_from_slates
 from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.own_like_model import LikeFunction, OwnLikeModel, read_like_model
@@ -104,7 +106,7 @@ def train_sessions(
     model: RatingModel | None = None,
     model_config: Any = None,
     worlds: TwoWorlds | None = None,
-    log: BanditLog | SessionLog | None = None,
+    log: BanditLog | SessionLog | SlateLog | None = None,
     init_from: "str | Path | InitialPolicy | None" = None,
     like_model: "str | Path | LikeFunction | None" = None,
     seed: int = 0,
@@ -123,7 +125,9 @@ def train_sessions(
         model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
         model_config: Settings of the rating model, if it is fitted here.
         worlds: The simulated worlds; without them, they are fitted.
-        log: Logged sessions to learn from, for topk_reinforce, offpolicy_actor_critic, dqn and behavior_cloning.
+        log: Logged sessions to learn from, for topk_reinforce, offpolicy_actor_critic, dqn and behavior_cloning; or
+            logged slates, for topk_reinforce, which then shows slates of the same size. It also learns from
+            rounds: they are places of slates of `slate_size` items.
         init_from: Folder of a policy whose networks the agent starts with, or of a registry: then its champion; or that
             policy as it was read. Settings of features, view and network that are not given come from it.
         like_model: Your own P(like), which replaces the fitted model of the worlds; see `read_like_model`.
@@ -170,7 +174,9 @@ class SessionPlan:
     features: Features
     metadata: dict[str, Any]
     """Lineage of the policy, known before the training."""
-    log: SessionLog | None
+    log: BanditLog | SessionLog | SlateLog | None
+    sessions: SessionLog | None
+    """The log as the agent learns from it."""
     initial: InitialPolicy | None
     like_model: OwnLikeModel | None
     seed: int
@@ -245,7 +251,7 @@ def plan_training(
     agent_config: Any = None,
     model: RatingModel | None = None,
     model_config: Any = None,
-    log: BanditLog | SessionLog | None = None,
+    log: BanditLog | SessionLog | SlateLog | None = None,
     init_from: "str | Path | InitialPolicy | None" = None,
     like_model: "str | Path | LikeFunction | None" = None,
     seed: int = 0,
@@ -265,7 +271,7 @@ def plan_training(
     entry = agent_entry(agent)
     if agent not in SESSION_AGENTS:
         raise ConfigError(f"{agent} learns in single rounds: train it with recpolicy.train")
-    if isinstance(log, BanditLog):
+    if isinstance(log, BanditLog) and agent not in LEARN_FROM_SLATES:
         raise ConfigError(
             f"{agent} learns in simulated sessions, not from logged rounds such as {log.name}; topk_reinforce,"
             " offpolicy_actor_critic, dqn and behavior_cloning also learn from logged sessions (recpolicy log simulate"
@@ -280,14 +286,17 @@ def plan_training(
     agent_settings = coerce(entry.config, agent_config, agent)
     session_config(settings)  # checks the settings before anything is fitted
     check_limits(agent, agent_settings, initial)
-    if settings.slate_size > 1 and (agent not in LEARN_FROM_SLATES or log is not None):
+    if isinstance(log, SlateLog):
+        settings = _of_slates(agent, log, settings)
+    elif settings.slate_size > 1 and (agent not in LEARN_FROM_SLATES or isinstance(log, SessionLog)):
         raise ConfigError(
             f"train.slate_size is {settings.slate_size}, but {agent} learns from single items"
             f"{'' if log is None else ' of a log of sessions'}; {', '.join(LEARN_FROM_SLATES)} can learn from simulated"
-            " slates"
+            " or logged slates"
         )
-    if log is not None:
-        log = _check_log(agent, log, settings, split.train.scale)
+    sessions = _as_sessions(log)
+    if sessions is not None:
+        _check_log(agent, sessions, settings, split.train.scale)
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
     metadata = build_metadata(split, settings, agent_settings, features.model, seed, log)
     own = None if like_model is None else read_like_model(like_model, split.train)
@@ -297,7 +306,7 @@ def plan_training(
         initial.check_features(features)
         metadata |= initial.metadata()
     return SessionPlan(
-        agent, split, Path(out), settings, agent_settings, features, metadata, log, initial, own, seed
+        agent, split, Path(out), settings, agent_settings, features, metadata, log, sessions, initial, own, seed
     )  # fmt: skip
 
 
@@ -324,18 +333,24 @@ def _learn_from_log(plan: SessionPlan, show_progress: bool | None) -> "tuple[Ses
     """Train on the plan's log; return the agent, the figures of the training and the work folder."""
     from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 
-    assert plan.log is not None
+    assert plan.sessions is not None
     settings, sight = plan.settings, observation_builder(plan.features, plan.settings, plan.split)
     agent = plan.make(*sight.specs(), sight.view.sequence)
+    if (plan.sessions.step == 0).all():
+        sight = replace(sight, steps=1)
     run = OfflineRunConfig(
-        epochs=settings.epochs, batch_size=settings.batch_size, log_every_steps=settings.log_every_steps,
-        checkpoint_every_steps=settings.checkpoint_every_steps,
+        epochs=settings.epochs, batch_size=settings.batch_size * settings.slate_size,
+        log_every_steps=settings.log_every_steps, checkpoint_every_steps=settings.checkpoint_every_steps,
     )  # fmt: skip
-    check_log(agent.learner, plan.log, sight)
+    check_log(agent.learner, plan.sessions, sight)
     work = plan.begin()  # after all checks, so that a refused log leaves no unfinished training behind
     figures = learn_from_sessions(
-        agent, plan.log, sight, run, seed=plan.seed, folder=work, show_progress=show_progress
+        agent, plan.sessions, sight, run, seed=plan.seed, folder=work, show_progress=show_progress
     )  # fmt: skip
+    if plan.log is not plan.sessions:
+        del figures["sessions"]
+    if isinstance(plan.log, SlateLog):
+        figures |= {"mode": "slates", "rows": len(plan.log), "slots": plan.log.slots}
     return agent, {**figures, **_divergence(agent, figures)}, work
 
 
@@ -345,15 +360,33 @@ def observation_builder(features: Features, settings: SessionTrainConfig, split:
     from recpolicy.training.observation_builder import ObservationBuilder
 
     embedding, genres = features.embeddings.item[features.action_items], genre_directions(split.train.items)
-    steps = settings.max_episode_steps
+    steps = settings.max_episode_steps * settings.slate_size
     view = OBSERVATION_ENCODERS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
     return ObservationBuilder(
         features.context, embedding, genres[features.action_items], features.action_items, view, steps
     )
 
 
-def _check_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale: tuple[float, float]) -> SessionLog:
-    """Return the log; raise ConfigError if the agent cannot learn from it, or its rewards are not the settings'."""
+def _as_sessions(log: BanditLog | SessionLog | SlateLog | None) -> SessionLog | None:
+    """Return a log as sessions: each place of a slate is one of one step; None without a log."""
+    if isinstance(log, SlateLog):
+        return sessions_from_slates(log)
+    return sessions_from_rounds(log) if isinstance(log, BanditLog) else log
+
+
+def _of_slates(agent: str, log: SlateLog, settings: SessionTrainConfig) -> SessionTrainConfig:
+    """Return the settings with the slate size of a log; raise ConfigError if they name another, or for other agents."""
+    if agent not in LEARN_FROM_SLATES:
+        raise ConfigError(f"{agent} does not learn from logs of slates such as {log.name}; {LEARN_FROM_SLATES[0]} does")
+    if settings.slate_size not in (1, log.slots):
+        raise ConfigError(
+            f"{log.name}: slates of {log.slots} items, but train.slate_size is {settings.slate_size}; leave it out"
+        )
+    return replace(settings, slate_size=log.slots)
+
+
+def _check_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale: tuple[float, float]) -> None:
+    """Raise ConfigError if the agent cannot learn from the log, or its rewards are not the settings'."""
     from recpolicy.training.offline_sessions import LEARN_FROM_LOGS
 
     if agent not in LEARN_FROM_LOGS:
@@ -366,7 +399,6 @@ def _check_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale:
             f"{log.name}: rewards in {log.scale[0]:g}..{log.scale[1]:g}, but train.reward is {settings.reward!r}, in"
             f" {expected[0]:g}..{expected[1]:g}; set train.reward to the reward of the log: like, watch or rating"
         )
-    return log
 
 
 def reward_scale(settings: SessionTrainConfig, scale: tuple[float, float]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.slate_log import SlateLog
-from recpolicy.data.slate_log_files import SLATES, read_slates, write_slates
+from recpolicy.data.slate_log_files import SLATES, is_slate_log, read_slates, write_slates
 from recpolicy.data.splits import Split
 from recpolicy.inference.action_distributions import softmax, with_uniform_mix
 from recpolicy.inference.predictor import Policy
@@ -124,6 +124,12 @@ def simulate_slate_log(
         write_slates(folder / SLATES, log, IdVocabulary.from_ratings(split.train))
         write_json(folder / SIMULATION, metadata)
     return log
+
+
+def holds_slates(path: str | Path) -> bool:
+    """Return True if the folder or file is a log of slates."""
+    path = Path(path)
+    return (path / SLATES).exists() if path.is_dir() else is_slate_log(path)
 
 
 def read_slate_log(path: str | Path, tables: IdVocabulary) -> SlateLog:
