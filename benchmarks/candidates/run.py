@@ -3,6 +3,7 @@
 python benchmarks/candidates/run.py --out benchmarks/candidates/results.json
 """
 
+import json
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ CANDIDATES = 500
 COUNTS = (25, 50, 100, 200, 400, 800)
 TOP = 10
 REQUESTS = 100
+PARTS = ("times", "left_out")
 SIZES = {"server_full": 0, "server_candidates": CANDIDATES}
 
 
@@ -153,9 +155,8 @@ def trained(steps: int) -> Policy:
         )
 
 
-def main() -> None:
-    asked = arguments(__doc__.splitlines()[0])
-    requests, steps = (10, 5_000) if asked.quick else (REQUESTS, 100_000)
+def times(requests: int) -> dict[str, float]:
+    """Times of `Policy.recommend` and of a server's list, for three policies, with and without candidates."""
     figures: dict[str, float] = {}
     for head, view in (("dot", "interest"), ("dot", "gru"), ("plain", "interest")):
         policy = Policy(artifact(head, view))
@@ -163,14 +164,23 @@ def main() -> None:
         for name, count in (("full", None), ("candidates", CANDIDATES)):
             median, high = milliseconds(policy, count, requests)
             figures |= {f"{head}_{view}_{name}_ms": median, f"{head}_{view}_{name}_p95_ms": high}
-            print(f"{head} {view} {name}: p50 {median:.2f} ms, p95 {high:.2f} ms", flush=True)
         of_server = list_milliseconds(policy, 3 * requests)
-        print(
-            f"{head} {view} server: {', '.join(f'{name} {value:.2f}' for name, value in of_server.items())}", flush=True
-        )
         figures |= {f"{head}_{view}_{name}": value for name, value in of_server.items()}
         figures[f"{head}_{view}_ratio"] = figures[f"{head}_{view}_full_ms"] / figures[f"{head}_{view}_candidates_ms"]
-    figures |= left_out(trained(steps), COUNTS)
+        print(head, view, {name: round(value, 2) for name, value in figures.items() if head in name}, flush=True)
+    return figures
+
+
+def main() -> None:
+    asked = arguments(__doc__.splitlines()[0], PARTS)
+    requests, steps = (10, 5_000) if asked.quick else (REQUESTS, 100_000)
+    figures: dict[str, float] = {}
+    if asked.only and asked.out.exists():
+        figures = json.loads(asked.out.read_text())["figures"]
+    if asked.only in (None, "times"):
+        figures |= times(requests)
+    if asked.only in (None, "left_out"):
+        figures |= left_out(trained(steps), COUNTS)
     write_results(asked.out, figures, context([0], items=ITEMS, candidates=CANDIDATES, requests=requests, steps=steps))
 
 
