@@ -159,6 +159,10 @@ class RolloutConfig:
     """Tolerated harm, on the scale of the rewards."""
     level: Annotated[float, Field(ge=0.5, le=0.9999)] = 0.95
     """Probability that all statements about the rewards of one rollout hold together."""
+    return_days: Annotated[float, Field(ge=0.1, le=90)] | None = None
+    """Retention criterion: days within which a user comes back after the first session of the stage; null: off."""
+    return_margin: Fraction = 0.02
+    """Tolerated loss of the share of users who come back."""
     error_budget: Fraction = 0.01
     """Fraction of the challenger's answers that may fail within the window."""
     latency_budget: Annotated[float, Field(ge=1, le=1e6)] = 2.0
@@ -184,6 +188,11 @@ class RolloutConfig:
             raise ConfigError(
                 f"min_hours is {self.min_hours:g} and max_hours is {self.max_hours:g}; expected min_hours < max_hours"
             )
+        if self.return_days is not None and self.return_days * 24 >= self.max_hours:
+            raise ConfigError(
+                f"return_days is {self.return_days:g} and max_hours is {self.max_hours:g}: no user is followed for so"
+                " long within a stage; expected max_hours above 24 return_days"
+            )
         if not self.promote and self.stages == (1.0,):
             raise ConfigError(
                 "stages is [1.0] and promote is false: all users get the challenger, so there is no comparison"
@@ -191,8 +200,8 @@ class RolloutConfig:
 
     @property
     def stage_level(self) -> float:
-        """Level of one stage: the stages that compare rewards share the error probability of the rollout."""
-        comparing = sum(stage < 1 for stage in self.stages)
+        """Level of one comparison: all stages and criteria that compare share the error probability of the rollout."""
+        comparing = sum(stage < 1 for stage in self.stages) * (1 if self.return_days is None else 2)
         return 1 - (1 - self.level) / max(comparing, 1)
 
 

@@ -25,10 +25,12 @@ from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rank_events import ONLINE
 from recpolicy.server.db.rank_rewards import rank_variant_stats
+from recpolicy.server.db.rollout_returns import VariantReturns, variant_returns
 from recpolicy.server.db.rollouts import ConflictError, Rollout
 from recpolicy.server.deps import AppState
 from recpolicy.server.registry_actions import check_comparable
 from recpolicy.server.rollout.reconcile import reconcile, traffic_override
+from recpolicy.server.rollout.return_metrics import ReturnMetrics, compute_return_metrics
 from recpolicy.server.rollout.rollout_plan import Decision, decide
 from recpolicy.server.rollout.signal_metrics import compare_signals, read_unit_signals, segments
 from recpolicy.server.rollout.stage_metrics import StageMetrics, compute_stage_metrics
@@ -138,7 +140,20 @@ def current_metrics(state: AppState, row: Rollout, config: RolloutConfig) -> Sta
         health = rollouts.health(connection, row.id, config.window_minutes)
     hours = max(now_ms() - row.stage_at, 0) / 3.6e6 if row.reconciled else 0.0
     low, high = (reward.reward_range or (0.0, 0.0)) if ranks else state.reward_rules().scale
-    return compute_stage_metrics(stats, health, hours, config.stage_level, config.min_users, high - low)
+    metrics = compute_stage_metrics(stats, health, hours, config.stage_level, config.min_users, high - low)
+    if config.return_days is None or ranks:
+        return metrics
+    return replace(metrics, returns=_returns(state, row, config, config.return_days))
+
+
+def _returns(state: AppState, row: Rollout, config: RolloutConfig, days: float) -> ReturnMetrics:
+    """Return the returns of both variants in the stage."""
+    gap = round(state.settings.sessions.gap_minutes * 60_000)
+    stats: Mapping[str, VariantReturns] = {}
+    if row.reconciled:
+        with state.require_store().engine.connect() as connection:
+            stats = variant_returns(connection, row.id, row.stage_at + SETTLE_MS, days, gap, now_ms())
+    return compute_return_metrics(stats, days, config.stage_level, config.min_users)
 
 
 def signals(state: AppState) -> list[dict[str, Any]] | None:
@@ -234,6 +249,8 @@ def _check_rewards_of_ranks(state: AppState, config: RolloutConfig) -> None:
     if reason is not None:
         raise ConflictError(f"{reason}; a rollout needs the mode online and a champion that ranks")
     bounds = state.rank.current.reward.reward_range
+    if config.return_days is not None:
+        raise ConflictError("return_days is for lists: a rank may be of any caller, so it is no session; leave it out")
     if config.shadow:
         return
     if bounds is None:

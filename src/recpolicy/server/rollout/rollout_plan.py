@@ -3,7 +3,8 @@
 Harm is shown if the whole interval of the difference lies below -margin. A lower end below the champion's mean shows
 nothing: before the first reward it lies there for every challenger. A challenger whose lower end has not risen above
 -margin when the stage's time is over is rolled back as well. So no version is promoted without evidence that it is as
-good as the champion, up to the margin.
+good as the champion, up to the margin. With a retention criterion (return_metrics.py) the same holds for the share of
+users who come back; before enough users were followed for the window, nobody can tell, and the stage waits.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,12 +27,18 @@ class Decision:
 
 def decide(metrics: StageMetrics, stage: int, config: RolloutConfig) -> Decision:
     """Return the decision for a stage (0 is the first)."""
-    checks: Sequence[Callable[[StageMetrics, RolloutConfig], str | None]] = (_failures, _slowness, _harm)
+    checks: Sequence[Callable[[StageMetrics, RolloutConfig], str | None]] = (
+        _failures,
+        _slowness,
+        _harm,
+        _fewer_returns,
+    )
     for check in checks:
         problem = check(metrics, config)
         if problem is not None:
             return Decision("roll_back", problem)
-    missing = _missing(metrics, config, alone=config.stages[stage] == 1)
+    alone = config.stages[stage] == 1
+    missing = _missing(metrics, config, alone) or (None if alone else _missing_returns(metrics, config))
     if config.shadow:
         return Decision("wait", "a shadow rollout runs until it is stopped")
     if missing is None and stage + 1 < len(config.stages):
@@ -82,6 +89,33 @@ def _harm(metrics: StageMetrics, config: RolloutConfig) -> str | None:
         f"rewards are lower: {difference.value:.3f} [{difference.lo:.3f}, {difference.hi:.3f}],"
         f" margin {config.margin:g}"
     )
+
+
+def _fewer_returns(metrics: StageMetrics, config: RolloutConfig) -> str | None:
+    """Return the problem if fewer of the challenger's users are shown to come back, by more than the margin."""
+    returns = metrics.returns
+    if returns is None or returns.rate_difference.hi >= -config.return_margin:
+        return None
+    return (
+        f"fewer users come back within {returns.window_days:g} days: {returns.rate_difference},"
+        f" margin {config.return_margin:g}"
+    )
+
+
+def _missing_returns(metrics: StageMetrics, config: RolloutConfig) -> str | None:
+    """Return the evidence on returns that the next step lacks; None without a retention criterion."""
+    returns = metrics.returns
+    if returns is None:
+        return None
+    for name, variant in (("challenger", returns.challenger), ("champion", returns.champion)):
+        if variant.users < config.min_users:
+            return (
+                f"returns: cannot tell: {variant.users} of {config.min_users} users of the {name} were followed for"
+                f" {returns.window_days:g} days"
+            )
+    if returns.rate_difference.lo > -config.return_margin:
+        return None
+    return f"the difference {returns.rate_difference} of the return rates may still be below -{config.return_margin:g}"
 
 
 def _missing(metrics: StageMetrics, config: RolloutConfig, alone: bool) -> str | None:

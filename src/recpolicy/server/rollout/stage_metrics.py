@@ -19,7 +19,7 @@ them does. A variant of n1 users then has the error sqrt(c^2 / (n n1)) range, as
 """
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from numpy.typing import NDArray
 from recpolicy.core.json import to_plain
 from recpolicy.core.statistics import Interval, confidence_sequence_half_width, largest_step, pooled_variance
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
+
+if TYPE_CHECKING:
+    from recpolicy.server.rollout.return_metrics import ReturnMetrics
 
 Numbers = NDArray[np.float64] | float
 
@@ -114,10 +117,13 @@ class StageMetrics:
     """Challenger - champion."""
     champion_health: VariantHealth = field(default_factory=VariantHealth)
     challenger_health: VariantHealth = field(default_factory=VariantHealth)
+    returns: "ReturnMetrics | None" = None
+    """Returns of the users; None: the plan has no retention criterion."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON; null where there is no number yet."""
-        metrics: dict[str, Any] = to_plain(asdict(self))
+        metrics: dict[str, Any] = to_plain(asdict(replace(self, returns=None)))
+        metrics["returns"] = None if self.returns is None else to_plain(self.returns.as_dict())
         for interval in (metrics["difference"], metrics["champion"]["mean"], metrics["challenger"]["mean"]):
             del interval["level"]
         return metrics

@@ -57,6 +57,10 @@ class TrafficRequest(BaseModel):
     shadow: bool | None = Field(
         None, description="True: compute and compare the challenger's lists, but serve those of the champion."
     )
+    return_days: Number | None = Field(
+        None, description="Retention criterion: days within which users come back; null: as in the settings."
+    )
+    return_margin: Number | None = Field(None, description="Tolerated loss of the share of users who come back.")
     ungated: bool = Field(False, description="True: let the version serve although it passed no gate.")
 
 
@@ -425,7 +429,8 @@ class CurrentRollout(BaseModel):
     rollout: RolloutResponse | None = Field(description="The rollout.")
     metrics: dict[str, Any] | None = Field(
         description="Hours of the stage; mean rewards of both variants and their difference, with anytime-valid"
-        " intervals (null: unbounded); requests, failures and times in the last minutes; shadow comparisons."
+        " intervals (null: unbounded); requests, failures and times in the last minutes; shadow comparisons;"
+        " returns of the users (null: off)."
     )
     next: str | None = Field(description="Action that the next check would take: wait, advance, promote or roll_back.")
     reason: str | None = Field(description="Reason for that action.")

@@ -133,8 +133,18 @@ export function rollout({ rollout: one, metrics, next, reason }) {
     table("Health of both variants", ["Variant", "Users", "Rewards", "Requests", "Failures", "Slow", "Mean time"], ["champion", "challenger"].map((name) => [
       name, metrics[name].users, metrics[name].rewards, ...health(metrics.health[name]),
     ])),
+    ...(metrics.returns ? returns(metrics.returns) : []),
     metrics.shadow && el("p", { class: "hint", text: `Shadow: ${metrics.shadow.compared} compared, agreement ${metrics.shadow.agreement === null ? "–" : percent(metrics.shadow.agreement)}, predicted ratings ${metrics.shadow.rating_difference === null ? "–" : signed(metrics.shadow.rating_difference)}.` }),
     el("p", { class: "hint", text: `${number(metrics.hours, 1)} h in this stage. The next check ${outcome[next] ?? next}: ${reason}.` }),
+  ];
+}
+
+function returns({ window_days: days, champion, challenger, rate_difference: rates }) {
+  const range = [0, 1], most = Math.max(...[rates.lo, rates.hi, rates.value].map((end) => Math.abs(end ?? 0)), 0.02) * 1.1;
+  return [
+    span(`come back within ${number(days, 1)} days, champion (${champion.users} users)`, champion.rate, range, false),
+    span(`come back within ${number(days, 1)} days, challenger (${challenger.users} users)`, challenger.rate, range, false),
+    span("difference of the return rates", rates, [-most, most], true),
   ];
 }
 
