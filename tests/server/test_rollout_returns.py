@@ -14,9 +14,9 @@ from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import id_key, insert_events
 from recpolicy.server.db.rollout_returns import variant_returns
 from recpolicy.server.rollout import controller
-from recpolicy.server.rollout.return_metrics import ReturnMetrics, Returns, compute_return_metrics
+from recpolicy.server.rollout.return_metrics import compute_return_metrics
 from recpolicy.server.rollout.rollout_plan import decide
-from recpolicy.server.rollout.stage_metrics import Rewards, StageMetrics
+from recpolicy.server.rollout.stage_metrics import ReturnMetrics, Returns, Rewards, StageMetrics
 from recpolicy.server.settings import RolloutConfig
 
 DAY, MINUTE = 86_400_000, 60_000

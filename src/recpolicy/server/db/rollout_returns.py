@@ -39,8 +39,7 @@ def variant_returns(
         now: The present time.
     """
     window = round(days * DAY_MS)
-    of_user = {"partition_by": events.c.user_key, "order_by": (events.c.time, events.c.seq)}
-    following = func.lead(events.c.time).over(**of_user)
+    following = func.lead(events.c.time).over(partition_by=events.c.user_key, order_by=(events.c.time, events.c.seq))
     visits = select(events.c.user_key, events.c.variant, events.c.time, events.c.seq, following.label("following"))
     visits = visits.where(events.c.rollout == rollout, events.c.time >= since)
     each = visits.subquery()

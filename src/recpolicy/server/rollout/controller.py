@@ -30,10 +30,10 @@ from recpolicy.server.db.rollouts import ConflictError, Rollout
 from recpolicy.server.deps import AppState
 from recpolicy.server.registry_actions import check_comparable
 from recpolicy.server.rollout.reconcile import reconcile, traffic_override
-from recpolicy.server.rollout.return_metrics import ReturnMetrics, compute_return_metrics
+from recpolicy.server.rollout.return_metrics import compute_return_metrics
 from recpolicy.server.rollout.rollout_plan import Decision, decide
 from recpolicy.server.rollout.signal_metrics import compare_signals, read_unit_signals, segments
-from recpolicy.server.rollout.stage_metrics import StageMetrics, compute_stage_metrics
+from recpolicy.server.rollout.stage_metrics import ReturnMetrics, StageMetrics, compute_stage_metrics
 from recpolicy.server.settings import RolloutConfig
 
 logger = logging.getLogger(__name__)

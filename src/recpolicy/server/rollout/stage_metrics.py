@@ -19,7 +19,7 @@ them does. A variant of n1 users then has the error sqrt(c^2 / (n n1)) range, as
 """
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,6 @@ from numpy.typing import NDArray
 from recpolicy.core.json import to_plain
 from recpolicy.core.statistics import Interval, confidence_sequence_half_width, largest_step, pooled_variance
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
-
-if TYPE_CHECKING:
-    from recpolicy.server.rollout.return_metrics import ReturnMetrics
 
 Numbers = NDArray[np.float64] | float
 
@@ -105,6 +102,38 @@ class Rewards:
     mean: Interval = field(default_factory=Interval.unbounded)
 
 
+@dataclass(frozen=True)
+class Returns:
+    """Returns of a variant's users in a stage."""
+
+    users: int = 0
+    """Users whose first session of the stage ended a whole window ago."""
+    rate: Interval = field(default_factory=Interval.unbounded)
+    days: Interval = field(default_factory=Interval.unbounded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReturnMetrics:
+    """The returns that a rollout decision rests on."""
+
+    window_days: float
+    champion: Returns = field(default_factory=Returns)
+    challenger: Returns = field(default_factory=Returns)
+    rate_difference: Interval = field(default_factory=Interval.unbounded)
+    """Challenger - champion."""
+    days_difference: Interval = field(default_factory=Interval.unbounded)
+    """Challenger - champion: below 0, users come back sooner."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values; unbounded ends are infinite."""
+        plain = asdict(self)
+        for part in (plain, plain["champion"], plain["challenger"]):
+            for value in part.values():
+                if isinstance(value, dict):
+                    value.pop("level", None)
+        return plain
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageMetrics:
     """The metrics that a rollout decision rests on."""
@@ -117,7 +146,7 @@ class StageMetrics:
     """Challenger - champion."""
     champion_health: VariantHealth = field(default_factory=VariantHealth)
     challenger_health: VariantHealth = field(default_factory=VariantHealth)
-    returns: "ReturnMetrics | None" = None
+    returns: ReturnMetrics | None = None
     """Returns of the users; None: the plan has no retention criterion."""
 
     def as_dict(self) -> dict[str, Any]:
