@@ -9,7 +9,10 @@ import pytest
 from command_line import recpolicy, refused
 from hand_logs import write_known
 from hand_slates import FAULTS, write_hand
+from synthetic_session_logs import eagerly
 from tiny_dataset import write_miniature
+
+from recpolicy.training import tensorflow_export
 
 CONFIG = """
 [train]
@@ -29,6 +32,7 @@ def directory(tmp_path_factory):
     write_miniature(folder / "ml-100k")
     (folder / "log.toml").write_text(CONFIG)
     (folder / "train.toml").write_text(CONFIG.partition("[log]")[0])
+    (folder / "slates.toml").write_text('[train]\nrating_model = "svd"\nrank = 5\nmax_episode_steps = 4\n')
     return folder
 
 
@@ -52,6 +56,17 @@ def log(capsys, directory):
             "next: recpolicy ope estimate POLICY --log pages\n"
         )
     return out
+
+
+def test_top_k_reinforce_learns_from_the_pages_as_they_are(capsys, log, monkeypatch):
+    monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
+    words = ("topk_reinforce", "--config", "slates.toml", "--log", "pages", "--out", "shows-pages", "--json")
+    with eagerly():
+        told = json.loads(recpolicy(capsys, "train", *words).out)
+    assert told["training"] | {"mode": "slates", "rows": 300, "slots": 3} == told["training"]
+    assert len(json.loads(recpolicy(capsys, "recommend", "shows-pages", "-u", 1, "--json").out)) == 3
+    words = ("train", "dqn", "--config", "slates.toml", "--log", "pages", "--out", "no")
+    assert "a log of slates; ingest it first" in refused(recpolicy(capsys, *words))
 
 
 def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(capsys, directory, log):

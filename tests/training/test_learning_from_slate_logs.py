@@ -18,6 +18,7 @@ from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinf
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.slate_log import SlateLog
+from recpolicy.data.slate_rounds import rounds_from_slates
 from recpolicy.data.slate_sessions import sessions_from_slates
 from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
 from recpolicy.training import tensorflow_export
@@ -142,6 +143,21 @@ def test_a_policy_of_logged_slates_shows_slates_of_their_size(log, tmp_path, mon
     assert len(policy.recommend(policy.scorer.user_ids[0])) == 3
     with pytest.raises(DataError, match="has learned from"):
         check_not_learned(slates, {"the policy": policy})
+
+
+def test_rounds_are_places_of_slates_too(log, tmp_path, monkeypatch):
+    """As the lists of a server, ingested: rewards on the scale of the ratings, and the size that the settings name."""
+    monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
+    rounds = rounds_from_slates(read(log), (1.0, 5.0))
+    config = TRAIN | {"reward": "rating", "slate_size": 3, "epochs": 1}
+    with eagerly():
+        policy = train(
+            "topk_reinforce", miniature_split(), tmp_path / "policy", config=config, agent_config=NETWORK, log=rounds
+        )
+    assert (policy.metadata["log"], policy.metadata["training"]["rows"]) == (rounds.digest, 900)
+    assert len(policy.recommend(policy.scorer.user_ids[0])) == 3
+    with pytest.raises(DataError, match="has learned from"):
+        check_not_learned(rounds, {"the policy": policy})
 
 
 def test_what_cannot_learn_from_a_log_of_slates_is_refused(log, tmp_path):
