@@ -99,11 +99,11 @@ def test_an_ingest_splits_returns_with_their_sessions_and_counts_the_censored(tm
 def test_return_times_of_a_log_are_those_that_it_notes():
     log = hand_sessions(returns=returns())
     times = return_times_of_log(log)
-    assert times.user.tolist() == [0, 3, 1, 0]
-    assert times.day.tolist() == [3, 4, 3, 2]  # a return after 2.5 days is on day 3; the others are full days without
+    assert times.user.tolist() == [0, 0, 1, 3]
+    assert times.day.tolist() == [3, 2, 3, 4]  # a return after 2.5 days is on day 3; the others are full days without
     assert times.observed.tolist() == [True, False, False, False]
     # The latest known time is 3 days after session s2, which ended 2 days and a minute after s0.
-    assert times.followed.tolist() == [5, 4, 3, 2]
+    assert times.followed.tolist() == [5, 2, 3, 4]
     assert return_rate(times, 3)[0].tolist() == [1, 0, 0]
     with pytest.raises(DataError, match="hand: has return times of its own; leave out `until`"):
         return_times_of_log(log, 10**9)

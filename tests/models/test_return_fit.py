@@ -53,9 +53,31 @@ def test_too_few_users_are_an_error_or_a_note():
     times = planted()
     few = fit_returns(times.of_users(np.arange(15, 30)))
     assert few.notes == ("only 5 held-out users with a return: too few to judge the calibration",)
-    message = "21 sessions of 20 users, 0 of them with a return within 10 days; expected at least 2"
-    with pytest.raises(DataError, match=message.replace("21 sessions", "20 sessions")):
+    message = (
+        "20 sessions of 20 users; 20 sessions were followed for 10 days, with a return of 0 users; expected 2 users"
+    )
+    with pytest.raises(DataError, match=message):
         fit_returns(times.of_users(np.arange(20)))
+
+
+@pytest.mark.parametrize("length", [14, 60])
+def test_a_short_log_does_not_make_users_come_back_sooner(length):
+    """logit p is normal (-1.5, .5): 3.88 days on average. A fit on all sessions of 14 days finds 3.60."""
+    rng = np.random.default_rng(1)
+    p = 1 / (1 + np.exp(1.5 - 0.5 * rng.normal(size=1_500)))
+    chance = np.cumsum(day_probabilities(p), axis=1)
+    day = 1 + (rng.random((1_500, 40, 1)) > chance[:, np.newaxis]).sum(axis=2)
+    start = np.concatenate([np.zeros((1_500, 1)), np.cumsum(day, axis=1)[:, :-1]], axis=1)
+    kept = start < length
+    returned = (start + day <= length)[kept]
+    days = np.where(returned, day[kept] - 0.5, length - start[kept])
+    user = np.repeat(np.arange(1_500), kept.sum(axis=1))
+    fit = fit_returns(
+        noted_times(user, np.round(start[kept] * DAY_MS).astype(np.int64), SessionReturns(days, returned))
+    )
+    truth = day_probabilities(p).mean(axis=0) @ np.arange(1, 11)
+    assert population_days(fit.model.mean, fit.model.std) @ np.arange(1, 11) == pytest.approx(truth, abs=0.12)
+    assert fit.calibration.predicted_days == pytest.approx(fit.calibration.observed_days, abs=0.25)
 
 
 def test_the_file_has_no_user_and_is_read_back(fit, tmp_path):

@@ -54,5 +54,7 @@ def test_without_returns_the_job_is_skipped_and_keeps_the_file(engine, tmp_path)
     (tmp_path / RETURN_MODEL).write_text("older")
     result = fit_returns_of_server(request(engine, tmp_path))
     assert result.status == "skipped"
-    assert result.metadata["reason"].startswith("return times: 3 sessions of 3 users, 0 of them with a return")
+    assert result.metadata["reason"].startswith(
+        "return times: 3 sessions of 3 users; 3 sessions were followed for 10 days, with a return of 0 users"
+    )
     assert (tmp_path / RETURN_MODEL).read_text() == "older"

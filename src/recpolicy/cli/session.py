@@ -124,13 +124,13 @@ def fit_returns(
         return
     model, checked = fit.model, fit.calibration
     print_text(
-        f"{fit.sessions:,} sessions of {fit.users:,} users: {model.gaps:,} returns within {RETURN_DAYS} days,"
-        f" {model.late:,} later, {model.censored:,} sessions censored; {fit.users_without_return:,} users without any"
-        " return"
+        f"{fit.sessions:,} sessions of {fit.users:,} users, {fit.users_without_return:,} of them without any return;"
+        f" of sessions followed for {RETURN_DAYS} days: {model.gaps:,} returns within {RETURN_DAYS} days,"
+        f" {model.late:,} later, {model.censored:,} censored"
     )
     print_text(f"log-odds of a return per day: mean {model.mean:.3f}, standard deviation over users {model.std:.3f}")
     print_text(
-        f"calibration on {checked.users:,} held-out users ({checked.gaps:,} returns): mean days"
+        f"calibration on {checked.users:,} held-out users, first return of each: mean days"
         f" {checked.predicted_days:.2f} predicted, {checked.observed_days:.2f} observed;"
         f" day 1 {checked.predicted_day_1:.3f} and {checked.observed_day_1:.3f}; distribution functions differ by"
         f" {checked.ks:.3f} at most"

@@ -1,7 +1,8 @@
 """The second reward of a session log: days until the user's next session, censored where the log ends before one.
 
-M sessions. Days count from the last step of a session to the first request of the user's next one, which need not be in
-the log. A session without a return has the days that its user was followed without one.
+M sessions. Days count from the last event of a session to the first request of the user's next one, which need not be
+in the log; a session that was cut goes on after its last step in the log. A session without a return has the days that
+its user was followed without one.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,9 @@
 """Fit the return-time model to the sessions of a log or a server, and write it with its calibration.
 
 The model of one half of the users who come back is compared with the returns of the other half, whom it did not see;
-then the model is fitted on all. The file has numbers of the population only, no user, so it outlives an erasure.
+then the model is fitted on all. Only sessions that were followed for ten days count: near the end of a log, short gaps
+are known and long ones are not, so a fit on all would find users who come back too soon. The file has numbers of the
+population only, no user, so it outlives an erasure.
 """
 
 import json
@@ -17,6 +19,7 @@ from recpolicy.core.json import to_plain
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval, percentile_interval, resampled_means
 from recpolicy.models.return_time import (
+    RETURN_DAYS,
     Calibration,
     ReturnModel,
     ReturnTimes,
@@ -37,6 +40,7 @@ class ReturnFit:
     """A fitted model, its calibration and the return rates of the same sessions."""
 
     model: ReturnModel
+    """Of the sessions that were followed for ten days."""
     calibration: Calibration
     """The model of half of the users against the others."""
     rates: dict[int, Interval]
@@ -74,24 +78,26 @@ def fit_returns(times: ReturnTimes, seed: int = 0) -> ReturnFit:
         seed: Seed of the halves and the intervals.
 
     Raises:
-        DataError: Fewer than two users have a return within ten days.
+        DataError: Fewer than two users have a return within ten days, after sessions that were followed so long.
     """
     rng = generator(seed, "return model")
     users = int(times.user.max(initial=-1)) + 1
-    returning = np.unique(times.user[times.within])
+    whole = times.wholly_followed
+    returning = np.unique(whole.user[whole.within])
     if len(returning) < 2:
         raise DataError(
-            f"return times: {len(times.user)} sessions of {len(np.unique(times.user))} users, {len(returning)} of them"
-            " with a return within 10 days; expected at least 2: one half of the users is held out"
+            f"return times: {len(times.user)} sessions of {len(np.unique(times.user))} users; {len(whole.user)}"
+            f" sessions were followed for {RETURN_DAYS} days, with a return of {len(returning)} users; expected 2 users"
+            " at least: one half of them is held out"
         )
     half = rng.permutation(returning)[: len(returning) // 2]
-    held_out = times.of_users(half)
-    others = times.of_users(np.setdiff1d(times.user, half))
+    held_out = whole.of_users(half)
+    others = whole.of_users(np.setdiff1d(whole.user, half))
     checked = calibration(fit_return_model(others, users), held_out)
     found = np.unique(times.user)
     without = len(np.setdiff1d(found, times.user[times.observed]))
     rates = {days: _rate_by_user(times, days, seed) for days in RATE_DAYS}
-    return ReturnFit(fit_return_model(times, users), checked, rates, len(times.user), len(found), without)
+    return ReturnFit(fit_return_model(whole, users), checked, rates, len(times.user), len(found), without)
 
 
 def write_return_model(path: Path, fit: ReturnFit, source: str) -> None:

@@ -50,6 +50,12 @@ class ReturnTimes:
         """True [N] for returns within ten days."""
         return np.asarray(self.observed & (self.day <= RETURN_DAYS), np.bool_)
 
+    @property
+    def wholly_followed(self) -> "ReturnTimes":
+        """The sessions followed for ten days: among others, only the short gaps would be known."""
+        whole = self.followed >= RETURN_DAYS
+        return ReturnTimes(self.user[whole], self.day[whole], self.observed[whole], self.followed[whole])
+
     def of_users(self, users: Ints) -> "ReturnTimes":
         """Return the gaps of these users (rows)."""
         mine = np.isin(self.user, users)
@@ -95,6 +101,7 @@ class Calibration:
     users: int
     """Held-out users with a return within ten days."""
     gaps: int
+    """Their returns within ten days; the first one of each user is compared."""
     late: int
     """Their returns after more than ten days, which the model does not describe."""
     predicted_days: float
@@ -173,18 +180,21 @@ def return_times_of_log(log: SessionLog, until: int | None = None) -> ReturnTime
 
 
 def noted_times(user: Ints, end: Ints, returns: SessionReturns) -> ReturnTimes:
-    """Return the gaps after M sessions whose return times are known.
+    """Return the gaps after M sessions whose return times are known, in order of user and time.
 
     Args:
         user: [M] rows of the users table.
         end: [M] milliseconds at the last step. returns: Their return times, all censored at one time.
     """
+    order = np.lexsort((end, user))
+    rows, end = np.asarray(user[order], np.int32), end[order]
+    returns = SessionReturns(returns.days[order], returns.returned[order])
     day = np.where(
         returns.returned, np.clip(np.ceil(returns.days), 1, RETURN_DAYS + 1), np.minimum(returns.days, RETURN_DAYS)
     )
     known = end / (1000 * DAY_SECONDS) + returns.days  # the latest is that of a censored session: the end of the data
     followed = np.floor(known.max(initial=0) - end / (1000 * DAY_SECONDS) + _ROUNDING)
-    return ReturnTimes(np.asarray(user, np.int32), day.astype(np.int64), returns.returned, followed.astype(np.int64))
+    return ReturnTimes(rows, day.astype(np.int64), returns.returned, followed.astype(np.int64))
 
 
 def return_rate(times: ReturnTimes, days: int) -> tuple[Array, NDArray[np.int32]]:
@@ -229,7 +239,11 @@ def population_days(mean: float, std: float) -> Array:
 
 
 def calibration(model: ReturnModel, held_out: ReturnTimes) -> Calibration:
-    """Compare the model's days with the gaps of users who were not in its fit; raises DataError without a gap."""
+    """Compare the model's days with the gaps of users who were not in its fit; raises DataError without a gap.
+
+    Each user counts once, with the first gap within ten days: those who come back soon have more gaps, and a mean over
+    a user's gaps depends on their number.
+    """
     seen = held_out.within
     day, user = held_out.day[seen], held_out.user[seen]
     if not len(day):
@@ -237,11 +251,12 @@ def calibration(model: ReturnModel, held_out: ReturnTimes) -> Calibration:
             f"return times: no held-out user comes back within {RETURN_DAYS} days; expected users with two or more"
             " sessions"
         )
-    predicted = model.day_probabilities(user).mean(axis=0)  # [10]
-    observed = np.bincount(day, minlength=RETURN_DAYS + 1)[1:] / len(day)
+    found, first = np.unique(user, return_index=True)  # gaps are in order of user and time
+    predicted = model.day_probabilities(found).mean(axis=0)  # [10]
+    observed = np.bincount(day[first], minlength=RETURN_DAYS + 1)[1:] / len(found)
     days = np.arange(1, RETURN_DAYS + 1)
     return Calibration(
-        len(np.unique(user)), len(day), int((held_out.observed & ~seen).sum()), float(predicted @ days),
+        len(found), len(day), int((held_out.observed & ~seen).sum()), float(predicted @ days),
         float(observed @ days), float(predicted[0]), float(observed[0]),
         float(np.abs(np.cumsum(predicted - observed)).max()),
     )  # fmt: skip
