@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,11 @@ from synthetic_responses import STEPS, planted_responses
 
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
-from recpolicy.evaluation.simulator_card import CardConfig, validate_world
+from recpolicy.evaluation.simulator_card import CardConfig, context_figures, validate_world
 from recpolicy.models.session_history import History
 from recpolicy.models.session_worlds import fit_two_worlds
 from recpolicy.models.user_model import SessionWorldConfig
-from recpolicy.models.user_model_fits import fit_like
+from recpolicy.models.user_model_fits import LikeModel, fit_like
 from recpolicy.testing import planted_environment, planted_sessions
 
 CONFIG = SessionWorldConfig(max_steps=STEPS, rank=4, drift=0.0, fatigue_genre=0.0, fatigue_misses=0.0)
@@ -82,3 +83,15 @@ def test_effects_of_the_context_are_found():
     assert model.slope == pytest.approx(0.8, abs=0.1)
     odds = model.context_odds(np.array(["tv", "unknown"], object))
     assert odds.tolist() == pytest.approx([effect[2], 0])
+
+
+def test_the_card_says_what_a_simulation_in_the_usual_context_leaves_out():
+    """One user is half of the time on a tv, another always: deviations of 1, 1, 0 and 0 from the usual log-odds."""
+    like = LikeModel(0.0, 1.0, np.zeros(2), {"phone": -1.0, "tv": 1.0})
+    train = SimpleNamespace(user=np.array([0, 0, 1, 1]), context=np.array(["phone", "tv", "tv", "tv"], object))
+    responses = SimpleNamespace(like=like, usual_context=np.array([0.0, 1.0]), expected=np.array([1.0, 1.0, 5.0, 5.0]))
+    spread, bias = context_figures(train, responses).values()
+    assert spread == np.sqrt(0.5)
+    # P(like) of the first user: sigmoid(1) = .731 in place of sigmoid(0) = .5 and sigmoid(2) = .881, whose mean is .690
+    assert bias == pytest.approx((0.731059 - (0.5 + 0.880797) / 2) / 2, abs=1e-6)
+    assert context_figures(train, SimpleNamespace(like=LikeModel(0.0, 1.0, np.zeros(2)))) == {}

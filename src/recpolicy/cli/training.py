@@ -202,6 +202,16 @@ def _print_state(trained: "Policy") -> None:
     print_text(f"state: {width} numbers{parts}")
     if trained.metadata["training"].get("rewards") == CIRCULAR:
         print_text("reward: similarity of embeddings that the policy sees: circular, no feedback is in it")
+    _print_context(trained)
+
+
+def _print_context(trained: "Policy") -> None:
+    """Print that a session policy does not see the context of a click and watch log, if there is one."""
+    column = ((trained.metadata["source"] or {}).get("signals") or {}).get("context")
+    if trained.sequential and column is not None:
+        print_text(
+            f"context: {column} moves the simulated responses, but is not in the state: the policy does not see it"
+        )
 
 
 def _print_divergence(metadata: Mapping[str, Any]) -> None:

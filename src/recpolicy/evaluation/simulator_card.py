@@ -126,7 +126,8 @@ def validate_world(
         clicks=bool((split.train.source or {}).get("signals")) or split.train.watch is not None,
         config=as_dict(config), counts=counts, policies=policies, evidence=evidence,
         gates=_gates(evidence, _transition_distance(split.train, real, simulated), policies, card.min_like_auc),
-        figures=_figures(evidence, odds, auc(like, bias)) | _own_figures(responses, exact, like),
+        figures=_figures(evidence, odds, auc(like, bias)) | _own_figures(responses, exact, like)
+        | context_figures(split.train, responses),
         intervals=card_intervals(
             HeldOutLikes(user, like, evidence.probability, bias), _session_sums(real, simulated, split.train.shape[0]),
             generator(seed, "simulator card/intervals"), card.resamples,
@@ -186,6 +187,21 @@ def _own_figures(responses: UserModel, exact: Array | None, like: NDArray[np.boo
         "like AUC of the own like model itself": auc(like, exact),
         "history of the own like model, explained share": responses.history_fit.explained,
         "history of the own like model, error of P(like)": responses.history_fit.error,
+    }
+
+
+def context_figures(train: Ratings, responses: UserModel) -> dict[str, float]:
+    """Return what a simulation in each user's usual context leaves out; nothing for ratings without contexts."""
+    if not responses.like.context:
+        return {}
+    odds = responses.like.context_odds(train.context)
+    usual = responses.usual_context[train.user]
+    start = responses.like.intercept + responses.like.slope * responses.expected
+    return {
+        "context, standard deviation of its log-odds within users": float(np.sqrt(np.mean((odds - usual) ** 2))),
+        "context, mean P(like) in the usual one minus in the real ones": float(
+            np.mean(sigmoid(start + usual) - sigmoid(start + odds))
+        ),
     }
 
 

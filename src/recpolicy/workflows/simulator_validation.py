@@ -27,6 +27,10 @@ _CLICK_NOTE = (
     " are those of a response to an impression of the system that logged it; no figure describes items that it never"
     " showed."
 )
+_CONTEXT_NOTE = (
+    "The context of the log is in the responses only: it moves P(like) of all items alike, and a simulated user is"
+    " always in their usual contexts. Session policies do not see it, so none of them can choose items by context."
+)
 _NOTES = (
     "Users are split into two halves: user models are fitted on one, all figures are measured on the other. The rating"
     " model is fitted on the training ratings of both. Likes are evaluated on test ratings. Sessions come from the"
@@ -75,6 +79,10 @@ def validate_simulator(
     return result
 
 
+def _context_notes(card: "SimulatorCard") -> tuple[str, ...]:
+    return (_CONTEXT_NOTE,) if any(name.startswith("context,") for name in card.figures) else ()
+
+
 def write_card_page(card: "SimulatorCard", path: Path) -> None:
     """Write the card as an HTML page."""
     import pandas as pd
@@ -106,6 +114,6 @@ def write_card_page(card: "SimulatorCard", path: Path) -> None:
             ("Engagement", to_svg(plots.engagement_figure(card))),
             ("Ranking of policies in the simulator and on held-out choice", to_svg(plots.policy_figure(card))),
         ],
-        notes=(_CLICK_NOTE if card.clicks else _RATING_NOTE, *_NOTES),
+        notes=(_CLICK_NOTE if card.clicks else _RATING_NOTE, *_context_notes(card), *_NOTES),
     )
     write_report(path, content)
