@@ -86,6 +86,7 @@ def test_sessions_become_a_session_log(tmp_path, monkeypatch, capsys):
     answer = recpolicy(capsys, "log", "export", folder, "--task", "sessions", "--out", out)
     assert answer.out.splitlines() == [
         f"wrote 1 sessions of 2 steps: {out}",
+        "returns: 0 sessions whose user came back, 1 censored; 1 users without any return",
         "dropped: 1 sessions (the user is unknown to the version, or the request described the user)",
         f"next: recpolicy ope estimate POLICY --log {out}",
     ]

@@ -44,7 +44,10 @@ def replay(
     like_model: LikeModel = None,
     as_json: Json = False,
 ) -> None:
-    """Play one logged session with another policy: at each step the logged item and the policy's choice."""
+    """Play one logged session with another policy: at each step the logged item and the policy's choice.
+
+    Each step keeps the logged history: a row is one deviation, not a session as the policy would have led it.
+    """
     from recpolicy.cli.evaluation import load_training_split
     from recpolicy.inference.predictor import load_policy
     from recpolicy.workflows.session_what_if import fit_response_model, read_session, replay_session
