@@ -95,3 +95,26 @@ def test_folders_and_splits_that_do_not_fit_are_one_line(unfinished, tmp_path):
     foreign = json.loads((unfinished / "q_learning.incomplete" / "metadata.json").read_text())
     (run / "metadata.json").write_text(json.dumps(foreign))
     assert "damaged or belongs to another agent" in message_of(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("checkpoints/ckpt-192.data-00000-of-00001", 100, r"its checkpoint ckpt-192 is damaged or belongs to another"),
+        ("checkpoints/ckpt-192.index", 50, r"its checkpoint ckpt-192 is damaged or belongs to another"),
+        ("checkpoints/checkpoint", 0, r"checkpoint: damaged, so the training cannot continue; remove"),
+        ("metadata.json", 100, r"metadata\.json: damaged; remove"),
+    ],
+)
+def test_a_training_does_not_go_on_from_files_that_were_cut(unfinished, tmp_path, name, size, message):
+    run = tmp_path / "q_learning.incomplete"
+    shutil.copytree(unfinished / "q_learning.incomplete", run)
+    (run / name).write_bytes((run / name).read_bytes()[:size])
+    before = sorted(path.name for path in run.rglob("*"))
+    with pytest.raises(ArtifactError, match=message) as raised:
+        train(
+            "q_learning", miniature_split(), tmp_path / "q_learning", config=AGENTS["q_learning"], show_progress=False
+        )
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "q_learning").exists()
+    assert sorted(path.name for path in run.rglob("*")) == before

@@ -22,11 +22,23 @@ from recpolicy.inference.reward_estimators import unpack_symmetric
 
 _CHECKPOINT = "checkpoint"
 _VERSION_1_NAME = "learner"
+_DAMAGED = (AssertionError, ValueError, IndexError, RuntimeError, tf.errors.OpError)
+"""Errors of TensorFlow while it reads files that are cut, damaged, or of another agent."""
 
 
 def make_checkpoint_manager(folder: Path, **parts: Any) -> tf.train.CheckpointManager:
-    """Return a manager of the last two checkpoints of the named parts in `folder`."""
-    return tf.train.CheckpointManager(tf.train.Checkpoint(**parts), str(folder / "checkpoints"), max_to_keep=2)
+    """Return a manager of the last two checkpoints of the named parts in `folder`.
+
+    Raises:
+        ArtifactError: The list of the checkpoints is damaged.
+    """
+    checkpoints = folder / "checkpoints"
+    try:
+        return tf.train.CheckpointManager(tf.train.Checkpoint(**parts), str(checkpoints), max_to_keep=2)
+    except ValueError:
+        raise ArtifactError(
+            f"{checkpoints / 'checkpoint'}: damaged, so the training cannot continue; remove {folder} to begin again"
+        ) from None
 
 
 def restore(manager: tf.train.CheckpointManager, folder: Path) -> None:
@@ -37,9 +49,12 @@ def restore(manager: tf.train.CheckpointManager, folder: Path) -> None:
     try:
         # Every saved variable must have a counterpart here, so that a checkpoint of another agent is rejected.
         manager.checkpoint.restore(latest).assert_consumed()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except _DAMAGED as error:
         message = str(error).splitlines()[0]
-        raise ArtifactError(f"{folder}: its checkpoint is damaged or belongs to another agent ({message})") from None
+        raise ArtifactError(
+            f"{folder}: its checkpoint {Path(latest).name} is damaged or belongs to another agent ({message}); remove"
+            " the folder to begin again"
+        ) from None
 
 
 def read_checkpoint(agent: BanditAgent | SessionAgent, path: Path) -> None:
@@ -51,7 +66,7 @@ def read_checkpoint(agent: BanditAgent | SessionAgent, path: Path) -> None:
     try:
         status = tf.train.Checkpoint(**{name: agent.learner}).restore(str(path))
         status.assert_existing_objects_matched().expect_partial()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except _DAMAGED as error:
         message = str(error).splitlines()[0]
         raise ArtifactError(f"{path}: the checkpoint is damaged or belongs to another agent ({message})") from None
 
@@ -73,7 +88,7 @@ def read_learner(agent: BanditAgent | SessionAgent, folder: Path) -> None:
         )
     try:
         _make_checkpoint(agent).read(str(state)).assert_consumed()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except _DAMAGED as error:
         raise ArtifactError(f"{state}: damaged, or of another agent ({str(error).splitlines()[0]})") from None
 
 

@@ -185,12 +185,16 @@ def open_work_folder(out: Path, metadata: dict[str, Any]) -> Path:
     """Return the folder next to `out` for an unfinished training; create it, or check that it has the same metadata.
 
     Raises:
-        ArtifactError: The folder holds an unfinished training with other settings or data.
+        ArtifactError: The folder holds an unfinished training with other settings or data, or a damaged one.
     """
     work = unfinished(out)
     path = work / "metadata.json"
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(metadata)):
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # JSON or UTF-8 that was cut
+            raise ArtifactError(f"{path}: damaged; remove {work} to begin the training again") from None
+        if stored != json.loads(json.dumps(metadata)):
             raise ArtifactError(
                 f"{work}: an unfinished training with other settings or data; finish it with the same settings, or"
                 " remove the folder"
