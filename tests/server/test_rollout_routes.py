@@ -16,7 +16,7 @@ from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.jobs.rollout_job import check_rollout
 from recpolicy.server.rollout.background import flush
 from recpolicy.server.rollout.stage_metrics import VariantHealth
-from recpolicy.server.schemas.admin import CurrentRollout, RolloutList, RolloutResponse
+from recpolicy.server.schemas.rollouts import CurrentRollout, RolloutList, RolloutResponse
 
 
 @pytest.fixture

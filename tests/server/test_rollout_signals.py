@@ -17,7 +17,7 @@ from recpolicy.server.db.rank_events import insert_rank_events
 from recpolicy.server.db.rank_signals import RankSignal, apply_rank_actions
 from recpolicy.server.rollout import controller
 from recpolicy.server.rollout.signal_metrics import ALL, compare_signals, read_unit_signals, segments
-from recpolicy.server.schemas.admin import RolloutSignals
+from recpolicy.server.schemas.rollouts import RolloutSignals
 
 RULES = RewardRules((1.0, 5.0), DAY_MS)
 

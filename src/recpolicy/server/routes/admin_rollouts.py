@@ -14,7 +14,7 @@ from recpolicy.server.deps import StateDep
 from recpolicy.server.json_output import json_response
 from recpolicy.server.rollout import controller
 from recpolicy.server.rollout.stage_metrics import StageMetrics, VariantHealth
-from recpolicy.server.schemas.admin import (
+from recpolicy.server.schemas.rollouts import (
     CurrentRollout,
     RolloutList,
     RolloutRequest,
