@@ -2,9 +2,9 @@
 
 `recpolicy serve` twice in one run: LinUCB on u1 (943 users, 1,682 items), and the same policy under a layer of three
 heads (like, novelty, genre_match) and 64 grid points. The network of the layer is drawn at random, because costs do not
-depend on what it has learned. One connection asks both servers in turn, request by request. A filter on years keeps all
-lists out of the caches; a second pass without it finds them there. Nothing is stored. A third server draws the weights
-of every list.
+depend on what it has learned. One connection asks both servers in turn, request by request: first for new users with
+five ratings, whose lists are never cached, then for known users, whose lists are. Nothing is stored. A third server
+draws the weights of every list. Without HTTP, in this process, the CPU time of one list that is not cached.
 
     python benchmarks/serving/layers.py [--quick] --out benchmarks/serving/layers.json
 """
@@ -40,7 +40,7 @@ from recpolicy.server.schemas.requests import RecommendRequest
 SEED, HEADS, POINTS = 0, ("like", "novelty", "genre_match"), 4
 SETTINGS = "[limits]\nrate = 0\n[jobs]\nenabled = false\n[online]\nenabled = false\n[exploration]\nshare = 0\n"
 DRAWN = f"{SETTINGS}[tuning]\nexplore_share = 1.0\n"
-TARGET_MS = 0.5
+TARGET_MS, NEW = 0.5, 1_000_000
 
 
 def write_layer(base: Path, out: Path) -> Path:
@@ -63,9 +63,13 @@ class Connection:
     def __init__(self, server: Server):
         self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
 
-    def ask(self, user: int, *, cached: bool) -> float:
-        """Return the milliseconds until the whole answer."""
-        body = json.dumps({"user": user, "k": 10, **({} if cached else {"years": [0, 9999]})})
+    def ask(self, turn: int, *, cached: bool) -> float:
+        """Return the milliseconds until the whole answer, for a known user or for a new one with ratings."""
+        request: dict[str, object] = {"user": turn * 7 % USERS + 1, "k": 10}
+        if not cached:
+            ratings = [{"item": turn * step % 1_000 + 1, "rating": 1 + step % 5} for step in (3, 7, 11, 13, 17)]
+            request |= {"user": NEW + turn, "ratings": list({each["item"]: each for each in ratings}.values())}
+        body = json.dumps(request)
         start = time.perf_counter()
         self._connection.request("POST", RECOMMEND, body, {"content-type": "application/json"})
         answer = self._connection.getresponse()
@@ -81,7 +85,7 @@ def latencies(servers: dict[str, Server], requests: int, *, cached: bool) -> dic
     names = list(servers)
     for turn in range(-2 * USERS if cached else -100, requests):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            value = connections[name].ask(turn * 7 % USERS + 1, cached=cached)
+            value = connections[name].ask(turn + 2 * USERS, cached=cached)
             times[name] += [value] if turn >= 0 else []
     return times
 

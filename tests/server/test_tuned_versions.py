@@ -132,6 +132,7 @@ def test_drawn_weights_are_logged_with_all_that_tuning_needs(folders, tmp_path, 
         assert answer["explored"]
         assert row.explored
         assert record["propensity"] == pytest.approx(1 / 9)
+        assert {item["propensity"] for item in answer["items"]} == {0.0}
         assert json.loads(row.propensities) == [0.0] * 4  # of the items, over all draws: unknown
         assert record["grid"] == layer.policy.grid.as_dict()
         assert record["scaling"] == layer.utility.scaling.as_dict()
@@ -174,7 +175,10 @@ def test_a_challenger_with_a_layer_serves_its_share(folders, tmp_path):
         ("heads = ['score']", "score always has weight 1"),
         ("heads = ['like', 'like']", "a weight occurs twice"),
         ("explore_share = 2", "explore_share is 2"),
-        ("heads = ['like', 'top', 'rating', 'novelty', 'recency']\npoints = 7", "7^5 = 16,807 actions"),
+        (
+            "heads = ['like', 'top', 'rating', 'novelty', 'recency']\npoints = 7",
+            "16,807 weight vectors; expected at most 10,000",
+        ),
         ("timeout_ms = 0", "timeout_ms is 0"),
         ("heads = ['like']\nlow = 1", "expected two ascending numbers"),
     ],

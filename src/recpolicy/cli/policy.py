@@ -109,12 +109,17 @@ def recommend(
         print_text(f"user {name}: {reason}", file=sys.stderr)
     if out is None and not as_json:
         print_frame(_marked(suggestions))
-        print_text(f"\n{_RANDOM_ORDER if sample else _RANK} {_session_note(suggestions)}{_NUMBERS}")
+        order = _RANDOM_ORDER if sample else _UTILITY if "weights" in suggestions.attrs else _RANK
+        print_text(f"\n{order} {_session_note(suggestions)}{_NUMBERS}")
+        for name, weights in suggestions.attrs.get("weights", {}).items():
+            text = ", ".join(f"{head} {weight:.2f}" for head, weight in weights.items())
+            print_text(f"weights of user {name}: {text} (the policy's score has 1)")
         return
     _print_or_write(suggestions, out, as_json)
 
 
 _RANK = "Ranked by the policy's score without exploration (`value`, if it has one)."
+_UTILITY = "Ranked by the utility under the weights that the tuned layer gives the user."
 _RANDOM_ORDER = "Drawn from the probabilities, one after the other."
 _NUMBERS = (
     "`probability`: of the item in a round of the exploring policy, * marks the most probable.\n"

@@ -178,7 +178,7 @@ class Policy:
             Up to k rows a user: user_id, rank (from 1), the other columns of `predict`, and most_probable: True for the
             item that the exploring policy shows with the largest probability, which may be none of the k. With
             guardrails, `attrs["guardrails"]` has their digest, and `attrs["short"]` the reason of each list that is
-            shorter than k: {user: reason}.
+            shorter than k: {user: reason}. With a tuned layer, `attrs["weights"]` has the weights of each user by head.
 
         Raises:
             ConfigError: k is below 1, there are fewer candidates than k, or the guardrails name an unknown category, or
@@ -196,7 +196,7 @@ class Policy:
         if sample and scorer.tuned:
             raise ConfigError("a tuned layer ranks by its utility and draws nothing; leave out the sample")
         rails = None if guardrails is None else self._bound(guardrails, k)
-        frames, short = [], {}
+        frames, short, weights = [], {}, {}
         given_before: Array
         inputs = zip(ids, scorer.contexts(ids, folded, at_once=1), scorer.histories(ids, history), strict=True)
         for user, known, past in inputs:
@@ -216,6 +216,8 @@ class Policy:
             else:
                 block = predict_block(artifact, known, allowed, [past])
                 block = scorer.rank(block, [user], known, folded, allowed=allowed[np.newaxis])
+            if block.choice is not None:
+                weights[user] = scorer.weights(block.choice)
             lot = generator(seed, f"recommend/{user}")
             if rails is not None:
                 slate = _guarded(block, action_items, allowed, k, rails, lot, sample)
@@ -241,6 +243,8 @@ class Policy:
         result = pd.concat([table for table in frames if len(table)], ignore_index=True)
         if guardrails is not None:
             result.attrs = {"guardrails": guardrails.digest, "short": short}
+        if scorer.tuned:
+            result.attrs["weights"] = weights
         return result
 
     def _candidates(

@@ -104,6 +104,10 @@ class Scorer:
         """Number of items of a list by default: the slate size of a policy that learned from slates, or LIST_SIZE."""
         return slate_size(self.metadata) or LIST_SIZE
 
+    def weights(self, choice: WeightChoice) -> dict[str, float]:  # noqa: ARG002
+        """Return the weights of one user by head; none without a tuned layer."""
+        return {}
+
     def prepare(self) -> None:
         """Compute now what the first requests would wait for."""
         _ = self._rated_by_user, self._mean_context, self.embeddings, self.directions, self.user_vectors.unknown_user

@@ -10,6 +10,7 @@ policy is not changed, and the layer refuses another one. NumPy only.
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -110,7 +111,7 @@ class TunedLayer:
         action = (choose or self.actions)(context, count)
         fallback = np.full(len(users), action is None)
         chosen = np.full(len(users), self.static_action, np.int64) if action is None else action
-        score, complete = self.utility.rank_block(block, users, rated, self.full_weights(chosen))
+        score, complete = self.utility.rank_block(block, users, rated, self._grid_weights[chosen])
         return score, WeightChoice(chosen, fallback | ~complete)
 
     def weights(self, users: Sequence[Hashable], fold_in: FoldIn | None = None) -> Array:
@@ -122,6 +123,11 @@ class TunedLayer:
         """Return the weights [..., H] of grid points, the weight of the score included."""
         tuned = self.policy.grid.weights(action)
         return np.concatenate([np.ones((*tuned.shape[:-1], 1)), tuned], axis=-1)
+
+    @cached_property
+    def _grid_weights(self) -> Array:
+        """The weights [A, H] of all grid points."""
+        return self.full_weights(np.arange(self.policy.grid.size))
 
     @property
     def static_weights(self) -> Array:

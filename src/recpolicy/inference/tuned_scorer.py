@@ -24,7 +24,7 @@ from recpolicy.core.files import atomic_directory, content_digest, file_digest, 
 from recpolicy.inference.action_distributions import greedy
 from recpolicy.inference.artifact import read_manifest
 from recpolicy.inference.artifact_files import MANIFEST, artifact_errors, check_digests
-from recpolicy.inference.block_prediction import BatchPrediction, UserInput
+from recpolicy.inference.block_prediction import BatchPrediction, UserInput, WeightChoice
 from recpolicy.inference.scorer import CACHE_BYTES, Array, Block, FoldIn, Learned, Scorer
 from recpolicy.inference.tuned_layer import ARRAYS, TunedLayer, read_tuned_layer, write_tuned_layer
 from recpolicy.inference.tuned_layer import LAYER as LAYER_FILE
@@ -134,6 +134,11 @@ class TunedScorer(Scorer):
     def base(self) -> Scorer:
         """The policy without its layer."""
         return self._base
+
+    def weights(self, choice: WeightChoice) -> dict[str, float]:
+        """Return the weights of one user by head; the policy's own score has weight 1."""
+        grid = self.layer.policy.grid
+        return dict(zip(grid.names, grid.weights(int(choice.action[0])).tolist(), strict=True))
 
     def prepare(self) -> None:
         """Compute now what the first requests would wait for."""

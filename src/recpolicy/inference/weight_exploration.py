@@ -4,7 +4,7 @@ A drawn list is the best one under its weights, so the probability of the weight
 the policy and its layer would serve. H heads, A grid points, F numeric features.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from recpolicy.inference.ranking_utility import HEADS, RankingUtility
 from recpolicy.inference.scorer import Prediction, Scorer
 from recpolicy.inference.tuned_layer import SCORE, UserFeatures
 from recpolicy.inference.tuned_scorer import TunedScorer
-from recpolicy.models.ranking_formula import ActionGrid
+from recpolicy.models.ranking_formula import MAX_ACTIONS, ActionGrid
 
 
 @config_dataclass
@@ -47,8 +47,11 @@ class TuningConfig:
                 raise unknown_name_error("head", name, HEADS)
         if self.timeout_ms <= 0:
             raise ConfigError(f"timeout_ms is {self.timeout_ms:g}; expected a number above 0")
-        if self.heads:
-            self.grid().check_size()
+        if self.heads and (size := self.grid().size) > MAX_ACTIONS:
+            raise ConfigError(
+                f"{self.points} points of {len(self.heads)} heads are {size:,} weight vectors; expected at most"
+                f" {MAX_ACTIONS:,}: take fewer points or heads"
+            )
 
     def grid(self) -> ActionGrid:
         """Return the grid of the heads; raises ConfigError for heads that occur twice, or bounds that do not ascend."""
@@ -119,9 +122,4 @@ class WeightExploration:
             "categorical": features.categorical[0].tolist(),
             "numeric": [round(value, 7) for value in features.numeric[0].tolist()],
         }  # fmt: skip
-        return DrawnWeights(score[0], record, named_weights(self.grid.names, weights))
-
-
-def named_weights(names: Sequence[str], weights: Array) -> dict[str, float]:
-    """Return the weights by head."""
-    return dict(zip(names, weights.tolist(), strict=True))
+        return DrawnWeights(score[0], record, dict(zip(self.grid.names, weights.tolist(), strict=True)))

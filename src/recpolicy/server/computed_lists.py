@@ -4,7 +4,6 @@ A list has no parts that are new in each request, so plain requests of known use
 version. K positions, I items, A arms.
 """
 
-import json
 import threading
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,10 +37,8 @@ from recpolicy.inference.slate_selection import (
     explain,
     untied_slates,
 )
-from recpolicy.inference.tuned_layer import TunedLayer
-from recpolicy.inference.tuned_scorer import TunedScorer
 from recpolicy.inference.user_vectors import LearnedUser
-from recpolicy.inference.weight_exploration import DrawnWeights, named_weights
+from recpolicy.inference.weight_exploration import DrawnWeights
 from recpolicy.server.candidate_lists import cut_candidates, score_candidates, scores_candidates_only
 from recpolicy.server.db.guardrail_record import pack_list
 from recpolicy.server.db.session_history import pack_history
@@ -291,6 +288,10 @@ def compute_list(
         if version.candidates:
             allowed = cut_candidates(version, known.context[0], answer.score, answer.rating, allowed, k, rails)
     slate = _choose(version, answer, allowed, k, rails, exploration, explored, show_new)
+    if (
+        weights is not None
+    ):  # the probability of an item over all draws is unknown; logs of rounds leave out such a list
+        slate = replace(slate, propensity=np.zeros(len(slate.arms)))
     vector = None if by_id else _context_bytes(scorer, request, fold_in, context)
     computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector, learned)
     if weights is not None:
@@ -331,33 +332,25 @@ def _as_json(
         mean_std=float(answer.std[rows].mean()) if len(rows) else float("nan"),
         explored=slate.explored,
     )
-    if answer.choice is not None and isinstance(version.scorer, TunedScorer):
-        computed = _with_weights(computed, version.scorer.layer, answer.choice)
+    if answer.choice is not None:
+        computed = _with_weights(computed, version.scorer, answer.choice)
     return with_guardrails(computed, slate) if isinstance(slate, GuardedSlate) else computed
 
 
-def _with_weights(computed: ComputedList, layer: TunedLayer, choice: WeightChoice) -> ComputedList:
+def _with_weights(computed: ComputedList, scorer: Scorer, choice: WeightChoice) -> ComputedList:
     """Return a list with the weights of a tuned layer, for the event and for the response."""
     action, fallback = int(choice.action[0]), bool(choice.fallback[0])
     record = encode({"action": action, "fallback": fallback})
-    grid = layer.policy.grid
-    note = _weights_note(named_weights(grid.names, grid.weights(action)), fallback)
+    note = _weights_note(scorer.weights(choice), fallback)
     return replace(computed, weights=record, fallback=fallback, note=computed.note + note)
 
 
 def _with_drawn_weights(computed: ComputedList, drawn: DrawnWeights) -> ComputedList:
-    """Return a list with drawn weights: it explores, and is not the list that the version would serve.
-
-    The event says propensity 0, that is unknown: the probability of an item over all draws is not computed, and logs of
-    rounds leave such lists out.
-    """
-    unknown = encode([0.0] * len(json.loads(computed.item_ids)))
+    """Return a list with drawn weights: it explores, and is not the list that the version would serve."""
     fallback = bool(drawn.record["fallback"])
     note = computed.note + _weights_note(drawn.values, fallback)
     record = encode(drawn.record)
-    return replace(
-        computed, weights=record, fallback=fallback, note=note, explored=True, greedy=False, propensities=unknown
-    )
+    return replace(computed, weights=record, fallback=fallback, note=note, explored=True, greedy=False)
 
 
 def _weights_note(values: dict[str, float], fallback: bool) -> bytes:

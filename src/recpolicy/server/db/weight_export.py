@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, func, select
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.core.files import content_digest
@@ -170,12 +170,14 @@ def _continued(connection: Connection, lists: Sequence[_DrawnList], options: Wei
     """Return True [N] for lists whose user got another one within the gap."""
     gap = round(options.gap_minutes * _MINUTE_MS)
     first, last = min(row.time for row in lists), max(row.time for row in lists) + gap
-    query = select(events.c.seq, events.c.user_key, events.c.time).where(events.c.time.between(first, last))
-    every = pd.DataFrame(connection.execute(query).all(), columns=["seq", "user_key", "time"])
-    every = every.sort_values(["user_key", "time", "seq"], kind="stable")
-    following = every.groupby("user_key", sort=False)["time"].shift(-1) - every["time"]
-    after = pd.Series(following.to_numpy(), index=every["seq"].to_numpy())
-    return np.asarray(after.loc[[row.seq for row in lists]].to_numpy(np.float64) <= gap)  # False for NaN: no next one
+    following = func.lead(events.c.time).over(partition_by=events.c.user_key, order_by=[events.c.time, events.c.seq])
+    every = select(events.c.seq, events.c.weights, following.label("following")).where(
+        events.c.time.between(first, last)
+    )
+    inner = every.subquery()
+    rows = connection.execute(select(inner.c.seq, inner.c.following).where(inner.c.weights.like(_DRAWN)))
+    after = {row.seq: row.following for row in rows}
+    return np.array([(after[row.seq] or last + gap + 1) - row.time <= gap for row in lists])
 
 
 def _log(

@@ -73,7 +73,10 @@ class RecommendedItem(BaseModel):
         description="The policy's own estimate of the reward, which orders a list that does not explore; null for"
         " session policies."
     )
-    propensity: float = Field(description="Exact probability of this item at this position, given the items before it.")
+    propensity: float = Field(
+        description="Exact probability of this item at this position, given the items before it; 0: unknown, as under"
+        " drawn weights of a ranking formula."
+    )
     explanations: list[Item] = Field(description="The most similar items among those that the user has rated.")
 
 
