@@ -142,7 +142,7 @@ def test_either_kind_of_figures_is_enough(part, criteria):
     assert len(gate(body).criteria) == criteria
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", [name for name in LIMITS if not name.startswith("return")])
 def test_each_limit_can_be_switched_off(name):
     every = {one.name: one.name for one in gate(GOOD, GateConfig(min_mean_reward=0.3)).criteria}
     left = {one.name for one in gate(GOOD, GateConfig(**{"min_mean_reward": 0.3, name: None})).criteria}

@@ -16,6 +16,7 @@ from recpolicy.core.config import NonNegativeNumber, Number, as_dict, config_dat
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.json import to_plain
 from recpolicy.core.text import format_table
+from recpolicy.evaluation.return_gain import return_figures
 
 Verdict = Literal["pass", "fail", "no_verdict"]
 VERDICTS: Mapping[str, str] = {"pass": "PASS", "fail": "FAIL", "no_verdict": "NO VERDICT"}
@@ -24,6 +25,7 @@ Limit = NonNegativeNumber | None
 GateInterval = Literal["t", "sequence"]
 _USERS_IN_SESSIONS = "users in simulated sessions"
 _SOUNDNESS = ("effective sample size", "mean weight, standard errors from 1", "tail index of the weights")
+_RETURNING = "effective users behind the return rates"
 _KNOWN_RANGE = "lowest and highest reward are known (1: yes)"
 """Criteria without which the log allows no verdict."""
 
@@ -82,6 +84,10 @@ class GateConfig:
     """Minimum exp(entropy) / A of the best items of A; 1 / A is one item for all. Too lax where A is below 100."""
     group_loss: Limit = 0.1
     """Maximum loss of a group of users (upper bound); an interval entirely below minus this shows harm."""
+    return_days: Literal[1, 3, 7] | None = None
+    """Retention criterion: days within which users come back after a logged session; needs a log with return times."""
+    return_margin: Limit = 0.02
+    """Tolerated loss of that share of sessions (lower bound of the difference to the incumbent)."""
     session_margin: Number | None = 0.0
     """Minimum gain (lower bound, reward per session) over the incumbent in simulated sessions."""
     session_min_mean_reward: Number | None = None
@@ -171,7 +177,7 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
     criteria = tuple(criterion for criterion in candidates if criterion is not None)
     if not criteria:
         raise ConfigError("gate: all criteria are switched off; a gate without criteria would pass every policy")
-    needed = (*_SOUNDNESS, _USERS_IN_SESSIONS, _KNOWN_RANGE)
+    needed = (*_SOUNDNESS, _USERS_IN_SESSIONS, _KNOWN_RANGE, _RETURNING)
     sound = all(criterion.passed for criterion in criteria if criterion.name in needed)
     passed = all(criterion.passed for criterion in criteria)
     verdict: Verdict = "pass" if passed else ("fail" if sound else "no_verdict")
@@ -211,6 +217,19 @@ def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | N
         _at_most(mean_weight, _figure(logged, "mean_weight_z"), config.max_mean_weight_z),
         _at_most(tail, _figure(logged, "tail_index"), config.max_tail_index),
         _worst_group("on the log", logged, config.session_group_loss if per_session else config.group_loss),
+        *_of_returns(logged, config),
+    ]
+
+
+def _of_returns(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
+    """Return the criteria of the return rate; without figures there is no verdict."""
+    if config.return_days is None or config.return_margin is None:
+        return []
+    lower, users = return_figures(logged.get("returns") or {}, config.return_days)
+    title = f"return rate within {config.return_days} days minus that of {logged['baseline']}, lower bound"
+    return [
+        _at_least(title, lower, -config.return_margin),
+        _at_least(_RETURNING, users, config.min_effective_sample_size),
     ]
 
 

@@ -25,6 +25,7 @@ from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.session_worlds import TwoWorlds
+from recpolicy.workflows.artifacts import check_writable_folder
 from recpolicy.workflows.logging_policies import Days
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def run_retention_study(
 
     Raises:
         ConfigError: `out` has a study already.
+        ArtifactError: `out` is a file.
         DataError: The ratings have no times, no user comes back, or a head has one value only.
     """
     require_extra("train", "a simulation of sessions")
@@ -178,6 +180,8 @@ def run_retention_study(
     target = None if out is None else out / "retention.json"
     if target is not None and target.exists():
         raise ConfigError(f"{target}: already exists; choose another folder")
+    if out is not None:
+        check_writable_folder(out)
     silence_libraries()
     from recpolicy.environments.session_retention import RetentionConfig
     from recpolicy.training.retention_loop import mean_results

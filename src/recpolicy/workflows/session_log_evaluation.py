@@ -17,6 +17,7 @@ from recpolicy.core.types import Array
 from recpolicy.data.session_log import SessionLog
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
+from recpolicy.evaluation.return_gain import return_gains, trajectory_weights
 from recpolicy.inference.predictor import Policy
 from recpolicy.ope.config import MultiStepConfig
 from recpolicy.ope.engine import value_differences_from_inputs, value_limits_from_inputs
@@ -55,6 +56,8 @@ class SessionLogComparison:
     """Sum of the candidate's probabilities over the steps."""
     user: NDArray[np.int32] = field(repr=False)  # [M], rows of the user table
     notes: tuple[str, ...] = ()
+    returns: Mapping[str, Any] = field(default_factory=dict)
+    """Differences of return rates by window; empty for a log without return times."""
     relative_gain: None = None
     """None: the gain over the logging policy is absolute, per session."""
 
@@ -97,6 +100,7 @@ class SessionLogComparison:
         return {
             **gate_figures(baseline, self.gain, self.mean_reward, None, None),
             "unit": PER_SESSION, "gain_over_logging": over_logging,
+            **({"returns": dict(self.returns)} if self.returns else {}),
         }  # fmt: skip
 
     def _terms(self, inputs: TrajectoryInputs) -> tuple[Array, Array]:
@@ -144,5 +148,9 @@ def compare_on_sessions(
     if same:
         inputs.append(replace(inputs[0], is_incumbent=True))
     other = None if incumbent is None else inputs[1]
-    user = log.user[log.start[:-1]]
-    return SessionLogComparison(inputs[0], other, estimator, replays["the policy"].chosen, user, tuple(notes))
+    user, returns = log.user[log.start[:-1]], dict[str, Any]()
+    if log.returns is not None:
+        weights = [trajectory_weights(each.feedback.target_prob, each.feedback.behavior_prob) for each in inputs]
+        returns = return_gains(log, weights[0], weights[1] if len(weights) > 1 else np.ones(len(user)), seed)
+    chosen = replays["the policy"].chosen
+    return SessionLogComparison(inputs[0], other, estimator, chosen, user, tuple(notes), returns)
