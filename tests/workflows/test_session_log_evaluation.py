@@ -16,6 +16,7 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.candidates import CandidateSets
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
+from recpolicy.data.session_returns import SessionReturns
 from recpolicy.evaluation.gate import GateConfig
 from recpolicy.inference.action_distributions import greedy
 from recpolicy.inference.guardrails import GuardrailConfig
@@ -95,6 +96,27 @@ def test_a_policy_of_either_kind_earns_what_it_would_earn(one):
     for name in ("trajectory_is", "trajectory_wis", "per_decision_is", "per_decision_dr"):
         assert estimates[name].value == pytest.approx(2, abs=1e-5), name
     assert compared.actions.actions == ARMS
+
+
+def test_return_rates_are_those_of_the_sessions_that_a_policy_leads():
+    """Users come back within a day if they like both items, else after nine: 2 of 20 sessions of each user do."""
+    one, logged = policy(), log(policy())
+    both = np.logical_and.reduceat(logged.liked, logged.start[:-1])
+    time = 10 * 86_400_000 * np.arange(len(both)).repeat(2) + logged.step
+    returns = SessionReturns(np.where(both, 1.0, 9.0), np.ones(len(both), bool))
+    noted = replace(logged, time=time.astype(np.int64), returns=returns)
+    found = compare_on_sessions(one, None, noted).figures("the logging policy")["returns"]
+    assert found["3"]["rate"] == pytest.approx(1)
+    assert found["3"]["gain"]["value"] == pytest.approx(0.9, abs=0.002)  # the last session was not followed so long
+    assert found["3"]["gain"]["lo"] > 0.8
+    same = compare_on_sessions(one, one, noted).figures("the incumbent")["returns"]["3"]
+    assert same["gain"] == {"value": 0, "lo": 0, "hi": 0}
+    result = gate_candidate(one, None, noted, policy(1), GateConfig(return_days=3), 0)
+    names = [criterion.name for criterion in result.criteria]
+    assert sum(name.startswith("return rate within 3 days minus that of incumbent") for name in names) == 1
+    missing = gate_candidate(one, None, logged, None, GateConfig(return_days=3), 0)
+    assert missing.verdict == "no_verdict"  # the log has no return times
+    assert any("effective users behind the return rates: nan" in reason for reason in missing.reasons)
 
 
 def test_a_policy_of_rounds_chooses_among_candidates(path):
