@@ -64,7 +64,7 @@ def write_worlds(folder: Path) -> dict[int, Path]:
 
 def beside_the_peer(paths: Mapping[int, Path], python: str, seeds: tuple[int, ...], quick: bool) -> dict[str, float]:
     """Speed and return of both, turn by turn on one core, and their ratios."""
-    figures = {"ppo_peer_gain_of_two_threads": gain_of_two_threads(paths[100], python)}
+    figures = {"a2c_peer_unbound_steps_per_s_100": unbound_peer(paths[100], python)}
     for items, path in paths.items():
         for algorithm in ("ppo", "a2c"):
             steps = STEPS[algorithm, items] // (10 if quick else 1)
@@ -101,18 +101,11 @@ def _ratios(algorithm: str, items: int, rows: Any) -> dict[str, float]:
     return figures
 
 
-def gain_of_two_threads(path: Path, python: str) -> float:
-    """Speed by the clock of the peer with two PyTorch threads, relative to one: the median of three short turns."""
-    ratios = []
-    for turn in range(3):
-        rates = {}
-        for threads in (1, 2):
-            settings = {"world": str(path), "algorithm": "ppo", "total_steps": 3_000, "warmup_steps": 1024,
-                        "threads": threads, "evaluation_sessions": 256, "seed": turn, **PEER["ppo"]}  # fmt: skip
-            rates[threads] = measure_peer(python, settings)["rate"]
-        ratios.append(rates[2] / rates[1])
-        print("peer, threads", {key: round(value) for key, value in rates.items()}, flush=True)
-    return float(np.median(ratios))
+def unbound_peer(path: Path, python: str) -> float:
+    """Steps per second of processor time of the peer's A2C with one thread, not bound to one core."""
+    settings = {"world": str(path), "algorithm": "a2c", "total_steps": 14_000, "evaluation_sessions": 256,
+                "threads": 1, **PEER["a2c"]}  # fmt: skip
+    return float(measure_peer(python, settings)["processor_rate"])
 
 
 def at_our_best(paths: Mapping[int, Path], quick: bool) -> dict[str, float]:
