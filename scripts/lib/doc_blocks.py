@@ -101,7 +101,7 @@ def commands(text: str) -> list[list[str]]:
             fenced = not fenced
         if not (fenced or line.startswith("    ")):
             continue
-        for command in re.split(r" && | \| ", re.sub(r"^(\$ |(\.tools/bin/)?poetry run )", "", line.strip())):
+        for command in re.split(r" && | \|\| | \| ", re.sub(r"^(\$ |(\.tools/bin/)?poetry run )", "", line.strip())):
             if command.startswith("recpolicy "):
                 words = shlex.split(re.sub(r" \d?[<>]{1,2} .*", "", command), comments=True)
                 found.append(words[1:])
