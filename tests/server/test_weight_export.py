@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from client_helpers import ask
-from sqlalchemy import update
+from sqlalchemy import select, update
 from tuned_policies import HEADS, write_base, write_tuned
 from typer.testing import CliRunner
 from unlimited import UNLIMITED
@@ -153,3 +153,28 @@ def test_the_command_names_the_reason_of_an_empty_log(served, tmp_path):
     assert "\n" not in str(done.exception)
     (tmp_path / "there").mkdir()
     assert "already exists" in str(CliRunner().invoke(command, [*words, str(tmp_path / "there")]).exception)
+
+
+def test_lists_without_drawn_weights_are_explored_as_often_as_their_propensities_say(tmp_path):
+    """Logs leave out lists under drawn weights. Of the others, a half must be explored: four standard errors of 300.
+
+    A session is under drawn weights as a whole, or else long sessions would be left out more often.
+    """
+    halves = replace(SETTINGS, exploration=ExplorationConfig(share=0.5), tuning=replace(TUNING, explore_share=0.5))
+    with open_state(write_base(tmp_path / "base"), tmp_path / "state", halves) as state:
+        app = make_app(state)
+        for number in range(600):
+            session = {"session_id": f"s{number // 4}", "history": None} if number < 80 else {}
+            assert ask(app, "POST", "/v1/recommend", {"user": 1, "k": 2, **session}).status_code == 200
+        with state.store.engine.connect() as connection:
+            rows = connection.execute(select(events.c.session_id, events.c.weights, events.c.explored)).all()
+    drawn = [row.weights is not None for row in rows]
+    assert 0.4 < np.mean(drawn) < 0.6
+    explored = np.mean([row.explored for row, weights in zip(rows, drawn, strict=True) if not weights])
+    assert explored == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(300))
+    by_session = {}
+    for row, weights in zip(rows, drawn, strict=True):
+        by_session.setdefault(row.session_id, set()).add(weights)
+    assert len(by_session.pop(None)) == 2
+    assert {len(kinds) for kinds in by_session.values()} == {1}
+    assert {kind for kinds in by_session.values() for kind in kinds} == {True, False}

@@ -89,7 +89,9 @@ def gate(
         split = None if log_only else load_training_split(policy, data)
         if policy.scorer.tuned:
             if like_model is not None:
-                raise typer.BadParameter("a layer is gated on logs only; leave it out", param_hint="--like-model")
+                raise typer.BadParameter(
+                    "the evaluation world of a layer has the fitted like model; leave it out", param_hint="--like-model"
+                )
             result = _gate_layer(policy, log, baseline, rails, split, limits, seed, out)
         else:
             result = gate_candidate(policy, split, log, incumbent, limits, seed, out, rails, like_model)

@@ -27,12 +27,12 @@ from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error, response_to_error
 from recpolicy.server.json_output import JsonText, encode
-from recpolicy.server.live_models import LiveState
+from recpolicy.server.live_models import LiveState, bucket
 from recpolicy.server.middleware import FastPath
 from recpolicy.server.rollout.variant_answers import answer_by_variant
 from recpolicy.server.schemas.requests import RecommendBatch, RecommendRequest
 from recpolicy.server.schemas.responses import Recommendation, Recommendations
-from recpolicy.server.sessions import NO_SESSIONS, RequestSessions
+from recpolicy.server.sessions import NO_SESSIONS, RequestSessions, SessionPlace
 from recpolicy.server.users.service import NO_USERS, RequestUsers
 
 router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
@@ -232,11 +232,12 @@ def choose(
     version, variant = live.variant_for(user_key)
     place = sessions.place(request, user_key, version.scorer.sequential)
     exploration = exploration if live.exploring else NO_EXPLORATION
-    explored = random.random() < exploration.share
-    slot = version.new_items if exploration is not NO_EXPLORATION else None
-    show_new = slot is not None and random.random() < slot.share
     share = weight_share if version.weights is not None and exploration is not NO_EXPLORATION else 0.0
-    draw_weights = not explored and not show_new and random.random() < share
+    # First: logs leave these lists out, so the propensities of all others must be exact given that it was not drawn.
+    draw_weights = _weight_lot(place) < share
+    explored = not draw_weights and random.random() < exploration.share
+    slot = version.new_items if exploration is not NO_EXPLORATION else None
+    show_new = not draw_weights and slot is not None and random.random() < slot.share
     computed = None
     if request.plain and not explored and not show_new and not draw_weights:
         key = list_key(version, request, exploration, users.find(version.trained, request.user))
@@ -270,6 +271,13 @@ def choose(
         event, version.policy_json[variant], computed.items, computed.note, computed.mean_std, computed.greedy,
         computed.posterior, session, computed.fallback,
     )  # fmt: skip
+
+
+def _weight_lot(place: SessionPlace | None) -> float:
+    """Return a number in [0, 1), the same for all lists of a session, so that logs have it whole or not at all."""
+    if place is None or place.session_id is None:
+        return random.random()
+    return bucket(place.session_id, "weights")
 
 
 async def persist(state: AppState, served: list[ServedList]) -> bool:
