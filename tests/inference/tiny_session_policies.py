@@ -80,8 +80,9 @@ def _encoder(view: str, rng: np.random.Generator) -> dict[str, Any]:
         for layer in range(2):
             shapes |= {
                 f"query_{layer}": (UNITS, UNITS), f"memory_{layer}": (UNITS, 2 * UNITS),
-                f"attention_{layer}": (UNITS, UNITS), f"hidden_{layer}": (UNITS, 3), f"hidden_{layer}_bias": (3,),
-                f"output_{layer}": (3, UNITS), f"output_{layer}_bias": (UNITS,),
+                f"attention_{layer}": (UNITS, UNITS), f"hidden_{layer}": (UNITS, 2 * UNITS),
+                f"hidden_{layer}_bias": (2 * UNITS,), f"output_{layer}": (2 * UNITS, UNITS),
+                f"output_{layer}_bias": (UNITS,),
             }  # fmt: skip
     words = {"kind": np.array(view), "places": np.array(LAST_N), "heads": np.array(2)}
     return words | {name: rng.normal(0, 0.7, shape).astype(np.float32) for name, shape in shapes.items()}

@@ -23,7 +23,7 @@ import tf_keras
 from recpolicy.core.config import Size, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import integer_seed
-from recpolicy.models.sequence_layout import SequenceLayout
+from recpolicy.models.sequence_layout import SequenceLayout, encoder_shapes
 
 PREFIX = "encoder/"
 """Start of the names of an encoder's arrays in an exported policy."""
@@ -55,7 +55,7 @@ class SequenceEncoder(tf_keras.layers.Layer):
             )
         self._layout, self._heads = layout, config.transformer_heads
         self._parts: dict[str, tf.Variable] = {}
-        for name, shape in _shapes(layout, config).items():
+        for name, shape in encoder_shapes(layout, config.sequence_units, config.transformer_layers).items():
             initial = tf_keras.initializers.GlorotUniform(integer_seed(seed, name)) if _random(name) else "zeros"
             self._parts[name] = self.add_weight(name=name, shape=shape, initializer=initial)
 
@@ -176,22 +176,3 @@ def _dense(weights: Mapping[str, tf.Tensor], rows: tf.Tensor, name: str, *, bias
 def _random(name: str) -> bool:
     """Return True for weights that start at random: all but biases and what a block adds at first."""
     return not name.endswith("_bias") and not name.startswith("output_")
-
-
-def _shapes(layout: SequenceLayout, config: SequenceEncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the weights by name."""
-    units, width = config.sequence_units, 2 * layout.features + 1
-    if layout.kind == "gru":
-        return {"input": (width, 3 * units), "input_bias": (3 * units,), "recurrent": (units, 3 * units),
-                "recurrent_bias": (3 * units,)}  # fmt: skip
-    shapes: dict[str, tuple[int, ...]] = {
-        "input": (width, units), "input_bias": (units,), "position": (layout.places, units),
-    }  # fmt: skip
-    for layer in range(config.transformer_layers):
-        shapes |= {
-            f"query_{layer}": (units, units), f"memory_{layer}": (units, 2 * units),
-            f"attention_{layer}": (units, units), f"hidden_{layer}": (units, 2 * units),
-            f"hidden_{layer}_bias": (2 * units,), f"output_{layer}": (2 * units, units),
-            f"output_{layer}_bias": (units,),
-        }  # fmt: skip
-    return shapes

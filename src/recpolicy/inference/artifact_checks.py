@@ -18,8 +18,7 @@ from recpolicy.core.arrays import LARGEST, find_implausible
 from recpolicy.core.errors import ArtifactError, unknown_name_error
 from recpolicy.core.files import content_digest
 from recpolicy.core.text import is_utf8, is_word
-from recpolicy.inference.history_state import HISTORY_ENCODERS
-from recpolicy.models.sequence_layout import MAX_PLACES
+from recpolicy.inference.session_checks import check_session
 
 MAX_AGENT = 64
 """Letters of the name of an agent; the server's database has room for as many."""
@@ -32,8 +31,6 @@ MAX_ID, MAX_TITLE, MAX_GENRE, MAX_GENRES = 1_000, 10_000, 1_000, 10_000
 MAX_WIDTH = 1_024
 """Columns of a context and of an embedding; answers take memory with their square."""
 MAX_LEVELS, MAX_YEAR = 100, 10**6
-MAX_REMEMBERED = 10_000
-"""Steps of a session, and items that a session policy remembers."""
 MAX_SLATE = 10_000
 """Items of a slate."""
 _TABLES_BYTES, _ROW_BYTES = 1 << 20, 2 << 10
@@ -241,7 +238,7 @@ def check_arrays(arrays: Mapping[str, Any], policy: Mapping[str, NDArray[Any]]) 
             raise ArtifactError(f"{name}: rows {rows.min()} to {rows.max()}; expected 0 to {size - 1}")
     if not len(chosen) or len(np.unique(chosen)) != len(chosen):
         raise ArtifactError("action_items: expected at least one item, each once")
-    _check_session(policy, items)
+    check_session(policy, items, rank)
     _check_catalog(policy, items, len(chosen))
 
 
@@ -277,26 +274,6 @@ def check_numbers(arrays: Mapping[str, NDArray[Any]]) -> None:
             array.dtype.kind == "f" and (array > 0).all()
         ):
             raise ArtifactError(f"{name}: expected numbers above 0: {_TRAINED}")
-
-
-def _check_session(policy: Mapping[str, NDArray[Any]], items: int) -> None:
-    """Check the parts that tell a session policy what it sees; their sizes become sizes of arrays."""
-    if "view" not in policy:
-        return
-    if policy["view"].shape or str(policy["view"]) not in HISTORY_ENCODERS:
-        fault = unknown_name_error("view", str(policy["view"])[:MAX_AGENT], HISTORY_ENCODERS)
-        raise ArtifactError(f"policy/view: {fault} Read it with a newer recpolicy")
-    for name in ("steps", "last_n"):
-        value = policy.get(name)
-        if value is None or value.shape or value.dtype.kind not in "iu" or not 1 <= int(value) <= MAX_REMEMBERED:
-            raise ArtifactError(f"policy/{name}: expected one number of 1 to {MAX_REMEMBERED:,}: {_TRAINED}")
-    for name in ("encoder/places", "value/encoder/places"):
-        places = policy.get(name)
-        if places is not None and (places.shape or places != policy["last_n"] or not int(places) <= MAX_PLACES):
-            raise ArtifactError(f"policy/{name}: expected last_n, at most {MAX_PLACES}: {_TRAINED}")
-    genres = policy.get("genres")
-    if genres is None or genres.ndim != 2 or len(genres) != items or genres.dtype.kind != "f":
-        raise ArtifactError(f"policy/genres: expected a row of numbers for each of {items} items: {_TRAINED}")
 
 
 def max_tables_bytes(users: int, items: int) -> int:

@@ -34,3 +34,28 @@ class SequenceLayout:
     def width(self) -> int:
         """Width of the history state: n tokens and the share of steps."""
         return self.places * self.token + 1
+
+
+def encoder_shapes(layout: SequenceLayout, units: int, layers: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an encoder's weights by name.
+
+    Args:
+        layout: The items that it reads.
+        units: Units H of the encoding.
+        layers: Blocks of a Transformer; unused for a GRU.
+    """
+    width = 2 * layout.features + 1
+    if layout.kind == "gru":
+        return {"input": (width, 3 * units), "input_bias": (3 * units,), "recurrent": (units, 3 * units),
+                "recurrent_bias": (3 * units,)}  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {
+        "input": (width, units), "input_bias": (units,), "position": (layout.places, units),
+    }  # fmt: skip
+    for layer in range(layers):
+        shapes |= {
+            f"query_{layer}": (units, units), f"memory_{layer}": (units, 2 * units),
+            f"attention_{layer}": (units, units), f"hidden_{layer}": (units, 2 * units),
+            f"hidden_{layer}_bias": (2 * units,), f"output_{layer}": (2 * units, units),
+            f"output_{layer}_bias": (units,),
+        }  # fmt: skip
+    return shapes
