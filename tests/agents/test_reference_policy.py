@@ -12,8 +12,10 @@ from synthetic_choice import make as make_bandit
 from synthetic_session_logs import eagerly
 
 from recpolicy.agents import AGENTS, SESSION_AGENTS, agent_entry
+from recpolicy.agents.experience import flatten
 from recpolicy.agents.observation import read_observation
 from recpolicy.agents.reference_policy import ReferencePolicy, kl_divergence
+from recpolicy.agents.replay import Batch
 from recpolicy.core.errors import ConfigError
 from recpolicy.training.compiled_loop import OnlineLoop
 from recpolicy.training.session_trainer import SessionRunConfig, train_in_sessions
@@ -21,6 +23,7 @@ from recpolicy.workflows.initial_policy import KINDS, NETWORK_SETTINGS
 
 SEED = tf.constant([1, 1], tf.int32)
 SOFTMAX = KINDS["session"]
+LIMITED = [*SOFTMAX, "dqn"]
 BANDITS = (*KINDS["mlp"], *KINDS["encoded_linear"])
 
 
@@ -153,7 +156,7 @@ def limited(name: str, coefficient: float, maximum: float, **settings):
     return agent
 
 
-@pytest.mark.parametrize("name", SOFTMAX)
+@pytest.mark.parametrize("name", LIMITED)
 def test_a_limit_that_does_not_bind_only_reports(name):
     free, agent = make(name), limited(name, 0.0, 1e5)
     without, told = learn(free, 2), learn(agent, 2)
@@ -164,13 +167,13 @@ def test_a_limit_that_does_not_bind_only_reports(name):
         np.testing.assert_allclose(array, arrays_of(free)[key], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SOFTMAX)
+@pytest.mark.parametrize("name", LIMITED)
 def test_a_penalty_keeps_the_policy_near(name):
     free, near = learn(limited(name, 0.0, 1e5), 6)[-1], learn(limited(name, 100.0, 0.0), 6)[-1]
     assert near["reference_kl"] < 0.5 * free["reference_kl"]
 
 
-@pytest.mark.parametrize("name", SOFTMAX)
+@pytest.mark.parametrize("name", LIMITED)
 def test_at_the_hard_limit_the_policy_stops_within_it(name):
     maximum, whole = 0.0005, {"minibatch_size": 48} if name == "ppo" else {}
     agent = limited(name, 0.0, maximum, learning_rate=0.001, **whole)
@@ -180,6 +183,26 @@ def test_at_the_hard_limit_the_policy_stops_within_it(name):
     learn(agent, 1)
     for key, array in arrays_of(agent).items():
         np.testing.assert_array_equal(array, before[key])
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_the_divergence_of_values_is_that_of_their_softmax_over_the_allowed_items(dueling):
+    """Both by NumPy, at the temperature .5; the items of the next step and the shown one are allowed."""
+    source, agent = (make("dqn", seed=seed, dueling=dueling, reference_temperature=0.5) for seed in (3, 0))
+    learn(source, 2)
+    agent.learner.limit_divergence(ReferencePolicy(arrays_of(source)), 0.0, 1e5)
+    played = block(6)
+    batch = Batch(*(flatten(getattr(played, name)) for name in Batch._fields))
+    mask = batch.next_mask.numpy()
+    mask[np.arange(len(mask)), batch.action] = True
+    own, other = (
+        np.where(mask, part.learner.scores(batch.observation, None), -np.inf) / 0.5 for part in (agent, source)
+    )
+    own, other = (part - np.logaddexp.reduce(part, axis=1, keepdims=True) for part in (own, other))
+    expected = np.where(mask, np.exp(own) * (np.where(mask, own, 0) - np.where(mask, other, 0)), 0).sum(axis=1).mean()
+    found = agent.learner.update_batch(batch)
+    assert float(found["reference_kl"]) == pytest.approx(expected, rel=1e-4)
+    assert expected > 0.001
 
 
 def test_a_training_taken_up_after_it_reached_the_limit_stays_there(tmp_path):

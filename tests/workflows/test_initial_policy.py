@@ -7,13 +7,14 @@ import pytest
 from synthetic_session_logs import eagerly
 from trained_policies import miniature_split, trained
 
+from recpolicy.agents import AGENTS, SESSION_AGENTS
 from recpolicy.cli import training as cli
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.data.splits import split
 from recpolicy.registry.model_registry import Registry
 from recpolicy.training import tensorflow_export
 from recpolicy.workflows import policy_training
-from recpolicy.workflows.initial_policy import read_initial_policy
+from recpolicy.workflows.initial_policy import LIMITED, LIMITS, read_initial_policy
 from recpolicy.workflows.policy_training import train
 from recpolicy.workflows.session_logs import simulate_session_log
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions
@@ -172,6 +173,14 @@ def test_other_ratings_another_catalog_and_a_missing_policy_are_one_line(tmp_pat
         train("ppo", renamed, tmp_path / "policy", init_from=clone[1])
     with pytest.raises(ArtifactError, match="no such folder"):
         train("ppo", parts, tmp_path / "policy", init_from=tmp_path / "nothing")
+
+
+def test_a_limit_of_an_agent_that_has_none_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"linucb: max_reference_kl limits .* but linucb has no such limit; .*, dqn"):
+        train("linucb", miniature_split(), tmp_path / "policy", agent_config={"max_reference_kl": 0.1})
+    assert {name for name, entry in (AGENTS | SESSION_AGENTS).items() if hasattr(entry.config, LIMITS[0])} == set(
+        LIMITED
+    )
 
 
 def test_a_limit_without_an_initial_policy_is_refused(tmp_path):

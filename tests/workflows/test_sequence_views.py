@@ -86,7 +86,7 @@ def test_it_logs_sessions_and_learns_from_them(folder, tmp_path, worlds):
         ({"encoder/places": np.array(4)}, "policy/encoder/places: expected last_n, at most 200"),
         ({"last_n": np.array(9_999), "encoder/places": np.array(9_999)}, "encoder/places: expected last_n, at most"),
         ({"encoder/kind": np.array("lstm")}, "policy/encoder/kind: expected the view, gru"),
-        ({"encoder/recurrent": np.zeros((4, 5), np.float32)}, r"encoder/input: float32 .*; expected floats .*, 12\]"),
+        ({"encoder/recurrent": np.zeros((4, 5), np.float32)}, r"encoder/recurrent: float32 \[4, 5\]; expected"),
     ],
 )
 def test_a_damaged_encoder_is_refused_with_its_place(folder, tmp_path, changed, message):

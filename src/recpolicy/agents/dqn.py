@@ -5,6 +5,11 @@ Q_target (plain); Huber loss of y - Q(s, a). Q starts as the rating model's expe
 constant `value_offset`, so the untrained agent ranks as the rating model does. agents/value_scale.py chooses both such
 that first errors are of the size of rewards. With probability epsilon the agent draws an item from the softmax of the
 K highest values, else it shows the best item. B sessions, N = T B steps per block.
+
+The divergence from an initial policy (reference_policy.py) is that of softmax policies of both networks' values over
+all allowed items, at `reference_temperature`. The agent's own policies cannot serve: greedy parts have no gradient,
+and the K highest values of two networks are different items, so their divergence is infinite. Constants of values and
+V(s) cancel.
 Sources: Mnih et al. 2015; van Hasselt et al. 2015 (1509.06461); Wang et al. 2015 (1511.06581); exploration and start
 after Ben Ayed et al. 2025 (2508.00201), who do not publish K and schedule; ours are below.
 """
@@ -21,8 +26,9 @@ from recpolicy.agents.experience import Experience
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
+from recpolicy.agents.reference_policy import REFERENCE_KL, LimitedLearner, ReferenceLimitConfig
 from recpolicy.agents.replay import Batch, Replay
-from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
+from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores
 from recpolicy.core.config import Count, Fraction, Number, PositiveFraction, Size, Temperature, config_dataclass
 from recpolicy.core.tensorflow_random import fold_in
@@ -30,7 +36,7 @@ from recpolicy.models.sequence_layout import SequenceLayout
 
 
 @config_dataclass
-class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
+class DQNConfig(EpsilonScheduleConfig, ReferenceLimitConfig, SessionNetworkConfig):
     """Settings of DQN."""
 
     temperature: Temperature = 4.0
@@ -57,13 +63,19 @@ class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
     """Number K of best items among which exploration draws."""
     exploration_temperature: Temperature = 1.0
     """Softmax temperature of exploration, in units of value; must be > 0."""
+    reference_temperature: Temperature = 0.1
+    """Softmax temperature of the divergence from the initial policy, in units of value; must be > 0."""
 
 
-class DQN(SessionLearner):
+_OF_STEPS = ("loss", "value_mean", "target_mean", "max_q_value", "gradient_norm")
+"""Figures that are means over gradient steps."""
+
+
+class DQN(LimitedLearner):
     """A DQN learner: online and target networks and a replay buffer."""
 
     wants_next_mask = True
-    figures = ("loss", "value_mean", "target_mean", "max_q_value", "gradient_norm", "epsilon")
+    figures = (*_OF_STEPS, "epsilon")
 
     def __init__(self, online: ItemScores, target: ItemScores, width: int, actions: int, config: DQNConfig):
         super().__init__("dqn", normalize_reward=config.normalize_reward)
@@ -80,7 +92,8 @@ class DQN(SessionLearner):
             self._replay = Replay(max(1, self.config.buffer_size // block), block, self._width, self._actions)
 
     def release(self) -> None:
-        """Free the replay buffer: a policy does not need it, and with 1,682 items it takes 40 MB."""
+        """Free the replay buffer: a policy does not need it, and with 1,682 items it takes 40 MB; drop any limit."""
+        super().release()
         del self._replay  # TensorFlow would still save an attribute that is only overwritten
         self._replay = None
 
@@ -117,17 +130,22 @@ class DQN(SessionLearner):
             figures = self._step(replay.draw(self.config.batch_size, fold_in(seed, index)))
             return index + 1, sums + figures
 
-        _, sums = tf.while_loop(lambda i, _: i < self.config.gradient_steps, step, (tf.constant(0), tf.zeros([5])))
+        start = (tf.constant(0), tf.zeros([len(self._step_figures)]))
+        _, sums = tf.while_loop(lambda i, _: i < self.config.gradient_steps, step, start)
         self._blocks.assign_add(1)
-        figures = dict(zip(self.figures, tf.unstack(sums / self.config.gradient_steps), strict=False))
-        return {**figures, "epsilon": self.epsilon()}
+        means = tf.unstack(sums / self.config.gradient_steps)
+        return {**dict(zip(self._step_figures, means, strict=True)), "epsilon": self.epsilon()}
 
     def update_batch(self, batch: Batch) -> Figures:
         """Take one gradient step on items from any policy; it counts as a block in the exploration schedule."""
         self._rewards.take_in(batch.reward)
         figures = self._step(batch)
         self._blocks.assign_add(1)
-        return dict(zip(self.figures, [*tf.unstack(figures), self.epsilon()], strict=True))
+        return {**dict(zip(self._step_figures, tf.unstack(figures), strict=True)), "epsilon": self.epsilon()}
+
+    @property
+    def _step_figures(self) -> tuple[str, ...]:
+        return _OF_STEPS if self._limit is None else (*_OF_STEPS, REFERENCE_KL)
 
     def _step(self, batch: Batch) -> tf.Tensor:
         batch = batch._replace(reward=self._rewards.normalized(batch.reward))
@@ -135,14 +153,31 @@ class DQN(SessionLearner):
             batch, self._values(self._online, batch.next_observation),
             self._values(self._target, batch.next_observation), self.config.gamma, self.config.double,
         )  # fmt: skip
+        # Allowed items: those of the next step, and the one that was shown.
+        mask = batch.next_mask | tf.one_hot(batch.action, self._actions, True, False)
         with tf.GradientTape() as tape:
-            values = self._values(self._online, batch.observation)
+            preferences = self._preferences(self._online, batch.observation)
+            values = preferences + self.config.value_offset
             value = categorical.at(values, batch.action)
-            loss = tf.reduce_mean(huber(target - value))
-        norm = self._trainer.descend(tape, loss)
+            divergence = self._divergence(self._softened(preferences, mask), batch.observation, mask)
+            loss = tf.reduce_mean(huber(target - value)) + self._penalty(divergence)
+        norm = self._descend(tape, loss, batch.observation, mask)
         self._copy(self.config.tau)
         means = self._rewards.original(tf.stack([tf.reduce_mean(value), tf.reduce_mean(target), largest(values)]))
-        return tf.stack([loss, *tf.unstack(means), norm])
+        return tf.stack([loss, *tf.unstack(means), norm, *self._limit_figures(divergence).values()])
+
+    def _log_odds(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        return self._softened(self._preferences(self._online, observation), mask)
+
+    def _reference_log_odds(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        assert self._limit is not None
+        # The reference has the original unit of rewards, the preferences have that of learning.
+        temperature = self.config.reference_temperature * self._rewards.std
+        return self._limit.reference.scores(observation, mask, temperature)
+
+    def _softened(self, preferences: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Return log-odds [n, A] of the softmax of preferences at `reference_temperature`."""
+        return categorical.mask_logits(preferences / self.config.reference_temperature, mask)
 
     def _values(self, network: ItemScores, observation: tf.Tensor) -> tf.Tensor:
         """Return unmasked Q-values [B, A] of a network, in the unit of learning."""

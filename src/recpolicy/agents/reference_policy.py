@@ -1,6 +1,7 @@
-"""A limit on the divergence of a softmax policy from the reference policy that its training started from.
+"""A limit on the divergence of a policy from the reference policy that its training started from.
 
-n steps, A actions, pi the policy, rho the reference. Both have the same masks, so the divergence is finite:
+n steps, A actions, pi the policy, rho the reference: softmax policies, or the softmax of values at a temperature. Both
+have the same masks, so the divergence is finite:
 
     KL(pi || rho) = sum_a pi(a|s) (log pi(a|s) - log rho(a|s))
 
@@ -35,14 +36,14 @@ class ReferenceLimitConfig:
 
 
 class ReferencePolicy:
-    """A fixed softmax policy, from the arrays of an exported one (estimator "session")."""
+    """A fixed policy, from the arrays of an exported one (estimator "session" or "session_values")."""
 
     def __init__(self, arrays: Mapping[str, Any]):
         self._scores = exported_scores(arrays)
 
-    def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Return log-odds [n, A], MASKED where not allowed."""
-        return categorical.mask_logits(self._scores(observation), mask)
+    def scores(self, observation: tf.Tensor, mask: tf.Tensor | None, temperature: Any = 1.0) -> tf.Tensor:
+        """Return log-odds [n, A], the scores over a temperature; MASKED where not allowed."""
+        return categorical.mask_logits(self._scores(observation) / temperature, mask)
 
 
 class ReferenceLimit(tf.Module):
@@ -52,10 +53,6 @@ class ReferenceLimit(tf.Module):
         super().__init__(name="reference_limit")
         self.reference, self.coefficient, self.maximum = reference, coefficient, maximum
         self.stopped = tf.Variable(False, trainable=False, name="stopped")
-
-    def divergence(self, scores: tf.Tensor, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Return the divergence [n] of the policy with the masked log-odds `scores` [n, A]."""
-        return kl_divergence(scores, self.reference.scores(observation, mask))
 
     def take_step(
         self, weights: list[tf.Variable], step: Callable[[], tf.Tensor], divergence: Callable[[], tf.Tensor]
@@ -79,7 +76,7 @@ class ReferenceLimit(tf.Module):
 
 
 class LimitedLearner(SessionLearner):
-    """A learner of a softmax policy whose divergence from a reference can be limited."""
+    """A learner whose policy's divergence from a reference can be limited; its log-odds are the scores by default."""
 
     _trainer: Trainer
     _limit: ReferenceLimit | None = None
@@ -107,9 +104,18 @@ class LimitedLearner(SessionLearner):
             del self._limit  # the class's None is left
             self.figures = type(self).figures
 
+    def _log_odds(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Return masked log-odds [n, A] of the policy whose divergence is limited."""
+        return self.scores(observation, mask)
+
+    def _reference_log_odds(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Return masked log-odds [n, A] of the reference; there must be one."""
+        assert self._limit is not None
+        return self._limit.reference.scores(observation, mask)
+
     def _divergence(self, scores: tf.Tensor, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor | None:
         """Return the divergence [n] of the policy with these masked log-odds; None without a limit."""
-        return None if self._limit is None else self._limit.divergence(scores, observation, mask)
+        return None if self._limit is None else kl_divergence(scores, self._reference_log_odds(observation, mask))
 
     def _penalty(self, divergence: tf.Tensor | None, weight: tf.Tensor | None = None) -> Any:
         """Return the penalty of the loss: a scalar, 0 without a limit. `weight` [n] has mean 1."""
@@ -131,7 +137,8 @@ class LimitedLearner(SessionLearner):
             return self._trainer.descend(tape, loss)
 
         def divergence() -> tf.Tensor:
-            return _mean(limit.divergence(self.scores(observation, mask), observation, mask), weight)
+            own, other = self._log_odds(observation, mask), self._reference_log_odds(observation, mask)
+            return _mean(kl_divergence(own, other), weight)
 
         return limit.take_step(self._trainer.weights, lambda: self._trainer.descend(tape, loss), divergence)
 

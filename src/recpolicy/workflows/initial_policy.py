@@ -112,6 +112,8 @@ class InitialPolicy:
 
 LIMITS = ("reference_kl_coef", "max_reference_kl")
 """Settings of agents that limit the divergence from the initial policy (agents/reference_policy.py)."""
+LIMITED = (*KINDS["session"], *KINDS["session_values"])
+"""Agents with these settings."""
 
 
 def policy_folder(source: str | Path) -> Path:
@@ -165,6 +167,18 @@ def _network(agent: str, estimator: str, theirs: Mapping[str, Any]) -> tuple[dic
     if agent == "squarecb":  # its default model has no network
         return {**theirs, "model": "neural"}, (*names, "model")
     return dict(theirs), names
+
+
+def refuse_limits(agent: str, config: Any) -> None:
+    """Raise ConfigError if settings limit the divergence of an agent that has no such limit."""
+    if agent in LIMITED or not isinstance(config, Mapping):
+        return
+    for name in LIMITS:
+        if name in config:
+            raise ConfigError(
+                f"{agent}: {name} limits the divergence from an initial policy, but {agent} has no such limit; those"
+                f" that have one are {', '.join(LIMITED)}"
+            )
 
 
 def check_limits(agent: str, config: Any, initial: InitialPolicy | None) -> None:

@@ -37,7 +37,7 @@ from recpolicy.workflows.artifacts import (
     training_events,
     write_artifact,
 )
-from recpolicy.workflows.initial_policy import check_limits, read_initial_policy
+from recpolicy.workflows.initial_policy import check_limits, read_initial_policy, refuse_limits
 from recpolicy.workflows.training_data import (
     FeatureConfig,
     Features,
@@ -134,6 +134,7 @@ def train(
     """
     require_extra("train", "training")
     check_absent(Path(out))
+    refuse_limits(agent, agent_config)
     initial = None
     if init_from is not None:  # before TensorFlow is imported
         initial = read_initial_policy(
