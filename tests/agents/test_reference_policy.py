@@ -12,9 +12,10 @@ from synthetic_choice import make as make_bandit
 from synthetic_session_logs import eagerly
 
 from recpolicy.agents import AGENTS, SESSION_AGENTS, agent_entry
+from recpolicy.agents.divergence_limit import SoftenedLimitConfig, kl_divergence
 from recpolicy.agents.experience import flatten
 from recpolicy.agents.observation import read_observation
-from recpolicy.agents.reference_policy import ReferencePolicy, kl_divergence
+from recpolicy.agents.reference_policy import ReferencePolicy
 from recpolicy.agents.replay import Batch
 from recpolicy.core.errors import ConfigError
 from recpolicy.training.compiled_loop import OnlineLoop
@@ -225,3 +226,62 @@ def test_a_saved_policy_has_no_trace_of_the_limit():
     agent.learner.release()
     assert [part.shape for part in agent.learner.variables] == [part.shape for part in free.learner.variables]
     assert agent.learner.figures == type(agent.learner).figures
+
+
+REWARD_MODELS = {
+    "eps_greedy": {"layers": (16,), "learning_rate": 0.02},
+    "boltzmann": {"layers": (16,), "learning_rate": 0.02},
+    "squarecb": {"layers": (16,), "learning_rate": 0.02, "model": "neural"},
+}
+
+
+def limited_bandit(name: str, coefficient: float, maximum: float, rounds: int = 8):
+    """An agent that learned some rounds under a limit, and the divergence after each."""
+    settings = {"reference_kl_coef": coefficient, "max_reference_kl": maximum, "reference_temperature": 0.5}
+    agent, world = make_bandit(name, **REWARD_MODELS[name], **settings), choice_environment(seed=5)
+    agent.learner.limit_divergence(SoftenedLimitConfig(**settings))
+    told = []
+    network = agent.learner._model if name == "squarecb" else agent.learner
+    for number in range(rounds):
+        draw = world.sample_round(tf.constant(number, tf.int64))
+        seen = read_observation(world.observation(draw))
+        action = tf.zeros_like(agent.learner.sample_action(seen, SEED))
+        agent.learner.update(seen, action, 5.0 * tf.ones_like(action, tf.float32))
+        told.append(float(network._divergence))
+    return agent, told
+
+
+@pytest.mark.parametrize("name", REWARD_MODELS)
+def test_a_reward_network_is_limited_by_the_softmax_of_its_rewards(name):
+    free, told = limited_bandit(name, 0.0, 1e5)
+    _, near = limited_bandit(name, 100.0, 0.0)
+    assert told[0] == 0.0
+    assert 0 < near[-1] < 0.5 * told[-1]
+    maximum = told[-1] / 3
+    agent, stopped = limited_bandit(name, 0.0, maximum)
+    assert max(stopped) <= maximum
+    assert agent.learner.end_limit() == {"reference_kl": pytest.approx(stopped[-1]), "stopped_at_limit": True}
+    assert free.learner.end_limit()["stopped_at_limit"] is False
+    plain = make_bandit(name, **REWARD_MODELS[name])
+    assert [part.shape for part in agent.learner.variables] == [part.shape for part in plain.learner.variables]
+    assert agent.learner.end_limit() == {}
+
+
+def test_the_divergence_of_rewards_is_that_of_their_softmax():
+    """By NumPy, at the temperature .5: of the network after two rounds from the one before them."""
+    agent, _ = limited_bandit("boltzmann", 0.0, 1e5, rounds=2)
+    first = make_bandit("boltzmann", **REWARD_MODELS["boltzmann"])
+    world = choice_environment(seed=5)
+    seen = read_observation(world.observation(world.sample_round(tf.constant(7, tf.int64))))
+    own, other = (part.learner.estimate(seen).mean.numpy() / 0.5 for part in (agent, first))
+    own, other = (part - np.logaddexp.reduce(part, axis=1, keepdims=True) for part in (own, other))
+    action = tf.zeros([len(own)], tf.int32)
+    agent.learner.update(seen, action, tf.ones([len(own)]))
+    expected = (np.exp(own) * (own - other)).sum(axis=1).mean()
+    assert agent.learner.end_limit()["reference_kl"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["linucb", "neural_linucb", "squarecb"])
+def test_a_bandit_without_such_a_limit_says_so(name):
+    with pytest.raises(ConfigError, match="has no limit of the divergence"):
+        make_bandit(name).learner.limit_divergence(SoftenedLimitConfig(max_reference_kl=1.0))

@@ -112,12 +112,16 @@ def test_a_training_on_a_log_that_reaches_its_limit_ends(tmp_path, clone, log, c
 
 def test_a_bandit_starts_from_the_network_of_another(tmp_path):
     source = trained("eps_greedy")
+    limit = {"learning_rate": 1e-9, "max_reference_kl": 0.5}
     policy = train(
-        "boltzmann", miniature_split(), tmp_path / "policy", init_from=source, agent_config={"learning_rate": 1e-9},
+        "boltzmann", miniature_split(), tmp_path / "policy", init_from=source, agent_config=limit,
         config={"mode": "offline", "world": "item_knn"},
     )  # fmt: skip
     old = read_initial_policy(source, "boltzmann", miniature_split()).artifact.policy
     np.testing.assert_allclose(policy.artifact.policy["kernel_2"], old["kernel_2"], atol=1e-5)
+    training = policy.metadata["training"]
+    assert 0 <= training["reference_kl"] < 1e-4
+    assert not training["stopped_at_limit"]
 
 
 def test_exploration_stays_the_agents_own_and_squarecb_takes_its_neural_model():

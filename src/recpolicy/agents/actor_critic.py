@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from recpolicy.agents.categorical import log_probability_and_entropy
+from recpolicy.agents.divergence_limit import ReferenceLimitConfig
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import NetworkPart, layer_arrays, load_networks
-from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
+from recpolicy.agents.reference_policy import LimitedLearner
 from recpolicy.agents.returns import Advantages, generalized_advantages
 from recpolicy.agents.sequence_encoders import encoder_arrays
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores, make_value

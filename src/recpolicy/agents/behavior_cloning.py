@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from recpolicy.agents import categorical
 from recpolicy.agents.actor_critic import PolicyAndValue, networks
+from recpolicy.agents.divergence_limit import ReferenceLimitConfig
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
-from recpolicy.agents.reference_policy import ReferenceLimitConfig
 from recpolicy.agents.returns import td_errors
 from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig

@@ -6,7 +6,7 @@ constant `value_offset`, so the untrained agent ranks as the rating model does. 
 that first errors are of the size of rewards. With probability epsilon the agent draws an item from the softmax of the
 K highest values, else it shows the best item. B sessions, N = T B steps per block.
 
-The divergence from an initial policy (reference_policy.py) is that of softmax policies of both networks' values over
+The divergence from an initial policy (divergence_limit.py) is that of softmax policies of both networks' values over
 all allowed items, at `reference_temperature`. The agent's own policies cannot serve: greedy parts have no gradient,
 and the K highest values of two networks are different items, so their divergence is infinite. Constants of values and
 V(s) cancel.
@@ -21,12 +21,13 @@ import numpy as np
 import tensorflow as tf
 
 from recpolicy.agents import action_distributions, categorical
+from recpolicy.agents.divergence_limit import REFERENCE_KL, SoftenedLimitConfig
 from recpolicy.agents.epsilon_schedule import EpsilonScheduleConfig, compute_epsilon
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
-from recpolicy.agents.reference_policy import REFERENCE_KL, LimitedLearner, ReferenceLimitConfig
+from recpolicy.agents.reference_policy import LimitedLearner
 from recpolicy.agents.replay import Batch, Replay
 from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores
@@ -36,7 +37,7 @@ from recpolicy.models.sequence_layout import SequenceLayout
 
 
 @config_dataclass
-class DQNConfig(EpsilonScheduleConfig, ReferenceLimitConfig, SessionNetworkConfig):
+class DQNConfig(EpsilonScheduleConfig, SoftenedLimitConfig, SessionNetworkConfig):
     """Settings of DQN."""
 
     temperature: Temperature = 4.0
@@ -63,8 +64,6 @@ class DQNConfig(EpsilonScheduleConfig, ReferenceLimitConfig, SessionNetworkConfi
     """Number K of best items among which exploration draws."""
     exploration_temperature: Temperature = 1.0
     """Softmax temperature of exploration, in units of value; must be > 0."""
-    reference_temperature: Temperature = 0.1
-    """Softmax temperature of the divergence from the initial policy, in units of value; must be > 0."""
 
 
 _OF_STEPS = ("loss", "value_mean", "target_mean", "max_q_value", "gradient_norm")

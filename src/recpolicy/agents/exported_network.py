@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from recpolicy.agents.neural import constant_layers
 from recpolicy.agents.sequence_encoders import exported_encoder
 from recpolicy.agents.session_networks import TOWER
 
@@ -16,16 +17,12 @@ from recpolicy.agents.session_networks import TOWER
 def exported_scores(arrays: Mapping[str, Any]) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return the function from observations [n, O] to unmasked scores [n, A] of a policy with a network."""
     encoder = exported_encoder(arrays)
-    count = sum(name.startswith("kernel_") for name in arrays)
-    layers = [(_constant(arrays[f"kernel_{index}"]), _constant(arrays[f"bias_{index}"])) for index in range(count)]
+    layers = constant_layers(arrays)
     head = _head(arrays)
     dueling = bool(arrays.get("dueling", False))
 
     def scores(observation: tf.Tensor) -> tf.Tensor:
-        output = encoder(observation)
-        for index, (kernel, bias) in enumerate(layers):
-            output = tf.matmul(output, kernel) + bias
-            output = tf.nn.relu(output) if index < count - 1 else output
+        output = layers(encoder(observation))
         if not dueling:
             return head(output, observation)
         preference = head(output[:, :-1], observation)

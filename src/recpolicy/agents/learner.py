@@ -77,6 +77,14 @@ class Learner(tf.Module, abc.ABC):
         """Copy the network of an exported policy of the same kind; raises ConfigError for one of another shape."""
         raise ConfigError(f"{self.name} has no network that could start from a policy")
 
+    def limit_divergence(self, config: Any) -> None:  # noqa: ARG002 - networks override it
+        """Limit the divergence from the learner as it is now; raises ConfigError if it has no such limit."""
+        raise ConfigError(f"{self.name} has no limit of the divergence from a policy")
+
+    def end_limit(self) -> dict[str, Any]:
+        """Drop any limit of the divergence; return its figures."""
+        return {}
+
     def greedy_probabilities(self, observation: Observation) -> tf.Tensor:
         """Return the probabilities [B, A] of the policy that has stopped exploring: greedy in the estimates."""
         return action_distributions.greedy(self.estimate(observation).mean, observation.mask)

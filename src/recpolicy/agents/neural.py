@@ -16,6 +16,8 @@ import tensorflow as tf
 import tf_keras
 
 from recpolicy.agents import action_distributions
+from recpolicy.agents.categorical import mask_logits
+from recpolicy.agents.divergence_limit import REFERENCE_KL, ReferenceLimit, SoftenedLimitConfig, kl_divergence
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
@@ -28,8 +30,8 @@ Probabilities = Callable[[tf.Tensor, float, tf.Tensor | None], tf.Tensor]
 
 
 @config_dataclass
-class NetworkConfig:
-    """Settings of the reward network."""
+class NetworkConfig(SoftenedLimitConfig):
+    """Settings of the reward network; `reference_temperature` is in units of reward."""
 
     layers: tuple[Size, ...] = (64, 64)
     """Units of the hidden layers (ReLU)."""
@@ -69,9 +71,29 @@ class NeuralReward(Learner):
         self._attributes = None if arms is None or arms.attributes is None else tf.constant(arms.attributes)
         optimizer.build(network.trainable_variables)
 
+    _limit: ReferenceLimit | None = None
+
+    def limit_divergence(self, config: SoftenedLimitConfig) -> None:
+        """Limit the divergence from the network as it is now, in all updates; call it before anything is compiled."""
+        reference = constant_layers(layer_arrays(self._network))
+        self._limit = ReferenceLimit(reference, config.reference_kl_coef, config.max_reference_kl)
+        self._temperature = config.reference_temperature
+        self._divergence = tf.Variable(0.0, trainable=False, name=REFERENCE_KL)
+
+    def end_limit(self) -> dict[str, Any]:
+        """Drop the limit, which a policy does not need; return the last batch's divergence and if it was stopped."""
+        if self._limit is None:
+            return {}
+        stopped, last = bool(self._limit.stopped.numpy()), float(self._divergence.numpy())
+        del self._limit, self._divergence  # the class's None is left
+        return {REFERENCE_KL: last, "stopped_at_limit": stopped}
+
     def rewards(self, context: tf.Tensor) -> tf.Tensor:
         """Return the predicted rewards [B, A]."""
-        output = self._network(context)
+        return self._rewards_from(self._network(context), context)
+
+    def _rewards_from(self, output: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
+        """Return the rewards [B, A] of a network's output."""
         if self._tables is None:
             return output
         embedding, offset = self._tables
@@ -92,12 +114,31 @@ class NeuralReward(Learner):
 
     def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Take one gradient step on the played arms' squared errors."""
+        weights, limit = self._network.trainable_variables, self._limit
         with tf.GradientTape() as tape:
-            guess = tf.gather(self.rewards(observation.context), action, batch_dims=1)
-            loss = tf.reduce_mean(tf.square(reward - guess))
-        weights = self._network.trainable_variables
-        self._optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
-        return loss
+            mean = self.rewards(observation.context)
+            loss = tf.reduce_mean(tf.square(reward - tf.gather(mean, action, batch_dims=1)))
+            penalized = loss
+            if limit is not None:
+                divergence = self._divergence_of(mean, observation, limit)
+                penalized += limit.coefficient * divergence
+                self._divergence.assign(divergence)
+
+        def step() -> tf.Tensor:
+            self._optimizer.apply_gradients(zip(tape.gradient(penalized, weights), weights, strict=True))
+            return loss
+
+        if limit is None:
+            return step()
+        return limit.take_step(
+            weights, step, lambda: self._divergence_of(self.rewards(observation.context), observation, limit)
+        )
+
+    def _divergence_of(self, mean: tf.Tensor, observation: Observation, limit: ReferenceLimit) -> tf.Tensor:
+        """Return the mean divergence of the softmax of rewards [B, A] from that of the initial network."""
+        first = self._rewards_from(limit.reference(observation.context), observation.context)
+        own, other = (mask_logits(part / self._temperature, observation.mask) for part in (mean, first))
+        return tf.reduce_mean(kl_divergence(own, other))
 
     def start_from(self, arrays: Mapping[str, Any]) -> None:
         """Copy the network of an exported policy; see `load_networks`."""
@@ -125,6 +166,23 @@ def layer_arrays(network: tf_keras.Sequential) -> dict[str, Any]:
     for index, layer in enumerate(dense_layers(network)):
         arrays[f"kernel_{index}"], arrays[f"bias_{index}"] = (weight.numpy() for weight in layer.weights)
     return arrays
+
+
+def constant_layers(arrays: Mapping[str, Any]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return the function of exported dense layers, ReLU between them."""
+    count = sum(name.startswith("kernel_") for name in arrays)
+    layers = [
+        tuple(tf.constant(np.asarray(arrays[f"{part}_{index}"], np.float32)) for part in ("kernel", "bias"))
+        for index in range(count)
+    ]
+
+    def output(x: tf.Tensor) -> tf.Tensor:
+        for index, (kernel, bias) in enumerate(layers):
+            x = tf.matmul(x, kernel) + bias
+            x = tf.nn.relu(x) if index < count - 1 else x
+        return x
+
+    return output
 
 
 class NetworkPart(NamedTuple):

@@ -35,11 +35,12 @@ from recpolicy.agents.action_values import (
     policy_values,
     restrict_to_support,
 )
+from recpolicy.agents.divergence_limit import ReferenceLimitConfig
 from recpolicy.agents.dqn import huber, largest, soft_update
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
+from recpolicy.agents.reference_policy import LimitedLearner
 from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_value
 from recpolicy.agents.topk_reinforce import (

@@ -11,9 +11,9 @@ from typing import Any
 import tensorflow as tf
 
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
+from recpolicy.agents.divergence_limit import REFERENCE_KL
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
-from recpolicy.agents.reference_policy import REFERENCE_KL
 from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.core.config import Count, Fraction, NonNegativeNumber, PositiveNumber, Size, config_dataclass

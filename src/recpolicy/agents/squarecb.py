@@ -16,6 +16,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from recpolicy.agents import action_distributions
+from recpolicy.agents.divergence_limit import SoftenedLimitConfig
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.linucb_shared import SharedLinUCB, require_pair_features
@@ -34,8 +35,8 @@ from recpolicy.models.feature_agent_configs import SharedLinUCBConfig
 
 
 @config_dataclass
-class SquareCBConfig:
-    """Settings of SquareCB."""
+class SquareCBConfig(SoftenedLimitConfig):
+    """Settings of SquareCB; the limit is for the neural model, `reference_temperature` in units of reward."""
 
     model: Literal["linear", "neural"] = "linear"
     """Model of rewards: `linear`, shared by all items, or `neural`."""
@@ -85,6 +86,14 @@ class SquareCB(Learner):
     def start_from(self, arrays: Mapping[str, Any]) -> None:
         """Copy the network of an exported policy, if the model is neural; gamma starts anew."""
         self._model.start_from(arrays)
+
+    def limit_divergence(self, config: Any) -> None:
+        """Limit the divergence of the model's rewards, if it is neural."""
+        self._model.limit_divergence(config)
+
+    def end_limit(self) -> dict[str, Any]:
+        """Drop any limit; return its figures."""
+        return self._model.end_limit()
 
     def export(self) -> ExportedPolicy:
         """Return the model's arrays, with gamma as it is now."""

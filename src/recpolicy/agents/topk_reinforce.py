@@ -23,12 +23,13 @@ import tf_keras
 
 from recpolicy.agents.actor_critic import VALUE, advantages_under, value_arrays
 from recpolicy.agents.categorical import log_probability, log_probability_and_entropy
+from recpolicy.agents.divergence_limit import ReferenceLimitConfig
 from recpolicy.agents.experience import Experience, SlateExperience, flatten, join_places, slate_items
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import NetworkPart, dense_layers, layer_arrays, load_networks
 from recpolicy.agents.observation import context_width
-from recpolicy.agents.reference_policy import LimitedLearner, ReferenceLimitConfig
+from recpolicy.agents.reference_policy import LimitedLearner
 from recpolicy.agents.reinforce import first_sessions
 from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SessionAgent

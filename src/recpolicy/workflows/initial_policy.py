@@ -93,18 +93,22 @@ class InitialPolicy:
             f"--init-from {self.folder}: its embeddings are not those of this training; both need the same rating model"
         )
 
-    def start(self, agent: "SessionAgent | Any") -> None:
+    def start(self, agent: "SessionAgent | Any", config: Any = None) -> None:
         """Copy the networks of the policy into an agent, and limit its divergence from the policy if its config does.
 
-        Raises ConfigError for another network.
+        `config` is that of a bandit; a session agent has its own. Raises ConfigError for another network.
         """
         try:
             agent.learner.start_from({name: np.asarray(value) for name, value in self.artifact.policy.items()})
         except ConfigError as error:
             raise ConfigError(f"--init-from {self.folder}: {error}") from None
-        config = getattr(agent.learner, "config", None)
+        config = getattr(agent.learner, "config", None) if config is None else config
         coefficient, maximum = (float(getattr(config, name, None) or 0) for name in LIMITS)
-        if coefficient or maximum:
+        if not coefficient and not maximum:
+            return
+        if not self.artifact.sequential:
+            agent.learner.limit_divergence(config)
+        else:
             from recpolicy.agents.reference_policy import ReferencePolicy
 
             agent.learner.limit_divergence(ReferencePolicy(self.artifact.policy), coefficient, maximum)
@@ -112,7 +116,7 @@ class InitialPolicy:
 
 LIMITS = ("reference_kl_coef", "max_reference_kl")
 """Settings of agents that limit the divergence from the initial policy (agents/reference_policy.py)."""
-LIMITED = (*KINDS["session"], *KINDS["session_values"])
+LIMITED = (*KINDS["session"], *KINDS["session_values"], *KINDS["mlp"])
 """Agents with these settings."""
 
 

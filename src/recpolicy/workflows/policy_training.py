@@ -171,7 +171,7 @@ def train(
     bandit = _make_agent(agent, environment, agent_settings, features, split.train, seed)
     bandit.uniform_mix = settings.uniform_mix
     if initial is not None:
-        initial.start(bandit)
+        initial.start(bandit, agent_settings)
     if isinstance(log, BanditLog):
         _check_log(bandit, log, features)
 
@@ -189,6 +189,7 @@ def train(
     else:
         training = _learn_online(bandit, environment, settings, work, show_progress)
         training["baseline_regret"] = baseline_regret(world, split.train, features)
+    training |= bandit.learner.end_limit()
 
     events = training_events(log, split.train.source)
     if initial is not None:

@@ -323,7 +323,7 @@ def simulation_figures(
 
 def _divergence(agent: "SessionAgent", figures: Mapping[str, float]) -> dict[str, Any]:
     """Return the divergence from the initial policy and whether it ended the training; nothing without a limit."""
-    from recpolicy.agents.reference_policy import REFERENCE_KL
+    from recpolicy.agents.divergence_limit import REFERENCE_KL
 
     value = figures.get(REFERENCE_KL, figures.get(f"update/{REFERENCE_KL}"))
     return {} if value is None else {REFERENCE_KL: value, "stopped_at_limit": agent.learner.stopped}
