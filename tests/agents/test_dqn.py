@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from session_blocks import block, expected_ratings, make, observations, small_specs
+from session_blocks import block, environment, expected_ratings, make, observations, small_specs
 
 from recpolicy.agents import categorical
 from recpolicy.agents.categorical import MASKED
@@ -13,6 +13,7 @@ from recpolicy.agents.dqn import DQNConfig, huber, make_dqn, soft_update, td_tar
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.replay import Batch, Replay
 from recpolicy.core.errors import ConfigError
+from recpolicy.environments.session_dynamics import like_odds
 
 SEED = tf.constant([1, 1], tf.int32)
 ROWS, ITEMS = 9, 24
@@ -51,6 +52,37 @@ def test_exploration_is_the_softmax_of_the_top_values():
     weight = np.where(value >= np.sort(value, axis=1)[:, -5:-4], np.exp((value - value.max()) / 0.3), 0)
     expected = 0.4 * weight / weight.sum(axis=1, keepdims=True) + 0.6 * np.eye(ITEMS)[value.argmax(axis=1)]
     np.testing.assert_allclose(probabilities(agent, seen), expected, atol=1e-5)
+
+
+def regret_and_bound(agent, epsilon: float, top_k: int, steps: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Expected likes lost against the greedy ranker at each step of 64 exploring sessions [steps, 64], and the bound.
+
+    The bound is epsilon times the largest gap of P(like) between the ranker's choice and one of its top K.
+    """
+    game, rows = environment(batch_size=64), np.arange(64)
+    session, lost, bound = game.restart(None, None, game.noise(tf.constant(0))), [], []
+    for step in range(steps):
+        seen, mask = game.observe(session)
+        like = tf.sigmoid(like_odds(game.tables, session.user_state)).numpy()
+        ranked = np.argsort(-np.where(mask, expected_ratings(seen.numpy()), -np.inf), axis=1)
+        at_best = like[rows, ranked[:, 0]]
+        chances = probabilities(agent, seen.numpy(), mask.numpy())
+        lost.append(at_best - (chances * like).sum(axis=1))
+        bound.append(epsilon * (at_best - np.take_along_axis(like, ranked[:, :top_k], axis=1).min(axis=1)))
+        point = tf.random.stateless_uniform([64], [step, 3])
+        chosen, _ = categorical.draw(agent.learner.logits(seen, mask), point)
+        session = game.transition(session, chosen, game.noise(tf.constant(step + 1))).session
+    return np.array(lost), np.array(bound)
+
+
+def test_before_training_the_regret_to_the_ranker_is_bounded_and_that_of_a_cold_start_is_not():
+    """The part of the cumulative bound that holds without updates, at every step; later the network itself drifts."""
+    options = {"exploration_initial_eps": 0.2, "exploration_final_eps": 0.2, "exploration_top_k": 5}
+    lost, bound = regret_and_bound(make("dqn", **options), 0.2, 5)
+    assert (lost <= bound + 1e-5).all()
+    assert lost.sum() > 0
+    lost, bound = regret_and_bound(make("dqn", tables=False, **options), 0.2, 5)
+    assert lost.sum() > 2 * bound.sum()
 
 
 def test_with_epsilon_0_it_shows_the_best():
