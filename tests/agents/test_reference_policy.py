@@ -272,7 +272,7 @@ def test_the_divergence_of_rewards_is_that_of_their_softmax():
     first = make_bandit("boltzmann", **REWARD_MODELS["boltzmann"])
     world = choice_environment(seed=5)
     seen = read_observation(world.observation(world.sample_round(tf.constant(7, tf.int64))))
-    mask = np.ones(seen.context.shape[:1] + (1,), bool) if seen.mask is None else seen.mask.numpy()
+    mask = np.ones((*seen.context.shape[:1], 1), bool) if seen.mask is None else seen.mask.numpy()
     own, other = (part.learner.estimate(seen).mean.numpy() / 0.5 for part in (agent, first))
     own, other = (
         part - np.logaddexp.reduce(np.where(mask, part, -np.inf), axis=1, keepdims=True) for part in (own, other)
