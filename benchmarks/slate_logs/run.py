@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import arguments, context, write_results
@@ -101,13 +102,16 @@ def drawn_likes(policy: Policy, users: Any, like: Any, seed: int | None) -> Any:
 
 
 def summary(by_user: Mapping[str, Any]) -> dict[str, float]:
-    """Likes per slate by name and paired differences, with 95 % intervals by user, over the seeds."""
+    """Likes per slate by name and paired differences, with 95 % intervals by user, and over the seeds (t)."""
     mean, figures = {name: np.mean(values, axis=0) for name, values in by_user.items()}, {}
 
     def add(name: str, values: Any, by_seed: list[float]) -> None:
         interval = mean_interval(values, generator(0, "benchmark/slate_logs"))
         figures.update({name: interval.value, f"{name}_lo": interval.lo, f"{name}_hi": interval.hi})
         figures.update({f"{name}_lowest_seed": min(by_seed), f"{name}_highest_seed": max(by_seed)})
+        if len(by_seed) > 1:  # over the seeds of log and training
+            reach = student.ppf(0.975, len(by_seed) - 1) * np.std(by_seed, ddof=1) / np.sqrt(len(by_seed))
+            figures.update({f"{name}_seeds_lo": interval.value - reach, f"{name}_seeds_hi": interval.value + reach})
 
     for name, values in mean.items():
         add(f"likes_{name}", values, [each.mean() for each in by_user[name]])
