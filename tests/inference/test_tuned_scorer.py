@@ -13,6 +13,7 @@ from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.predictor import load_policy
 from recpolicy.inference.ranking_utility import OwnHeads
 from recpolicy.inference.scorer import Scorer
+from recpolicy.inference.tuned_layer import read_tuned_layer
 from recpolicy.inference.tuned_scorer import TunedScorer, served_digest, write_tuned_policy
 from recpolicy.registry.add_items import change_items
 from recpolicy.registry.model_registry import Registry
@@ -182,3 +183,27 @@ def test_a_policy_that_learns_online_keeps_its_layer(scorer):
     assert np.allclose(after.score, np.clip((base.score - low) / (high - low), 0, 1) + rest, atol=1e-5)
     assert learned.metadata["policy_digest"] == "f" * 64
     assert learned.metadata["base_policy"] == scorer.metadata["base_policy"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"static_action": 9}, "static weights are grid point 9; expected 0 to 8"),
+        ({"static_action": -5}, "static weights are grid point -5"),
+        ({"policy": {"form": "foo"}}, "does not fit the form foo"),
+        ({"policy": {"grid": {"names": ["a", "b"]}}}, "expected those of score and a, b"),
+        ({"policy": {"grid": {"points": 4}}}, "a network of 9 outputs does not fit the form softmax"),
+        ({"policy": {"grid": {"points": 100_000}}}, "10,000,000,000 weight vectors; expected at most 1,000,000"),
+    ],
+)
+def test_parts_of_a_layer_that_do_not_fit_are_errors_of_one_line(folder, base, tmp_path, change, message):
+    def merged(body, changes):
+        return {**body, **{k: merged(body[k], v) if isinstance(v, dict) else v for k, v in changes.items()}}
+
+    body = json.loads((folder / "layer" / "tuning.json").read_text())
+    (tmp_path / "tuning.json").write_text(json.dumps(merged(body, change)))
+    (tmp_path / "arrays.npz").write_bytes((folder / "layer" / "arrays.npz").read_bytes())
+    with pytest.raises(ArtifactError) as caught:
+        read_tuned_layer(tmp_path, load_scorer(base))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

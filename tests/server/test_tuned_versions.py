@@ -107,6 +107,21 @@ def test_exploration_of_items_has_exact_propensities_under_the_utility(folders, 
     assert {answer["explored"] for answer in answers} == {True, False}
 
 
+def test_lists_outside_of_the_drawn_ones_explore_with_the_share_that_they_log(folders, tmp_path):
+    """Weights are drawn first, so they do not change how often the other lists explore."""
+    settings = replace(
+        UNLIMITED, exploration=ExplorationConfig(share=0.5, top=5), tuning=TuningConfig(explore_share=0.5)
+    )
+    with serving(folders[1], tmp_path / "state", settings) as (app, state):
+        for _ in range(30):
+            for user in range(1, 13):
+                recommend(app, user, k=1)
+        rows = [row for row in stored(state) if json.loads(row.propensities) != [0.0]]
+    explored = np.mean([row.explored for row in rows])
+    assert abs(explored - 0.5) < 4 * 0.5 / np.sqrt(len(rows))  # four standard errors of some 180 lists
+    assert abs(len(rows) / 360 - 0.5) < 4 * 0.5 / np.sqrt(360)
+
+
 def test_a_slow_layer_leaves_the_static_weights_and_is_counted_but_not_cached(folders, tmp_path):
     with serving(folders[1], tmp_path / "state") as (app, state):
         scorer = state.models.live.champion.scorer

@@ -308,3 +308,12 @@ def test_named_static_weights_are_the_fallback(policy, log, tmp_path):
     config = replace(QUICK, static_weights={"recency": 0.5, "popularity": 0.26})
     layer = tune_layer(policy, log, tmp_path / "out", config=config).layer
     assert layer.static_weights.tolist() == [1.0, 0.5, 0.25]
+
+
+def test_the_policy_alone_has_all_weights_0_whatever_the_grid(tuned, policy, world):
+    result, _ = tuned
+    grid = result.layer.policy.grid
+    above = replace(grid, low=(0.4,) * 2, high=(1.4,) * 2)
+    moved = replace(result, layer=replace(result.layer, policy=replace(result.layer.policy, grid=above)))
+    compared = compare_in_world(moved, world)
+    assert compared.values["policy alone"] == compare_in_world(result, world).values["policy alone"]

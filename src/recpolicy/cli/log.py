@@ -131,6 +131,7 @@ def simulate(
     policy = _logging_policy(logging_policy)
     if weights is not None or heads is not None:
         _check_weights(weights, heads, policy, rounds, sessions)
+        policy = policy if isinstance(policy, str) else policy.base
         given = {"slates": slates, "points": points, "share_range": _parse_shares(share_range)}
         chosen = {name: value for name, value in given.items() if value is not None}
         tables_of_heads = head_table, item_table

@@ -43,6 +43,8 @@ FORMAT, FORMAT_VERSION = "recpolicy tuned layer", 1
 LAYER, ARRAYS = "tuning.json", "arrays.npz"
 SCORE = "score"
 """The head with weight 1."""
+LARGEST_GRID = 1_000_000
+"""Weight vectors of the largest grid of a layer that is read; a tuning asks above 10,000."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,25 @@ def write_tuned_layer(layer: TunedLayer, folder: Path, texts: Mapping[str, str] 
         write_json(temporary / LAYER, body)
 
 
+def _check_parts(policy: TunedPolicy, scaling: HeadScaling, static_action: int) -> None:
+    """Raise ArtifactError for parts of a layer that do not fit each other."""
+    grid = policy.grid
+    if grid.size > LARGEST_GRID:
+        raise ArtifactError(f"a grid of {grid.size:,} weight vectors; expected at most {LARGEST_GRID:,}")
+    if scaling.names != (SCORE, *grid.names) or not len(scaling.low) == len(scaling.high) == len(scaling.names):
+        raise ArtifactError(f"bounds of {list(scaling.names)}; expected those of {SCORE} and {', '.join(grid.names)}")
+    if not (np.isfinite(scaling.low).all() and np.isfinite(scaling.high).all()):
+        raise ArtifactError("a bound of a head is not finite; tune again")
+    if not 0 <= static_action < grid.size:
+        raise ArtifactError(f"static weights are grid point {static_action}; expected 0 to {grid.size - 1}")
+    outputs = policy.network.params["weight_out"].shape[1]
+    expected = {"softmax": outputs == grid.size, "gaussian": outputs == grid.groups}
+    objectives = len(policy.objective_weights)
+    expected["values"] = policy.action_network is not None and objectives > 0 and outputs % max(objectives, 1) == 0
+    if not expected.get(policy.form, False):
+        raise ArtifactError(f"a network of {outputs} outputs does not fit the form {policy.form}; tune again")
+
+
 def read_tuned_layer(folder: str | Path, scorer: Scorer, own: OwnHeads = NO_OWN_HEADS) -> TunedLayer:
     """Read a layer for its base policy.
 
@@ -230,6 +251,7 @@ def read_tuned_layer(folder: str | Path, scorer: Scorer, own: OwnHeads = NO_OWN_
         bounds = body["scaling"]
         scaling = HeadScaling(tuple(bounds["names"]), np.array(bounds["low"]), np.array(bounds["high"]))
         edges = tuple(map(float, body["features"]["edges"]))
+        _check_parts(policy, scaling, int(body["static_action"]))
         heads = OwnHeads({**stored.pair, **own.pair}, {**stored.item, **own.item})
         utility = RankingUtility(scorer, scaling.names, heads, scaling)
         layer = TunedLayer(utility, policy, UserFeatures(edges), int(body["static_action"]), body["metadata"])

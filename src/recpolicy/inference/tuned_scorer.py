@@ -9,6 +9,7 @@ A reader that does not know the key reads the policy. n users, A arms.
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Hashable, Mapping, Sequence
@@ -35,8 +36,6 @@ LAYER = "layer"
 """Folder of the layer, and its key in the manifest."""
 BASE = "base_policy"
 """Key of the digest of the policy below the layer."""
-MAX_SECONDS = 0.05
-"""Time for the weights of one block of users; a layer that takes longer is left alone for a while."""
 PAUSE_SECONDS = 30.0
 
 
@@ -121,8 +120,9 @@ class TunedScorer(Scorer):
         super().__init__(base.artifact, cache_bytes)
         self._base, self.layer = base, layer
         self.metadata = {**base.metadata, "policy_digest": digest, BASE: base.metadata["policy_digest"]}
-        self.max_seconds = MAX_SECONDS
-        """Time for the weights of one block of users, after which the static weights serve for a while."""
+        self.max_seconds = math.inf
+        """Time for the weights of one block of users, after which the static weights serve for a while; a server sets
+        it."""
         self._paused_until = 0.0
 
     @property

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recpolicy.core.errors import ArtifactError
 from recpolicy.inference.artifact_files import MANIFEST
 from recpolicy.inference.feature_policy import FeaturePolicy
+from recpolicy.inference.tuned_scorer import TunedScorer
 from recpolicy.registry.artifact_kinds import manifest_digest
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import admin
@@ -181,6 +182,8 @@ def stateless_state(source: Path, settings: Settings) -> AppState:
         )  # fmt: skip
         return AppState(ModelManager.from_registry(Registry(source), hooks), None, settings, Metrics())
     policy, explorations = load_policy(source), WeightExplorations(settings.tuning)
+    if isinstance(policy, TunedScorer):
+        policy.max_seconds = settings.tuning.timeout_ms / 1e3
     version = LoadedVersion(policy, None, weights=explorations(policy), candidates=settings.candidates.size)
     version = with_guardrails(version, settings.guardrails)
     return AppState(ModelManager(LiveState(version)), None, settings, Metrics())

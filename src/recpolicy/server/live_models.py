@@ -161,6 +161,10 @@ class WeightExplorations:
         if digest not in self._known:
             try:
                 found = WeightExploration.of(policy, self.config)
+                if found is None:
+                    logger.warning(
+                        "[tuning] explore_share has no effect on policy %s, which has no layer: name heads", digest[:12]
+                    )
             except (ConfigError, DataError) as error:
                 logger.error("[tuning] the weights of policy %s are not explored: %s", digest[:12], error)
                 found = None

@@ -238,22 +238,25 @@ TUNED, STATIC, POLICY, MEAN, UNIFORM = (
 
 
 def compare_in_world(result: TuningResult, world: SessionWorld, seed: int = 0) -> WorldComparison:
-    """Return the exact rewards of the layer and its rivals in a world; `policy alone` needs a grid that contains 0."""
+    """Return the exact rewards of the layer and its rivals in a world; the policy alone has all weights 0."""
     layer, grid = result.layer, result.layer.policy.grid
-    table = slate_table(
-        layer.utility, grid, world, int(layer.metadata["slate_size"]), float(layer.metadata["continuation_probability"])
-    )
+    sizes = int(layer.metadata["slate_size"]), float(layer.metadata["continuation_probability"])
+    table = slate_table(layer.utility, grid, world, *sizes)
+    zeros = ActionGrid(grid.names, (0,) * len(grid.names), (0.0,) * len(grid.names), (1.0,) * len(grid.names), 2)
+    alone = slate_table(layer.utility, zeros, world, *sizes)  # 0 need not be in the grid of the layer
     features = layer.features.of(layer.utility.scorer, table.users)
     served = layer.policy.actions(features)
-    alone = int(grid.nearest_weights(np.zeros(len(grid.names))))
     weights = np.array([float(layer.metadata["reward"].get(name, 0.0)) for name in OBJECTIVES])
     reward = table.objectives() @ weights  # [W, A]
     everyone = np.arange(len(table.users))
+    first = np.zeros(len(everyone), np.int64)
+    reward_alone = alone.objectives() @ weights
     chosen = {
-        TUNED: served, STATIC: np.full(len(everyone), layer.static_action), POLICY: np.full(len(everyone), alone),
+        TUNED: served, STATIC: np.full(len(everyone), layer.static_action),
         MEAN: np.full(len(everyone), result.mean_action),
     }  # fmt: skip
     values = {name: _figures(table, reward, everyone, action) for name, action in chosen.items()}
+    values[POLICY] = _figures(alone, reward_alone, everyone, first)
     values[UNIFORM] = {
         "reward": float(reward.mean()), "like": float(table.likes.mean()),
         "session_continues": float(table.continues.mean()), "novelty": float(table.novelty.mean()),
@@ -261,7 +264,8 @@ def compare_in_world(result: TuningResult, world: SessionWorld, seed: int = 0) -
     rng = generator(seed, "tune/compare")
 
     def gain(other: str) -> Interval:
-        return paired_difference(reward[everyone, served], reward[everyone, chosen[other]], rng)
+        rival = reward_alone[:, 0] if other == POLICY else reward[everyone, chosen[other]]
+        return paired_difference(reward[everyone, served], rival, rng)
 
     buckets = []
     for bucket in range(features.sizes[0]):
