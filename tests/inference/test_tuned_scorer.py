@@ -60,6 +60,7 @@ def test_the_policy_s_recommendations_follow_the_layer_and_ratings_do_not(folder
     shown = tuned.recommend([1, 2], k=4)
     layer = tuned.scorer.layer.recommend([1, 2], 4)
     assert shown["item_id"].tolist() == [101 + arm for arm in layer.arms.ravel().tolist()]
+    assert shown.attrs["fallback"] == []
     assert shown.attrs["weights"][1] == {"recency": 10.0, "popularity": 0.0}
     assert shown["most_probable"].tolist() == [True, False, False, False] * 2
     assert np.array_equal(tuned.predict([1])["rating"], plain.predict([1])["rating"])

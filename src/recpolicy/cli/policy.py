@@ -113,7 +113,8 @@ def recommend(
         print_text(f"\n{order} {_session_note(suggestions)}{_NUMBERS}")
         for name, weights in suggestions.attrs.get("weights", {}).items():
             text = ", ".join(f"{head} {weight:.2f}" for head, weight in weights.items())
-            print_text(f"weights of user {name}: {text} (the policy's score has 1)")
+            failed = "; the layer failed" if name in suggestions.attrs["fallback"] else ""
+            print_text(f"weights of user {name}: {text} (the policy's score has 1{failed})")
         return
     _print_or_write(suggestions, out, as_json)
 

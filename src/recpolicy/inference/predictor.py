@@ -178,7 +178,8 @@ class Policy:
             Up to k rows a user: user_id, rank (from 1), the other columns of `predict`, and most_probable: True for the
             item that the exploring policy shows with the largest probability, which may be none of the k. With
             guardrails, `attrs["guardrails"]` has their digest, and `attrs["short"]` the reason of each list that is
-            shorter than k: {user: reason}. With a tuned layer, `attrs["weights"]` has the weights of each user by head.
+            shorter than k: {user: reason}. With a tuned layer, `attrs["weights"]` has the weights of each user by head, and
+            `attrs["fallback"]` the users whom the layer failed: static weights, or the policy's own score.
 
         Raises:
             ConfigError: k is below 1, there are fewer candidates than k, or the guardrails name an unknown category, or
@@ -197,6 +198,7 @@ class Policy:
             raise ConfigError("a tuned layer ranks by its utility and draws nothing; leave out the sample")
         rails = None if guardrails is None else self._bound(guardrails, k)
         frames, short, weights = [], {}, {}
+        fallback: list[Hashable] = []
         given_before: Array
         inputs = zip(ids, scorer.contexts(ids, folded, at_once=1), scorer.histories(ids, history), strict=True)
         for user, known, past in inputs:
@@ -218,6 +220,8 @@ class Policy:
                 block = scorer.rank(block, [user], known, folded, allowed=allowed[np.newaxis])
             if block.choice is not None:
                 weights[user] = scorer.weights(block.choice)
+                if block.choice.fallback[0]:
+                    fallback.append(user)
             lot = generator(seed, f"recommend/{user}")
             if rails is not None:
                 slate = _guarded(block, action_items, allowed, k, rails, lot, sample)
@@ -244,7 +248,7 @@ class Policy:
         if guardrails is not None:
             result.attrs = {"guardrails": guardrails.digest, "short": short}
         if scorer.tuned:
-            result.attrs["weights"] = weights
+            result.attrs |= {"weights": weights, "fallback": fallback}
         return result
 
     def _candidates(
