@@ -178,8 +178,8 @@ class Policy:
             Up to k rows a user: user_id, rank (from 1), the other columns of `predict`, and most_probable: True for the
             item that the exploring policy shows with the largest probability, which may be none of the k. With
             guardrails, `attrs["guardrails"]` has their digest, and `attrs["short"]` the reason of each list that is
-            shorter than k: {user: reason}. With a tuned layer, `attrs["weights"]` has the weights of each user by head, and
-            `attrs["fallback"]` the users whom the layer failed: static weights, or the policy's own score.
+            shorter than k: {user: reason}. With a tuned layer, `attrs["weights"]` has the weights of each user by head,
+            and `attrs["fallback"]` the users whom the layer failed: static weights, or the policy's own score.
 
         Raises:
             ConfigError: k is below 1, there are fewer candidates than k, or the guardrails name an unknown category, or
