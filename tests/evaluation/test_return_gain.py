@@ -12,15 +12,15 @@ from recpolicy.evaluation.return_gain import return_figures, return_gains, traje
 def test_rates_are_weighted_and_only_sessions_followed_so_long_count():
     """Sessions of days 0, 1, 2 and 3 of users 0, 3, 1 and 0; the last one was followed for 2 days only."""
     log = hand_sessions(returns=SessionReturns(np.array([2.5, 4.0, 3.0, 2.0]), np.array([True, False, False, False])))
-    gains = return_gains(log, np.array([3.0, 1.0, 2.0, 50.0]), np.ones(4), 0)
+    gains = return_gains(log, np.array([3.0, 1.0, 2.0, 50.0]), np.ones(4))
     assert set(gains) == {"1", "3"}  # no session was followed for 7 days
     assert gains["3"]["sessions"] == 3
     assert gains["3"]["rate"] == pytest.approx(3 / 6)
     assert gains["3"]["gain"]["value"] == pytest.approx(3 / 6 - 1 / 3)
     assert gains["3"]["effective_users"] == pytest.approx(36 / 14)
     assert gains["1"]["rate"] == 0
-    assert return_gains(log, np.ones(4), np.ones(4), 0)["3"]["gain"] == {"value": 0, "lo": 0, "hi": 0}
-    none = return_gains(log, np.zeros(4), np.ones(4), 0)["3"]
+    assert return_gains(log, np.ones(4), np.ones(4))["3"]["gain"] == {"value": 0, "lo": 0, "hi": 0}
+    none = return_gains(log, np.zeros(4), np.ones(4))["3"]
     assert (none["rate"], none["gain"]) == (None, None)
     assert np.isnan(return_figures({"3": none}, 3)[0])
 

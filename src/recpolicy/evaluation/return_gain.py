@@ -1,4 +1,4 @@
-"""Return rates of a policy and of another one on logged sessions, weighted by importance, with a bootstrap over users.
+"""Return rates of a policy and of another one on logged sessions, weighted by importance, with t intervals over users.
 
 M sessions. Only sessions followed for the whole window count, so no return is censored. A session's weight is the ratio
 of the probabilities of all its items. Rates are self-normalized: sum(weight * returned) / sum(weight).
@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from recpolicy.core.seeds import generator
-from recpolicy.core.statistics import percentile_interval, resampled_means
+from recpolicy.core.statistics import Interval, largest_step, student_t
 from recpolicy.core.types import Array, Floats, Ints
 from recpolicy.data.session_log import SessionLog
 from recpolicy.models.return_time import RETURN_DAYS
@@ -21,14 +20,13 @@ assert max(RETURN_WINDOWS) <= RETURN_DAYS
 
 
 def return_gains(
-    log: SessionLog, weight: Array, other: Array, seed: int, windows: Sequence[int] = RETURN_WINDOWS
+    log: SessionLog, weight: Array, other: Array, windows: Sequence[int] = RETURN_WINDOWS
 ) -> dict[str, dict[str, Any]]:
     """Return the difference of return rates by window in days; a window that followed no session is left out.
 
     Args:
         log: M sessions with return times.
         weight: [M] of the policy. other: [M] of the policy to compare with; ones are the policy that logged.
-        seed: Seed of the bootstrap.
         windows: Days.
     """
     returns = log.require_returns()
@@ -39,11 +37,11 @@ def return_gains(
         known = followed >= days - 1e-9
         if known.any():
             back = (returns.returned & (returns.days <= days))[known].astype(np.float64)
-            found[str(days)] = _gain(back, log.session_user[known], weight[known], other[known], seed)
+            found[str(days)] = _gain(back, log.session_user[known], weight[known], other[known])
     return found
 
 
-def _gain(back: Array, user: Ints, weight: Array, other: Array, seed: int) -> dict[str, Any]:
+def _gain(back: Array, user: Ints, weight: Array, other: Array) -> dict[str, Any]:
     users, place = np.unique(user, return_inverse=True)
     parts = (weight * back, weight, other * back, other)
     columns = np.stack([np.bincount(place, part, len(users)) for part in parts]).astype(np.float64)  # [4, users]
@@ -52,11 +50,18 @@ def _gain(back: Array, user: Ints, weight: Array, other: Array, seed: int) -> di
     total = columns.sum(axis=1)
     if not (total[1] > 0 and total[3] > 0):
         return {**body, "rate": None, "gain": None}
-    means = resampled_means(columns, generator(seed, "return gain"))
-    sound = means[(means[:, 1] > 0) & (means[:, 3] > 0)]
     rates = total[0] / total[1], total[2] / total[3]
-    gain = percentile_interval(rates[0] - rates[1], sound[:, 0] / sound[:, 1] - sound[:, 2] / sound[:, 3])
-    return {**body, "rate": rates[0], "gain": gain.as_dict()}
+    return {**body, "rate": rates[0], "gain": _interval(columns, rates[0] - rates[1], sizes).as_dict()}
+
+
+def _interval(columns: Array, gain: float, sizes: Sequence[float]) -> Interval:
+    """Return the t interval of the difference of two ratios of sums over users [4, users]."""
+    if np.array_equal(columns[:2], columns[2:]):
+        return Interval(0.0, 0.0, 0.0)
+    rest = columns.sum(axis=1, keepdims=True) - columns
+    if columns.shape[1] < 2 or not (rest[1] > 0).all() or not (rest[3] > 0).all():
+        return Interval.unbounded(gain)  # one user has all the weight
+    return student_t(gain, rest[0] / rest[1] - rest[2] / rest[3], step=float(largest_step(1.0, *sizes)))
 
 
 def trajectory_weights(target: Floats, behavior: Floats) -> Array:

@@ -151,6 +151,6 @@ def compare_on_sessions(
     user, returns = log.user[log.start[:-1]], dict[str, Any]()
     if log.returns is not None:
         weights = [trajectory_weights(each.feedback.target_prob, each.feedback.behavior_prob) for each in inputs]
-        returns = return_gains(log, weights[0], weights[1] if len(weights) > 1 else np.ones(len(user)), seed)
+        returns = return_gains(log, weights[0], weights[1] if len(weights) > 1 else np.ones(len(user)))
     chosen = replays["the policy"].chosen
     return SessionLogComparison(inputs[0], other, estimator, chosen, user, tuple(notes), returns)
