@@ -16,7 +16,7 @@ from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.jobs.rollout_job import check_rollout
 from recpolicy.server.rollout.background import flush
 from recpolicy.server.rollout.stage_metrics import VariantHealth
-from recpolicy.server.schemas.rollouts import CurrentRollout, RolloutList, RolloutResponse
+from recpolicy.server.schemas.rollouts import CurrentRollout, RolloutList, RolloutRequest, RolloutResponse
 
 
 @pytest.fixture
@@ -54,6 +54,17 @@ def test_a_rollout_begins_is_looked_at_and_is_stopped(state, asked):
     assert [one["state"] for one in listed["rollouts"]] == ["stopped"]
     with state.store.engine.connect() as connection:
         assert [line["actor"] for line in admin.latest_audit(connection, 2)] == ["ann", "ann"]
+
+
+def test_a_rollout_takes_each_setting_that_can_be_given_with_it(asked):
+    given = {
+        "stages": [0.2, 0.6], "promote": False, "shadow": False, "margin": 0.3, "min_users": 40, "min_rewards": 50,
+        "min_hours": 2.0, "max_hours": 200.0, "return_days": 3.0, "return_margin": 0.05,
+    }  # fmt: skip
+    assert set(RolloutRequest.model_fields) - {"challenger", "ungated"} == set(given)
+    begun = asked("POST", "rollouts", {"challenger": 2, **given})
+    assert begun.status_code == 201
+    assert {name: begun.json()["plan"][name] for name in given} == given
 
 
 def test_what_is_not_known_yet_is_null(state, asked):

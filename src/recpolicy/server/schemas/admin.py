@@ -57,10 +57,6 @@ class TrafficRequest(BaseModel):
     shadow: bool | None = Field(
         None, description="True: compute and compare the challenger's lists, but serve those of the champion."
     )
-    return_days: Number | None = Field(
-        None, description="Retention criterion: days within which users come back; null: as in the settings."
-    )
-    return_margin: Number | None = Field(None, description="Tolerated loss of the share of users who come back.")
     ungated: bool = Field(False, description="True: let the version serve although it passed no gate.")
 
 

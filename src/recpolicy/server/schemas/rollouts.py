@@ -28,6 +28,10 @@ class RolloutRequest(BaseModel):
     max_hours: Number | None = Field(
         None, description="Longest duration of a stage in hours; after it, the server rolls back."
     )
+    return_days: Number | None = Field(
+        None, description="Retention criterion: days within which users come back; null: as in the settings."
+    )
+    return_margin: Number | None = Field(None, description="Tolerated loss of the share of users who come back.")
     ungated: bool = Field(False, description="True: let the version serve although it passed no gate.")
 
     def plan(self) -> dict[str, Any]:
