@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from recpolicy.server.errors import ERROR_RESPONSES
-from recpolicy.server.schemas.requests import MAX_ITEMS, ItemId, Number, Text, UserId, Year, example_config
+from recpolicy.server.schemas.requests import MAX_ITEMS, ItemId, Text, UserId, Year, example_config
 from recpolicy.server.schemas.responses import AgentName, ErrorResponse, PolicyDigest
 
 ADMIN_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
