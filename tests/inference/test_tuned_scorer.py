@@ -13,7 +13,7 @@ from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.predictor import load_policy
 from recpolicy.inference.ranking_utility import OwnHeads
 from recpolicy.inference.scorer import Scorer
-from recpolicy.inference.tuned_layer import read_tuned_layer
+from recpolicy.inference.tuned_layer import read_tuned_layer, write_tuned_layer
 from recpolicy.inference.tuned_scorer import TunedScorer, served_digest, write_tuned_policy
 from recpolicy.registry.add_items import change_items
 from recpolicy.registry.model_registry import Registry
@@ -84,12 +84,18 @@ def test_a_layer_that_fails_or_is_slow_leaves_the_static_weights(folder, caplog)
     assert block.choice.action.tolist() == [4, 4]
     assert "the static weights serve" in caplog.text
     slow = load_scorer(folder)
-    slow.max_seconds = 0.0
-    assert next(slow.score_batches([1])).choice.fallback.all()
-    slow.max_seconds = 10.0
-    assert next(slow.score_batches([1])).choice.fallback.all()  # it pauses
+
+    def falls_back(max_seconds):
+        slow.max_seconds = max_seconds
+        return next(slow.score_batches([1])).choice.fallback.all()
+
+    assert falls_back(0.0)  # it was late
+    assert not falls_back(10.0)  # once is no reason to pause
+    assert falls_back(0.0)
+    assert falls_back(0.0)
+    assert falls_back(10.0)  # it pauses
     slow._paused_until = 0.0
-    assert not next(slow.score_batches([1])).choice.fallback.any()
+    assert not falls_back(10.0)
 
 
 def test_a_missing_head_leaves_the_policy_s_own_score(base, tmp_path):
@@ -101,6 +107,11 @@ def test_a_missing_head_leaves_the_policy_s_own_score(base, tmp_path):
     pairs.utility.own.pair["margin"][:] = price
     for each in (layer, pairs):
         write_tuned_policy(base, each, tmp_path / each.utility.names[1])
+    for heads in (OwnHeads({}, {"price": price[0, :14]}), OwnHeads({"price": price.T}, {})):
+        layer.utility.own = heads
+        write_tuned_layer(layer, tmp_path / f"other {len(heads.pair)}")
+        with pytest.raises(ArtifactError, match=r"head price is float64 \(1[45],.*; expected numbers \(1[25],"):
+            read_tuned_layer(tmp_path / f"other {len(heads.pair)}", plain)
     stored = load_scorer(tmp_path / "price")
     assert np.array_equal(stored.layer.utility.own.item["price"], price[0])
     assert not next(stored.score_batches([1, 2])).choice.fallback.any()

@@ -14,6 +14,7 @@ import pytest
 from job_fixtures import get_state
 from sqlalchemy import insert
 from trained_policies import trained
+from tuned_policies import write_tuned
 from waiting import PATIENCE
 
 from recpolicy.core.errors import ConfigError
@@ -91,6 +92,16 @@ def test_a_training_registers_a_version_with_its_gate_promotes_nothing_and_learn
     registry.promote(2, ungated=True)  # what it learnt from is not learnt from again; what the gate judged by is
     again = train_on(request(state, min_interactions=400))
     assert (again.status, again.records) == ("skipped", 120)
+
+
+def test_the_training_of_a_tuned_champion_says_that_the_new_version_has_no_layer(tmp_path):
+    with open_state(write_tuned(trained("linucb"), tmp_path / "tuned"), tmp_path / "state", Settings()) as state:
+        serve(state, 600, NOW - 700_000)
+        result = train_on(request(state, min_interactions=400))
+        registry = state.models.registry
+    assert registry.version(1).layer is not None
+    assert registry.version(result.metadata["version"]).layer is None
+    assert result.metadata["layer"] == "the champion's tuned layer was left out: tune the new version"
 
 
 def test_only_users_who_say_enough_count(state):

@@ -130,7 +130,7 @@ def test_a_slow_layer_leaves_the_static_weights_and_is_counted_but_not_cached(fo
         assert slow["weights"] == {"values": {"recency": 5.0, "popularity": 5.0}, "fallback": True}
         assert json.loads(stored(state)[0].weights) == {"action": 4, "fallback": True}
         assert b'recpolicy_weight_fallbacks_total{version="1"} 1.0' in state.metrics.text()
-        scorer.max_seconds, scorer._paused_until = 1.0, 0.0
+        scorer.max_seconds = 1.0
         assert not recommend(app, 1)["weights"]["fallback"]
 
 

@@ -124,3 +124,9 @@ def test_agents_that_do_not_learn_in_simulated_sessions_are_refused(tmp_path):
         with pytest.raises(ConfigError, match=reason):
             train_seeds(agent, miniature_split(), tmp_path / "out", SEEDS)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seeds", [[], [1], [1, 1], [0, 1, 0]])
+def test_seeds_that_are_missing_or_repeat_are_refused(tmp_path, seeds):
+    with pytest.raises(ConfigError, match="expected at least two, all different"):
+        train_seeds("ppo", miniature_split(), tmp_path / "out", seeds)

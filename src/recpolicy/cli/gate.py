@@ -59,7 +59,7 @@ def gate(
     """Gate a policy on held-out ratings, on logged rounds or sessions, and in simulated sessions.
 
     A policy that was trained with a like model of its own is compared in that world: give the model again, or
-    `--like-model fitted`.
+    `--like-model fitted` (write ./fitted for a file of that name).
 
     Exit code 0: pass, 1: no pass, 2: wrong input.
     """

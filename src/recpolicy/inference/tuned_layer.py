@@ -222,6 +222,15 @@ def _check_parts(policy: TunedPolicy, scaling: HeadScaling, static_action: int) 
         raise ArtifactError(f"a network of {outputs} outputs does not fit the form {policy.form}; tune again")
 
 
+def _check_heads(own: OwnHeads, scorer: Scorer) -> None:
+    """Raise ArtifactError for heads from files that have another size than the policy's users and items."""
+    users, items = len(scorer.user_ids), len(scorer.item_ids)
+    for heads, shape in ((own.pair, (users, items)), (own.item, (items,))):
+        for name, head in heads.items():
+            if head.shape != shape or head.dtype.kind != "f":
+                raise ArtifactError(f"head {name} is {head.dtype} {head.shape}; expected numbers {shape}; tune again")
+
+
 def read_tuned_layer(folder: str | Path, scorer: Scorer, own: OwnHeads = NO_OWN_HEADS) -> TunedLayer:
     """Read a layer for its base policy.
 
@@ -252,6 +261,7 @@ def read_tuned_layer(folder: str | Path, scorer: Scorer, own: OwnHeads = NO_OWN_
         scaling = HeadScaling(tuple(bounds["names"]), np.array(bounds["low"]), np.array(bounds["high"]))
         edges = tuple(map(float, body["features"]["edges"]))
         _check_parts(policy, scaling, int(body["static_action"]))
+        _check_heads(stored, scorer)
         heads = OwnHeads({**stored.pair, **own.pair}, {**stored.item, **own.item})
         utility = RankingUtility(scorer, scaling.names, heads, scaling)
         layer = TunedLayer(utility, policy, UserFeatures(edges), int(body["static_action"]), body["metadata"])

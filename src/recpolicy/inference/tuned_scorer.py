@@ -124,6 +124,7 @@ class TunedScorer(Scorer):
         """Time for the weights of one block of users, after which the static weights serve for a while; a server sets
         it."""
         self._paused_until = 0.0
+        self._slow = False
 
     @property
     def tuned(self) -> bool:
@@ -145,7 +146,7 @@ class TunedScorer(Scorer):
         super().prepare()
         self._base.prepare()
         next(self.score_batches(self.user_ids[:1]))
-        self._paused_until = 0.0  # the first look-up takes longer than all others
+        self._paused_until, self._slow = 0.0, False  # the first look-up takes longer than all others
 
     def with_policy(self, policy: Mapping[str, Array], metadata: Mapping[str, Any]) -> "Scorer":
         """Return a scorer with other arrays of the policy below the layer."""
@@ -179,11 +180,14 @@ class TunedScorer(Scorer):
             logger.exception("the tuned layer failed; the static weights serve")
             return None
         taken = time.monotonic() - start
-        if taken > self.max_seconds:
+        if taken <= self.max_seconds:
+            self._slow = False
+            return action
+        if self._slow:  # twice in a row: no accident of the machine
             self._paused_until = start + taken + PAUSE_SECONDS
             logger.error(
                 "the tuned layer took %.0f ms, more than %.0f ms; the static weights serve for %.0f s", 1e3 * taken,
                 1e3 * self.max_seconds, PAUSE_SECONDS,
             )  # fmt: skip
-            return None
-        return action
+        self._slow = not self._slow
+        return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recpolicy.agents.utility_tuning import mean_weights_action
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
 from recpolicy.evaluation.gate import Criterion, Gate, GateConfig, Verdict
@@ -104,8 +105,7 @@ def _compare(
     from recpolicy.models.session_worlds import fit_two_worlds
 
     world = fit_two_worlds(split, None, int(policy.metadata.get("seed", 0))).evaluation_world
-    grid = layer.policy.grid
-    mean = int(grid.nearest_weights(grid.weights(action).mean(axis=0)))
+    mean = mean_weights_action(layer.policy.grid, action)
     return compare_in_world(TuningResult(layer, gates, mean, []), world, seed)
 
 

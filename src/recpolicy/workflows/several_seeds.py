@@ -78,12 +78,15 @@ def train_seeds(
         The policies in the order of the seeds, as read from their folders.
 
     Raises:
-        ConfigError: The agent learns in single rounds or from logs only, or a setting is out of range.
+        ConfigError: The agent learns in single rounds or from logs only, seeds are missing or repeat, or a setting is
+            out of range.
         ArtifactError: `out` holds something else, or a policy or an unfinished training with other settings.
         DivergedError: A figure of a training is not finite; its last good checkpoint stays.
     """
     require_extra("train", "training")
     out = Path(out)
+    if len(set(seeds)) < max(2, len(seeds)):
+        raise ConfigError(f"seeds is {list(seeds)}; expected at least two, all different")
     check_seed_folders(out, seeds)
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
     from recpolicy.agents import SESSION_AGENTS, agent_entry

@@ -120,7 +120,8 @@ def _task(request: JobRequest) -> _Task:
 def _train(task: _Task, work: Path) -> JobResult:
     incumbent = task.registry.resolve(task.champion)
     exported, report = run_in_process(_write_rounds, task, work)  # before TensorFlow takes its memory
-    champion = load_policy(incumbent).base  # a tuned layer is not trained on rounds, nor compared on them
+    served = load_policy(incumbent)
+    champion = served.base  # a tuned layer is not trained on rounds, nor compared on them
     rounds = read_rounds(work / "rounds" / TRAINING, IdVocabulary.from_policy(champion))
     release_memory()
     try:
@@ -138,6 +139,8 @@ def _train(task: _Task, work: Path) -> JobResult:
         "version": version.number, "from": task.champion, "training": policy.metadata["training"],
         "ingest": report.as_dict(), "export": exported.as_dict(), "gate": gate,
     }  # fmt: skip
+    if served.scorer.tuned:
+        metadata["layer"] = "the champion's tuned layer was left out: tune the new version"
     return JobResult(users=users, records=records, metadata=metadata)
 
 
