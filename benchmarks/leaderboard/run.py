@@ -40,12 +40,8 @@ from recpolicy.workflows.held_out_evaluation import evaluate, get_rating_model  
 from recpolicy.workflows.policy_training import train  # noqa: E402
 from recpolicy.workflows.session_logs import simulate_session_log  # noqa: E402
 from recpolicy.workflows.session_players import greedy_choice  # noqa: E402
-from recpolicy.workflows.session_training import (  # noqa: E402
-    SessionTrainConfig,
-    make_worlds,
-    session_config,
-    train_sessions,
-)
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds, session_config  # noqa: E402
+from recpolicy.workflows.session_training import train_sessions  # noqa: E402
 
 ROUNDS = {"total_timesteps": 100_000}
 """Settings of a training in single rounds: those of `recpolicy train`, but for the length."""

@@ -29,7 +29,7 @@ from recpolicy.evaluation.policy_scores import baseline_tables  # noqa: E402
 from recpolicy.evaluation.sessions import SessionRunner, best, session_baselines  # noqa: E402
 from recpolicy.models.user_model import SessionWorldConfig  # noqa: E402
 from recpolicy.training.session_loop import SessionLoop  # noqa: E402
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment  # noqa: E402
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds, session_environment  # noqa: E402
 from recpolicy.workflows.training_data import prepare_features  # noqa: E402
 
 AGENTS = [name for name, entry in SESSION_AGENTS.items() if entry.learns_from_simulation]

@@ -45,7 +45,7 @@ from recpolicy.workflows.session_logs import (  # noqa: E402
     SessionLoggingPolicy,
     rollout_session_log,
 )
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment  # noqa: E402
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds, session_environment  # noqa: E402
 from recpolicy.workflows.training_data import prepare_features  # noqa: E402
 
 ITEMS = 200

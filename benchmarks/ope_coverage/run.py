@@ -39,7 +39,8 @@ from recpolicy.ope.config import MultiStepConfig  # noqa: E402
 from recpolicy.ope.estimators import SLATE_ESTIMATORS, TRAJECTORY_ESTIMATORS  # noqa: E402
 from recpolicy.workflows.logging_policies import make_logging_policy  # noqa: E402
 from recpolicy.workflows.policy_training import TrainConfig, train  # noqa: E402
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions  # noqa: E402
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds  # noqa: E402
+from recpolicy.workflows.session_training import train_sessions  # noqa: E402
 from recpolicy.workflows.slate_logs import SlateLogConfig, shelves_by_year  # noqa: E402
 
 SEED = 0

@@ -29,7 +29,7 @@ from recpolicy.training.rollout_sessions import (
     with_uniform_mix,
 )
 from recpolicy.workflows.policy_feedback import SESSION_RIDGE, step_features
-from recpolicy.workflows.session_training import SessionTrainConfig, session_config
+from recpolicy.workflows.session_settings import SessionTrainConfig, session_config
 from recpolicy.workflows.training_data import coerce
 
 Array = NDArray[np.float64]

@@ -48,7 +48,7 @@ def write_worlds(folder: Path) -> dict[int, Path]:
 
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split
-    from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds
+    from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds
     from recpolicy.workflows.training_data import prepare_features
 
     parts = split(load_ratings("ml-100k"), "u1")

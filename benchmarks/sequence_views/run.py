@@ -35,7 +35,7 @@ from recpolicy.evaluation.policy_scores import baseline_tables  # noqa: E402
 from recpolicy.evaluation.sessions import SessionRunner, best, by_table  # noqa: E402
 from recpolicy.models.session_world import SessionWorld  # noqa: E402
 from recpolicy.training.session_loop import SessionLoop  # noqa: E402
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment  # noqa: E402
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds, session_environment  # noqa: E402
 from recpolicy.workflows.training_data import prepare_features  # noqa: E402
 
 CELLS = (

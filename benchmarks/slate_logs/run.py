@@ -30,7 +30,8 @@ from recpolicy.training import tensorflow_export
 from recpolicy.training.rollout_slates import independent_clicks, rollout_slates
 from recpolicy.workflows.logging_policies import make_logging_policy
 from recpolicy.workflows.policy_training import TrainConfig
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds
+from recpolicy.workflows.session_training import train_sessions
 from recpolicy.workflows.slate_logs import SlateLogConfig, _probabilities, rollout_slate_log
 from recpolicy.workflows.training_data import prepare_features
 

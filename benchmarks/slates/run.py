@@ -25,7 +25,8 @@ from recpolicy.core.statistics import mean_interval
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import Split, split
 from recpolicy.training import tensorflow_export
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, slate_environment, train_sessions
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds, slate_environment
+from recpolicy.workflows.session_training import train_sessions
 from recpolicy.workflows.slate_evaluation import evaluate_slates
 from recpolicy.workflows.training_data import prepare_features
 

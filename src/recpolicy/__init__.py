@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from recpolicy.workflows.held_out_evaluation import evaluate
     from recpolicy.workflows.policy_training import TrainConfig, train
     from recpolicy.workflows.session_evaluation import evaluate_sessions
-    from recpolicy.workflows.session_training import SessionTrainConfig
+    from recpolicy.workflows.session_settings import SessionTrainConfig
     from recpolicy.workflows.simulator_validation import validate_simulator
 
 prepare_environment()
@@ -44,7 +44,7 @@ __all__ = [
 _MODULES = {
     "Policy": "recpolicy.inference.predictor",
     "RecpolicyError": "recpolicy.core.errors",
-    "SessionTrainConfig": "recpolicy.workflows.session_training",
+    "SessionTrainConfig": "recpolicy.workflows.session_settings",
     "TrainConfig": "recpolicy.workflows.policy_training",
     "evaluate": "recpolicy.workflows.held_out_evaluation",
     "evaluate_sessions": "recpolicy.workflows.session_evaluation",

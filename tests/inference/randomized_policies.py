@@ -22,7 +22,7 @@ from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.sequence_layout import SEQUENCE_VIEWS
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.workflows.artifacts import build_metadata, make_artifact
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment, with_view
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds, session_environment, with_view
 from recpolicy.workflows.training_data import Features, prepare_features
 
 STEPS, SESSIONS = 20, 30

@@ -51,7 +51,7 @@ from recpolicy.workflows.policy_estimation import estimate, read_evaluation_log
 from recpolicy.workflows.policy_training import TrainConfig
 from recpolicy.workflows.retraining import retrain
 from recpolicy.workflows.session_logs import read_log, simulate_session_log
-from recpolicy.workflows.session_training import SessionTrainConfig
+from recpolicy.workflows.session_settings import SessionTrainConfig
 from recpolicy.workflows.slate_logs import read_slate_log
 from recpolicy.workflows.training_data import training_data
 

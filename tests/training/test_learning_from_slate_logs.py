@@ -25,7 +25,7 @@ from recpolicy.training import tensorflow_export
 from recpolicy.training.observation_builder import ObservationBuilder, make_block, replay
 from recpolicy.workflows.artifacts import check_not_learned
 from recpolicy.workflows.policy_training import train
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds
 from recpolicy.workflows.slate_logs import read_slate_log, simulate_slate_log
 
 ITEMS, LOGITS = 4, np.array([0.4, -0.3, 0.9, 0.1])

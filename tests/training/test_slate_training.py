@@ -13,7 +13,8 @@ from recpolicy.agents.experience import Experience, SlateExperience, slate_items
 from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinforce
 from recpolicy.core.errors import ConfigError
 from recpolicy.training import tensorflow_export
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds
+from recpolicy.workflows.session_training import train_sessions
 from recpolicy.workflows.slate_evaluation import evaluate_slates
 
 SEED = tf.constant([1, 1], tf.int32)

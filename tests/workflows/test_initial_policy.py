@@ -17,7 +17,8 @@ from recpolicy.workflows import policy_training
 from recpolicy.workflows.initial_policy import LIMITED, LIMITS, read_initial_policy
 from recpolicy.workflows.policy_training import train
 from recpolicy.workflows.session_logs import simulate_session_log
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds
+from recpolicy.workflows.session_training import train_sessions
 
 TRAIN = {"rating_model": "svd", "rank": 5, "max_episode_steps": 8, "batch_size": 32, "view": "last_item"}
 NETWORK = {"layers": (8,), "temperature": 0.3}

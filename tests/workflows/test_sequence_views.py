@@ -10,7 +10,8 @@ from recpolicy.inference.artifact import read_artifact
 from recpolicy.inference.predictor import load_policy
 from recpolicy.training import tensorflow_export
 from recpolicy.training.rollout_sessions import exploring, rollout_sessions
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment, train_sessions
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds, session_environment
+from recpolicy.workflows.session_training import train_sessions
 
 TINY = {
     "total_timesteps": 128, "batch_size": 16, "log_rows": 1, "rating_model": "svd", "rank": 4, "max_episode_steps": 8,

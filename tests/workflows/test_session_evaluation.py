@@ -16,7 +16,7 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.workflows import held_out_evaluation
 from recpolicy.workflows import session_evaluation as module
 from recpolicy.workflows.session_evaluation import evaluate_sessions
-from recpolicy.workflows.session_training import make_worlds
+from recpolicy.workflows.session_settings import make_worlds
 
 BASELINES = ["random", "most_popular", "highest_mean", "rating_model", "fatigue_aware"]
 

@@ -19,10 +19,11 @@ from recpolicy.models.return_fit import fit_returns, write_return_model
 from recpolicy.models.return_time import noted_times
 from recpolicy.training import divergence, offline_sessions, tensorflow_export
 from recpolicy.workflows import policy_training as train_module
-from recpolicy.workflows import session_training as module
+from recpolicy.workflows import session_plan, session_settings
 from recpolicy.workflows.policy_training import train
 from recpolicy.workflows.session_logs import read_log, simulate_session_log
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds
+from recpolicy.workflows.session_training import train_sessions
 
 TRAIN = {"rating_model": "svd", "rank": 5, "max_episode_steps": 8, "batch_size": 32, "epochs": 2}
 NETWORK = {"layers": (8,)}
@@ -142,7 +143,7 @@ def test_the_same_log_and_seed_give_the_same_policy(tmp_path, learnt, log):
 
 @pytest.mark.parametrize("agent", ["topk_reinforce", "offpolicy_actor_critic"])
 def test_agents_with_weights_learn_from_the_log_without_a_world(tmp_path, log, monkeypatch, agent):
-    monkeypatch.setattr(module, "fit_two_worlds", lambda *_: pytest.fail("a world is fitted"))
+    monkeypatch.setattr(session_settings, "fit_two_worlds", lambda *_: pytest.fail("a world is fitted"))
     policy = train_sessions(
         agent, miniature_split(), tmp_path / "policy", config=TRAIN | {"epochs": 1},
         agent_config=NETWORK | {"n_epochs": 1}, log=log[0],
@@ -169,7 +170,7 @@ def test_agents_with_weights_learn_from_the_log_without_a_world(tmp_path, log, m
 def test_what_does_not_go_together_is_refused_before_anything_is_fitted(
     tmp_path, monkeypatch, agent, given, config, message
 ):
-    for one in (module, train_module):
+    for one in (session_plan, train_module):
         monkeypatch.setattr(one, "prepare_features", lambda *_, **__: pytest.fail("a rating model is fitted"))
     settings = {} if agent == "linucb" else TRAIN | config
     with pytest.raises(ConfigError, match=message):

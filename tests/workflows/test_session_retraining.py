@@ -17,7 +17,7 @@ from recpolicy.workflows.policy_training import train
 from recpolicy.workflows.retraining import retrain
 from recpolicy.workflows.session_logs import simulate_session_log
 from recpolicy.workflows.session_retraining import retrain_sessions
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds
 
 TRAIN = {"rating_model": "svd", "rank": 5, "max_episode_steps": 8, "batch_size": 32, "epochs": 1}
 NETWORK = {"layers": (8,)}

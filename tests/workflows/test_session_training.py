@@ -12,8 +12,9 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.core.metrics import read_csv
 from recpolicy.data.splits import split
 from recpolicy.training import tensorflow_export
-from recpolicy.workflows import session_training as module
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions
+from recpolicy.workflows import session_plan
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds
+from recpolicy.workflows.session_training import train_sessions
 
 TINY = {
     "total_timesteps": 256,
@@ -138,7 +139,7 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(train
 def test_settings_that_make_no_sense_are_refused_before_anything_is_fitted(
     tmp_path, monkeypatch, agent, config, agent_config, message
 ):
-    monkeypatch.setattr(module, "prepare_features", lambda *_, **__: pytest.fail("a rating model is fitted"))
+    monkeypatch.setattr(session_plan, "prepare_features", lambda *_, **__: pytest.fail("a rating model is fitted"))
     with pytest.raises(ConfigError, match=message):
         train_sessions(agent, miniature_split(), tmp_path / "policy", config=TINY | config, agent_config=agent_config)
     assert list(tmp_path.iterdir()) == []

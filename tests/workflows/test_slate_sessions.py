@@ -18,7 +18,7 @@ from recpolicy.workflows.session_comparison import compare_in_sessions
 from recpolicy.workflows.session_evaluation import evaluate_or_read_sessions, evaluate_sessions
 from recpolicy.workflows.session_log_evaluation import compare_on_sessions
 from recpolicy.workflows.session_retraining import retrain_sessions
-from recpolicy.workflows.session_training import make_worlds
+from recpolicy.workflows.session_settings import make_worlds
 from recpolicy.workflows.slate_evaluation import evaluate_slates
 
 SIZE, SLATES = 3, 3

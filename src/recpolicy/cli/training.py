@@ -144,7 +144,7 @@ def train(
         from recpolicy.data.bandit_log import BanditLog
         from recpolicy.data.bandit_log_files import IdVocabulary
         from recpolicy.workflows.session_logs import read_log
-        from recpolicy.workflows.session_training import LEARN_FROM_SLATES
+        from recpolicy.workflows.session_plan import LEARN_FROM_SLATES
         from recpolicy.workflows.slate_logs import holds_slates, read_slate_log
 
         read = read_slate_log if agent in LEARN_FROM_SLATES and holds_slates(log) else read_log

@@ -236,7 +236,7 @@ def _check_training(values: Mapping[str, Any]) -> None:
     settings = training_settings(agent, learn_from, world, values["total_timesteps"], epochs=1)
     from recpolicy.agents import agent_entry
     from recpolicy.workflows.policy_training import TrainConfig
-    from recpolicy.workflows.session_training import SessionTrainConfig
+    from recpolicy.workflows.session_settings import SessionTrainConfig
 
     config_type = SessionTrainConfig if is_session_agent(agent) else TrainConfig
     build(config_type, {**settings, **values["train_settings"]}, "train_settings")

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from recpolicy.workflows.retraining import retrain
     from recpolicy.workflows.session_evaluation import SessionEvaluation, evaluate_sessions
     from recpolicy.workflows.session_logs import SessionLogConfig, read_log, simulate_session_log
-    from recpolicy.workflows.session_training import SessionTrainConfig, train_sessions
+    from recpolicy.workflows.session_settings import SessionTrainConfig
+    from recpolicy.workflows.session_training import train_sessions
     from recpolicy.workflows.simulator_validation import validate_simulator
     from recpolicy.workflows.slate_logs import SlateLogConfig, read_slate_log, simulate_slate_log
 
@@ -78,7 +79,7 @@ _MODULES = {
     "LogConfig": "interaction_logs",
     "SessionEvaluation": "session_evaluation",
     "SessionLogConfig": "session_logs",
-    "SessionTrainConfig": "session_training",
+    "SessionTrainConfig": "session_settings",
     "SlateLogConfig": "slate_logs",
     "TrainConfig": "policy_training",
     "benchmark_estimators": "estimator_benchmark",

@@ -50,7 +50,7 @@ from recpolicy.workflows.training_data import (
 if TYPE_CHECKING:
     from recpolicy.agents.learner import BanditAgent
     from recpolicy.environments.item_bandit import ItemBandit
-    from recpolicy.workflows.session_training import SessionTrainConfig
+    from recpolicy.workflows.session_settings import SessionTrainConfig
 
 logger = logging.getLogger(__name__)
 

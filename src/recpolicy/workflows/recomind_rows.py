@@ -37,7 +37,7 @@ from recpolicy.training.imitation import imitate
 from recpolicy.training.session_loop import SessionLoop
 from recpolicy.workflows.recomind_cells import RANKER, ROWS, Cell, Key, Played, RecoMindConfig, StudyWorld, Trained
 from recpolicy.workflows.recomind_ranker import Ranker
-from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds, session_environment
 from recpolicy.workflows.training_data import Features, prepare_features
 
 _CHUNK = 5_000

@@ -326,7 +326,7 @@ def _rating_model_policy(parts: Split, items: int, seed: int) -> Policy:
 
 
 def _worlds(parts: Split, requests: int, seed: int) -> TwoWorlds:
-    from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds
+    from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds
 
     return make_worlds(parts, SessionTrainConfig(max_episode_steps=max(requests, 2)), seed)
 

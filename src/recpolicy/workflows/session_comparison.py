@@ -23,6 +23,7 @@ from recpolicy.models.own_like_model import LikeFunction, OwnLikeModel, read_lik
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.workflows.held_out_evaluation import check_trained_on, get_rating_model
 from recpolicy.workflows.log_evaluation import check_same_ids
+from recpolicy.workflows.session_plan import LIKE_MODEL
 from recpolicy.workflows.session_players import (
     SESSIONS_PER_USER,
     check_comparable,
@@ -30,7 +31,7 @@ from recpolicy.workflows.session_players import (
     policy_environment,
     session_settings,
 )
-from recpolicy.workflows.session_training import LIKE_MODEL, SessionTrainConfig, make_worlds
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds
 
 GREEDY_RATING_MODEL = "the greedy rating model"
 FITTED = "fitted"

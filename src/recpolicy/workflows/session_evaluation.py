@@ -28,6 +28,7 @@ from recpolicy.models.own_like_model import LikeFunction, OwnLikeModel, read_lik
 from recpolicy.models.session_world import SIMILARITIES, SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds, fit_evaluation_worlds
 from recpolicy.workflows.held_out_evaluation import METRICS_FILE, check_trained_on, get_rating_model
+from recpolicy.workflows.session_plan import LIKE_MODEL
 from recpolicy.workflows.session_players import (
     SESSIONS_PER_USER,
     check_comparable,
@@ -36,7 +37,7 @@ from recpolicy.workflows.session_players import (
     policy_environment,
     session_settings,
 )
-from recpolicy.workflows.session_training import LIKE_MODEL, make_worlds
+from recpolicy.workflows.session_settings import make_worlds
 from recpolicy.workflows.world_ensemble import EnsembleReturns, ensemble_returns, play_ensemble
 
 if TYPE_CHECKING:

@@ -32,14 +32,9 @@ from recpolicy.workflows.artifacts import check_absent
 from recpolicy.workflows.held_out_evaluation import check_trained_on
 from recpolicy.workflows.interaction_logs import REPORT, SIMULATION
 from recpolicy.workflows.logging_policies import Day, Days, day_start, event_times
+from recpolicy.workflows.session_plan import LIKE_MODEL
 from recpolicy.workflows.session_players import session_settings
-from recpolicy.workflows.session_training import (
-    LIKE_MODEL,
-    SessionTrainConfig,
-    make_worlds,
-    reward_scale,
-    session_config,
-)
+from recpolicy.workflows.session_settings import SessionTrainConfig, make_worlds, reward_scale, session_config
 from recpolicy.workflows.training_data import coerce, select_action_items
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from recpolicy.core.files import content_digest
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.scorer import slate_size
 from recpolicy.models.session_world import SIMILARITIES, SessionWorld
-from recpolicy.workflows.session_training import SessionTrainConfig, session_config, slate_config
+from recpolicy.workflows.session_settings import SessionTrainConfig, session_config, slate_config
 from recpolicy.workflows.training_data import coerce
 
 SESSIONS_PER_USER = 4

@@ -26,7 +26,7 @@ from recpolicy.workflows.artifacts import (
     with_policy,
     write_artifact,
 )
-from recpolicy.workflows.session_training import SessionTrainConfig, reward_scale
+from recpolicy.workflows.session_settings import SessionTrainConfig, reward_scale
 from recpolicy.workflows.training_data import coerce
 
 if TYPE_CHECKING:

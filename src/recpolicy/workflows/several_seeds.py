@@ -17,10 +17,11 @@ from recpolicy.inference.artifact_files import unfinished
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.own_like_model import LikeFunction
 from recpolicy.workflows.policy_training import summarized_rewards
-from recpolicy.workflows.session_training import SessionPlan, plan_training, simulation_figures
+from recpolicy.workflows.session_plan import SessionPlan, plan_training
+from recpolicy.workflows.session_training import simulation_figures
 
 if TYPE_CHECKING:
-    from recpolicy.workflows.session_training import SessionTrainConfig
+    from recpolicy.workflows.session_settings import SessionTrainConfig
 
 
 def seed_folder(out: Path, seed: int) -> Path:

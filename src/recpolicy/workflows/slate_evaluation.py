@@ -23,7 +23,7 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.workflows.held_out_evaluation import check_trained_on, get_rating_model
 from recpolicy.workflows.session_players import SESSIONS_PER_USER, session_settings
-from recpolicy.workflows.session_training import session_config
+from recpolicy.workflows.session_settings import session_config
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.workflows.artifacts import make_artifact
 from recpolicy.workflows.policy_training import TrainConfig
 from recpolicy.workflows.retraining import bandit_specs
-from recpolicy.workflows.session_training import SessionTrainConfig, observation_builder, with_view
+from recpolicy.workflows.session_settings import SessionTrainConfig, observation_builder, with_view
 from recpolicy.workflows.training_data import (
     Features,
     coerce,
