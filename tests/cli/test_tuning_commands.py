@@ -102,6 +102,7 @@ def test_wrong_input_of_a_log_of_weights_is_refused(tmp_path, words, message):
 
 @pytest.mark.parametrize("words", [("tune", "nowhere", "--log", "x", "--out", "y"), ("study", "drl-put", "--out", ".")])
 def test_a_wrong_folder_is_one_line_without_banners_of_libraries(words, tmp_path):
+    (tmp_path / "other").touch()  # so that the folder cannot be that of a study
     command = [sys.executable, "-c", "from recpolicy.cli.main import main; main()", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2

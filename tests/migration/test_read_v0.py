@@ -505,7 +505,7 @@ def test_admin_pages_show_the_old_rows(registry_folder):
         assert versions[0]["metrics"]
         ask(app, "GET", "/v1/admin/versions/1", None, "reader")
         ask(app, "GET", "/v1/admin/rewards?days=365", None, "reader")
-        assert len(ask(app, "GET", "/v1/admin/jobs", None, "reader")["jobs"]) == 8
+        assert len(ask(app, "GET", "/v1/admin/jobs", None, "reader")["jobs"]) == 9
 
 
 def test_rollout_of_the_old_server_goes_on(registry_folder):
@@ -524,8 +524,8 @@ def test_scheduler_takes_over_the_old_schedules(registry_folder):
         scheduler = app.state.scheduler
         scheduler.tick()
         assert (
-            counts(state)["schedules"] == EXPECTED["tables"]["schedules"] + 4
-        )  # delete_old_events, two of strategies, and new items
+            counts(state)["schedules"] == EXPECTED["tables"]["schedules"] + 5
+        )  # delete_old_events, two of strategies, new items, and fit_returns
 
 
 def test_spooled_event_goes_to_the_database(registry_folder):

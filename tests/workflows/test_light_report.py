@@ -45,7 +45,7 @@ def parts():
 def policy_of(artifact, parts, model="bayesian_fm"):
     metadata = {
         **artifact.metadata, "agent": artifact.agent, "versions": {"recpolicy": "0.1.0"},
-        "config": {"agent": {}, "rating_model": {}},
+        "config": {"agent": {}, "rating_model": {}, "train": {}},
         "rating_model": {"name": model, "seed": 0}, "training": {"mode": "log", "rows": 77},
         "split": {"name": parts.name, "train": parts.train.digest, "test": parts.test.digest},
     }  # fmt: skip

@@ -263,9 +263,9 @@ def test_a_log_with_return_times_says_that_their_influence_is_assumed(tmp_path, 
 
 def test_users_of_a_fitted_return_model_come_back_as_they_do_there(tmp_path, worlds):
     """A fit of users who come back within a day and a half: most returns are on the first two days."""
-    days, user = np.tile([0.5, 1.5], 200), np.arange(400) // 4
-    end = np.tile(np.arange(4) * 2 * DAY_MS, 100)
-    write_return_model(tmp_path / "f", fit_returns(noted_times(user, end, SessionReturns(days, days > 0))), "hand")
+    days, user = np.append(np.tile([0.5, 1.5], 200), 40.0), np.arange(401) // 4  # the last one never comes back
+    end = np.append(np.tile(np.arange(4) * 2 * DAY_MS, 100), 0)
+    write_return_model(tmp_path / "f", fit_returns(noted_times(user, end, SessionReturns(days, days < 40))), "hand")
     log = simulate_session_log(
         miniature_split(), tmp_path / "log", config={"sessions": 60, "days": 60.0}, train=TRAIN, worlds=worlds,
         returns={"influence": 0.0}, return_model=tmp_path / "f",

@@ -7,7 +7,6 @@ a session id), as during an outage: that is a return, too. Users who were erased
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from sqlalchemy import Connection, func, select
 
 from recpolicy.data.session_returns import DAY_MS, SessionReturns, next_starts
@@ -30,6 +29,8 @@ def read_returns(connection: Connection, last: Mapping[str, tuple[str, int]], no
         last: User key and time of the last event (milliseconds since 1970), by session id.
         now: The time at which sessions without a return are censored.
     """
+    import pandas as pd
+
     user = [key for key, _ in last.values()]
     end = np.array([time for _, time in last.values()], np.int64)
     earliest = int(end.min(initial=now))

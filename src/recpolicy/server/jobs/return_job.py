@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from recpolicy.core.config import build
 from recpolicy.core.errors import DataError
@@ -32,6 +31,8 @@ def fit_returns(state: AppState, parameters: Mapping[str, Any]) -> JobResult:
 
 def fit_returns_of_server(request: JobRequest) -> JobResult:
     """Write the model of all complete sessions; skipped where too few users come back."""
+    import pandas as pd
+
     from recpolicy.models.return_fit import fit_returns, write_return_model
     from recpolicy.models.return_time import noted_times
 
