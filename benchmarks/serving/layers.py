@@ -9,8 +9,6 @@ draws the weights of every list. Without HTTP, in this process, the CPU time of 
     python benchmarks/serving/layers.py [--quick] --out benchmarks/serving/layers.json
 """
 
-import http.client
-import json
 import statistics
 import subprocess
 import sys
@@ -23,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from common import arguments, context, write_results
-from servers import COMMAND, RECOMMEND, USERS, Server, ours
+from servers import COMMAND, USERS, Connection, Server, ours
 
 from recpolicy.inference.load_scorer import load_scorer
 from recpolicy.inference.ranking_utility import RankingUtility
@@ -57,25 +55,13 @@ def write_layer(base: Path, out: Path) -> Path:
     return out
 
 
-class Connection:
-    """One connection that asks for lists of ten items."""
-
-    def __init__(self, server: Server):
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-
-    def ask(self, turn: int, *, cached: bool) -> float:
-        """Return the milliseconds until the whole answer, for a known user or for a new one with ratings."""
-        request: dict[str, object] = {"user": turn * 7 % USERS + 1, "k": 10}
-        if not cached:
-            ratings = [{"item": turn * step % 1_000 + 1, "rating": 1 + step % 5} for step in (3, 7, 11, 13, 17)]
-            request |= {"user": NEW + turn, "ratings": list({each["item"]: each for each in ratings}.values())}
-        body = json.dumps(request)
-        start = time.perf_counter()
-        self._connection.request("POST", RECOMMEND, body, {"content-type": "application/json"})
-        answer = self._connection.getresponse()
-        answer.read()
-        assert answer.status == 200
-        return 1e3 * (time.perf_counter() - start)
+def ask(connection: Connection, turn: int, *, cached: bool) -> float:
+    """Return the milliseconds until the whole answer, for a known user or for a new one with ratings."""
+    request: dict[str, object] = {"user": turn * 7 % USERS + 1, "k": 10}
+    if not cached:
+        ratings = [{"item": turn * step % 1_000 + 1, "rating": 1 + step % 5} for step in (3, 7, 11, 13, 17)]
+        request |= {"user": NEW + turn, "ratings": list({each["item"]: each for each in ratings}.values())}
+    return connection.ask(request)
 
 
 def latencies(servers: dict[str, Server], requests: int, *, cached: bool) -> dict[str, list[float]]:
@@ -85,7 +71,7 @@ def latencies(servers: dict[str, Server], requests: int, *, cached: bool) -> dic
     names = list(servers)
     for turn in range(-2 * USERS if cached else -100, requests):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            value = connections[name].ask(turn + 2 * USERS, cached=cached)
+            value = ask(connections[name], turn + 2 * USERS, cached=cached)
             times[name] += [value] if turn >= 0 else []
     return times
 

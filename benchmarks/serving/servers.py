@@ -1,6 +1,7 @@
 """The servers of this benchmark, and wrk, which loads them from a process of its own (Debian: apt-get install wrk)."""
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,23 @@ class Server:
         users = [{"user": user + 1, "k": 10} for user in range(USERS)]
         for start in range(0, USERS, 20):
             self.post(self.path, {"instances": users[start : start + 20]})
+
+
+class Connection:
+    """One connection that asks a server for lists."""
+
+    def __init__(self, server: Server):
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+
+    def ask(self, request: Mapping[str, Any]) -> float:
+        """Return the milliseconds until the whole answer."""
+        body = json.dumps(request)
+        start = time.perf_counter()
+        self._connection.request("POST", RECOMMEND, body, {"content-type": "application/json"})
+        answer = self._connection.getresponse()
+        answer.read()
+        assert answer.status == 200
+        return 1e3 * (time.perf_counter() - start)
 
 
 @dataclass(frozen=True)

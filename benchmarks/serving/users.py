@@ -9,8 +9,6 @@ A filter on years keeps all lists out of the caches. Memory and updates are meas
 """
 
 import asyncio
-import http.client
-import json
 import os
 import random
 import statistics
@@ -25,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 from common import arguments, context, write_results
-from servers import RECOMMEND, USERS, Server, ours
+from servers import USERS, Connection, ours
 from sqlalchemy import Engine
 
 from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
@@ -105,21 +103,9 @@ def add_ratings(engine: Engine, users: range, items: list[int], count: int) -> N
         connection.close()
 
 
-class Connection:
-    """One connection that asks for lists of ten items."""
-
-    def __init__(self, server: Server):
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-
-    def ask(self, user: int) -> float:
-        """Return the milliseconds until the whole answer."""
-        body = json.dumps({"user": user, "k": 10, "years": [0, 9999]})
-        start = time.perf_counter()
-        self._connection.request("POST", RECOMMEND, body, {"content-type": "application/json"})
-        answer = self._connection.getresponse()
-        answer.read()
-        assert answer.status == 200
-        return 1e3 * (time.perf_counter() - start)
+def ask(connection: Connection, user: int) -> float:
+    """Return the milliseconds until the whole answer: a list with a filter of years."""
+    return connection.ask({"user": user, "k": 10, "years": [0, 9999]})
 
 
 def latencies(policy: Path, folder: Path, items: list[int], requests: int) -> dict[str, float]:
@@ -137,10 +123,10 @@ def latencies(policy: Path, folder: Path, items: list[int], requests: int) -> di
         for turn in range(-50, requests):
             known = turn * 7 % 943 + 1
             asked = {
-                "known": connections["learn"].ask(known),
-                "new": connections["learn"].ask(NEW + turn),
-                "learning": connections["learn"].ask(LEARNING + max(turn, 0)),
-                "known_off": connections["off"].ask(known),
+                "known": ask(connections["learn"], known),
+                "new": ask(connections["learn"], NEW + turn),
+                "learning": ask(connections["learn"], LEARNING + max(turn, 0)),
+                "known_off": ask(connections["off"], known),
             }
             for name, value in asked.items():
                 times[name] += [value] if turn >= 0 else []

@@ -10,6 +10,7 @@ policy.predict(196)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from recpolicy.core.public_names import load_public_name
 from recpolicy.core.tensorflow_setup import prepare_environment
 
 if TYPE_CHECKING:
@@ -67,8 +68,4 @@ def __getattr__(name: str) -> Any:
     """
     if name == "__version__":
         return import_module("importlib.metadata").version("recpolicy")
-    if name not in _MODULES:
-        raise AttributeError(f"module 'recpolicy' has no attribute {name!r}")
-    value = getattr(import_module(_MODULES[name]), name)
-    globals()[name] = value
-    return value
+    return load_public_name(globals(), name, _MODULES)

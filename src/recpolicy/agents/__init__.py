@@ -1,7 +1,8 @@
 """One file per agent; tables.py has them by name, and imports TensorFlow at their first use."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from recpolicy.core.public_names import load_public_name
 
 if TYPE_CHECKING:
     from recpolicy.agents.tables import (
@@ -33,8 +34,4 @@ def __getattr__(name: str) -> Any:
     Raises:
         AttributeError: There is no such name.
     """
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.tables"), name)
-    globals()[name] = value
-    return value
+    return load_public_name(globals(), name, dict.fromkeys(__all__, f"{__name__}.tables"))

@@ -5,8 +5,9 @@ from recpolicy.workflows import ingest_log, retrain
 A name is imported at its first use, so `import recpolicy.workflows` is quick and does not import TensorFlow.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from recpolicy.core.public_names import load_public_name
 
 if TYPE_CHECKING:
     from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evaluate_candidate
@@ -120,8 +121,4 @@ def __getattr__(name: str) -> Any:
     Raises:
         AttributeError: There is no such name.
     """
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+    return load_public_name(globals(), name, {key: f"{__name__}.{module}" for key, module in _MODULES.items()})
